@@ -1,0 +1,210 @@
+"""``node.yaml``: what this node is told, checked once, before anything is touched.
+
+1. Paths and names have defaults; addresses and identities do not.
+2. The slice lies in the pool; the VIP range touches neither.
+3. A link is either a segment (``interface``) or one static tunnel (``geneve``).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from ipaddress import IPv4Network, ip_address
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from daemon import yamlfile
+from netconf.errors import InvalidConfig, IOFailure
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+
+
+class Geneve(msgspec.Struct, forbid_unknown_fields=True):
+    """One static point-to-point tunnel (RFC 8926): the peer's address and the VNI."""
+
+    remote: str
+    id: int
+
+
+class Link(msgspec.Struct, forbid_unknown_fields=True):
+    """One way to other nodes; exactly one of the two fields is given."""
+
+    interface: str | None = None
+    geneve: Geneve | None = None
+
+
+class Mesh(msgspec.Struct, forbid_unknown_fields=True):
+    """The batman-adv mesh of this node."""
+
+    links: list[Link]
+    algorithm: Literal["BATMAN_IV", "BATMAN_V"] = "BATMAN_IV"
+    mtu: int | Literal["auto"] = "auto"
+
+
+class Addresses(msgspec.Struct, forbid_unknown_fields=True):
+    """IPv4 networks in CIDR form: everybody's pool, this node's slice, everybody's VIPs."""
+
+    pool: str
+    slice: str
+    vips: str
+
+
+class Identity(msgspec.Struct, forbid_unknown_fields=True):
+    """PEM files: the CA that nodes trust, this node's certificate and its key."""
+
+    ca: str
+    certificate: str
+    key: str
+
+
+class Fabric(msgspec.Struct, forbid_unknown_fields=True):
+    """Where the daemon listens for its peers (``tls/HOST:PORT``) and whom it dials."""
+
+    listen: list[str]
+    identity: Identity
+    connect: list[str] = []
+    confirm_ms: int = 100
+    """How long ADD waits for the neighbours' confirmation, in milliseconds (0–10,000)."""
+
+
+class Authority(msgspec.Struct, forbid_unknown_fields=True):
+    """Who may sign policy: the PEM file of the authority's certificate."""
+
+    authority: str
+
+
+class Paths(msgspec.Struct, forbid_unknown_fields=True):
+    """`state` dies with the namespaces at reboot; `cache` survives it."""
+
+    state: str = "/run/noctule"
+    socket: str = "/run/noctule/noctuled.sock"
+    cache: str = "/var/lib/noctule"
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True):
+    """The whole of ``node.yaml``."""
+
+    cluster: str
+    mesh: Mesh
+    addresses: Addresses
+    fabric: Fabric
+    policy: Authority
+    node: str = ""
+    paths: Paths = msgspec.field(default_factory=Paths)
+
+
+def read(path: Path) -> Config:
+    """Return the configuration in the file at `path`.
+
+    Raises IOFailure when it cannot be read, DecodeFailure when it is not YAML, and
+    InvalidConfig naming the field otherwise.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise IOFailure(f"cannot read {path}: {error}; give the file with --config") from error
+    return parse(text, path.name)
+
+
+def parse(text: str, name: str = "node.yaml") -> Config:
+    """Return the configuration in `text`; `name` is the file's name in messages."""
+    config = yamlfile.load(text, name, Config)
+    if not config.node:
+        config.node = socket.gethostname()
+    try:
+        _check(config)
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{name}: {error.message}") from error
+    return config
+
+
+def _check(config: Config) -> None:
+    for field, value in (("cluster", config.cluster), ("node", config.node)):
+        if not _NAME.fullmatch(value):
+            raise InvalidConfig(
+                f'{field}: "{value}" is not a name; begin with a letter or digit and use '
+                "letters, digits, '_', '.' and '-' only"
+            )
+    _check_addresses(config.addresses)
+    _check_mesh(config.mesh)
+    _check_fabric(config.fabric)
+    for name in ("state", "socket", "cache"):
+        value = getattr(config.paths, name)
+        if not Path(value).is_absolute():
+            raise InvalidConfig(f'paths.{name}: "{value}" is relative; give an absolute path')
+    # sun_path of unix(7) holds 108 bytes with its terminating zero.
+    if len(config.paths.socket.encode()) > 107:
+        raise InvalidConfig("paths.socket: longer than the 107 bytes a unix socket may have")
+
+
+def _check_addresses(addresses: Addresses) -> None:
+    networks: dict[str, IPv4Network] = {}
+    for name in ("pool", "slice", "vips"):
+        value = getattr(addresses, name)
+        try:
+            networks[name] = IPv4Network(value)
+        except ValueError as error:
+            raise InvalidConfig(
+                f"addresses.{name}: {error}; write an IPv4 network such as 10.64.0.0/12"
+            ) from error
+    pool, slice_, vips = networks["pool"], networks["slice"], networks["vips"]
+    if not slice_.subnet_of(pool):
+        raise InvalidConfig(
+            f"addresses.slice: {slice_} is outside the pool {pool}; choose a part of the pool"
+        )
+    if slice_.prefixlen > 30:
+        raise InvalidConfig(f"addresses.slice: {slice_} has no room for a replica; use /30 or more")
+    if vips.overlaps(pool):
+        raise InvalidConfig(
+            f"addresses.vips: {vips} overlaps the pool {pool}; choose a range beside it"
+        )
+
+
+def _check_mesh(mesh: Mesh) -> None:
+    if not mesh.links:
+        raise InvalidConfig("mesh.links: empty; name at least one interface or geneve peer")
+    if isinstance(mesh.mtu, int) and not 576 <= mesh.mtu <= 1500:
+        raise InvalidConfig(f'mesh.mtu: {mesh.mtu} is not "auto" or between 576 and 1500')
+    seen: set[str] = set()
+    for index, link in enumerate(mesh.links):
+        field = f"mesh.links[{index}]"
+        if (link.interface is None) == (link.geneve is None):
+            raise InvalidConfig(f"{field}: give exactly one of interface and geneve")
+        if link.geneve is not None:
+            try:
+                ip_address(link.geneve.remote)
+            except ValueError as error:
+                raise InvalidConfig(f"{field}.geneve.remote: {error}") from error
+            if not 0 <= link.geneve.id < 1 << 24:
+                raise InvalidConfig(f"{field}.geneve.id: {link.geneve.id} is not a 24-bit VNI")
+            name = f"geneve {link.geneve.id}"
+        else:
+            name = link.interface or ""
+            if not 0 < len(name) <= 15 or "/" in name:
+                raise InvalidConfig(f'{field}.interface: "{name}" is not an interface name')
+        if name in seen:
+            raise InvalidConfig(f"{field}: {name} is listed twice; remove one")
+        seen.add(name)
+
+
+def _check_fabric(fabric: Fabric) -> None:
+    for name in ("listen", "connect"):
+        for index, endpoint in enumerate(getattr(fabric, name)):
+            host, _, port = endpoint.removeprefix("tls/").rpartition(":")
+            if (
+                not endpoint.startswith("tls/")
+                or not host
+                or not port.isascii()
+                or not port.isdecimal()
+                or not 0 < int(port) < 65536
+            ):
+                raise InvalidConfig(
+                    f'fabric.{name}[{index}]: "{endpoint}" is not an endpoint; '
+                    "write tls/ADDRESS:PORT"
+                )
+    if not fabric.listen:
+        raise InvalidConfig("fabric.listen: empty; peers must be able to dial this node")
+    if not 0 <= fabric.confirm_ms <= 10_000:
+        raise InvalidConfig("fabric.confirm_ms: choose between 0 and 10000 milliseconds")

@@ -1,0 +1,91 @@
+"""Files that people write: YAML in, one typed value out, or one sentence that says why not.
+
+1. A key given twice is an error, not a silent choice of the last one.
+2. An unknown key is an error that lists the known ones.
+3. Every message starts with the file's name and the path of the field.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from netconf.errors import DecodeFailure, InvalidConfig
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys, as YAML 1.2 section 3.2.1.3 demands."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load(text: str, name: str, kind: type[T]) -> T:
+    """Return `text`, a YAML document called `name` in messages, as a `kind`.
+
+    Raises DecodeFailure for broken YAML (with line and column) and InvalidConfig for a
+    document of the wrong shape.
+    """
+    try:
+        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - derives from SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise DecodeFailure(f"{name}: {where}{error.problem}") from error
+    except yaml.YAMLError as error:
+        raise DecodeFailure(f"{name}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        # SafeLoader lets int() and datetime() speak for themselves, and recurses by nesting.
+        raise DecodeFailure(f"{name}: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidConfig(f"{name}: expected a mapping at the top, found {_kind(document)}")
+    try:
+        return msgspec.convert(document, kind, str_keys=False)
+    except msgspec.ValidationError as error:
+        raise InvalidConfig(f"{name}: {_explain(str(error), kind)}") from error
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _explain(message: str, kind: type[msgspec.Struct]) -> str:
+    """Turn msgspec's ``… - at `$.a.b``` into ``a.b: …``, and help with unknown keys."""
+    text, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    if unknown:
+        text = f'unknown key "{unknown[1]}"'
+        known = sorted(_known_keys(kind))
+        close = difflib.get_close_matches(unknown[1], known, n=1)
+        text += f'; did you mean "{close[0]}"?' if close else "; remove it"
+    return f"{path}: {text}" if path else text
+
+
+def _known_keys(kind: type[msgspec.Struct]) -> set[str]:
+    """Every key that occurs anywhere in a `kind`: good enough to suggest a spelling."""
+    schema = msgspec.json.schema(kind)
+    return {
+        key
+        for definition in schema.get("$defs", {}).values()
+        for key in definition.get("properties", {})
+    }

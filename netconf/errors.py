@@ -1,0 +1,99 @@
+"""The one hierarchy of errors that Noctule shows to people and to container runtimes.
+
+Each class carries the CNI error code a runtime receives (CNI specification 1.1.0,
+section "Error"; 100 and above are ours). A message names the field and the fix.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class NoctuleError(Exception):
+    """Base of all expected failures: a sentence for people and a CNI error code."""
+
+    code: ClassVar[int] = 999
+
+    def __init__(self, message: str, *, details: str = "") -> None:
+        """`message` names the field and the fix; `details` holds the cause, if any."""
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class IncompatibleVersion(NoctuleError):
+    """The network configuration asks for a CNI version that is not served."""
+
+    code = 1
+
+
+class UnsupportedField(NoctuleError):
+    """A field of the network configuration cannot be honoured."""
+
+    code = 2
+
+
+class UnknownContainer(NoctuleError):
+    """The container or its namespace does not exist."""
+
+    code = 3
+
+
+class InvalidEnvironment(NoctuleError):
+    """CNI environment variables are missing or malformed."""
+
+    code = 4
+
+
+class IOFailure(NoctuleError):
+    """A file, socket or stream could not be read or written."""
+
+    code = 5
+
+
+class DecodeFailure(NoctuleError):
+    """Input is not the JSON, YAML or record that was expected."""
+
+    code = 6
+
+
+class InvalidConfig(NoctuleError):
+    """A value in a configuration is wrong: the message names the field and the fix."""
+
+    code = 7
+
+
+class TryAgain(NoctuleError):
+    """A transient condition: the same call may succeed later."""
+
+    code = 11
+
+
+class NotAvailable(NoctuleError):
+    """STATUS: the plugin cannot serve ADD now."""
+
+    code = 50
+
+
+class LimitedConnectivity(NoctuleError):
+    """STATUS: the plugin works, but containers may lack connectivity."""
+
+    code = 51
+
+
+class KernelFailure(NoctuleError):
+    """The kernel refused a change; `details` holds errno and the operation."""
+
+    code = 100
+
+
+class AddressesExhausted(NoctuleError):
+    """No address is free in this node's slice."""
+
+    code = 101
+
+
+class CheckFailure(NoctuleError):
+    """CHECK: the attachment is not as ADD left it."""
+
+    code = 102

@@ -1,0 +1,57 @@
+"""Names and addresses that follow from one another, so that nothing needs resolving.
+
+1. A replica's MAC is ``02:4e`` (locally administered, unicast) and its IPv4 address.
+2. Its SCI is that MAC and port 1, as IEEE 802.1AE 9.9 builds it without an explicit SCI.
+3. An attachment is (network, container, interface); its id is 12 hex digits of a hash.
+4. The two veth ends in the node's namespace are ``vh`` (bridge port) and ``vc`` (lower
+   device of the SecY), each followed by the attachment id: 14 characters of 15 allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from ipaddress import IPv4Address
+
+BRIDGE = "noctule0"
+MESH = "bat0"
+MAC_PREFIX = bytes((0x02, 0x4E))
+SCI_PORT = 1
+
+MACSEC_OVERHEAD = 24
+"""Bytes that a 24-byte-form frame adds: EtherType 2, SecTAG 6, ICV 16."""
+
+MACSEC_RESERVE = 32
+"""Bytes that drivers/net/macsec.c keeps free below the lower device's MTU."""
+
+
+def mac_of(address: str) -> str:
+    """Return the MAC (``02:4e:…``) of the replica at a dotted IPv4 `address`."""
+    return ":".join(f"{octet:02x}" for octet in MAC_PREFIX + IPv4Address(address).packed)
+
+
+def address_of(mac: str) -> str:
+    """Return the IPv4 address inside a replica's `mac`; ValueError for a foreign MAC."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    if len(octets) != 6 or octets[:2] != MAC_PREFIX:
+        raise ValueError(f"{mac} is not a replica's MAC")
+    return str(IPv4Address(octets[2:]))
+
+
+def sci_of(mac: str) -> bytes:
+    """Return the 8-byte SCI of a `mac`, in network byte order (IEEE 802.1AE 9.9)."""
+    return bytes.fromhex(mac.replace(":", "")) + SCI_PORT.to_bytes(2, "big")
+
+
+def attachment_id(network: str, container: str, ifname: str) -> str:
+    """Return the 12 hex digits that name the attachment everywhere."""
+    return hashlib.sha256(f"{network}\0{container}\0{ifname}".encode()).hexdigest()[:12]
+
+
+def host_end(attachment: str) -> str:
+    """Return the name of the veth end that is the bridge port."""
+    return f"vh{attachment}"
+
+
+def lower_end(attachment: str) -> str:
+    """Return the name of the veth end below the SecY; it stays in the node's namespace."""
+    return f"vc{attachment}"
