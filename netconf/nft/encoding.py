@@ -1,0 +1,307 @@
+"""nfnetlink messages as values: bytes from changes, and elements from bytes. No I/O.
+
+1. A batch is BATCH_BEGIN, messages, BATCH_END in one datagram.
+2. An element list is one attribute, whose length is 16 bits: longer ones become several
+   messages of the same batch.
+3. Adding an element that is there is fine; a map key that is there with other data is
+   EEXIST; deleting one that is not there is ENOENT. To change data, delete and add in one
+   batch: no packet sees the gap.
+4. Families, message types and attributes are named as in linux/netlink.h,
+   linux/netfilter/nf_tables.h, nfnetlink.h and nfnetlink_conntrack.h. Headers are host
+   order, numbers inside attributes network order.
+5. Flows are deleted by their ct mark, and where asked by protocol and service port too
+   (CTA_FILTER, since 5.8).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address
+from typing import Final, Literal
+
+import msgspec
+
+from netconf.nft.elements import Element, Key, Set, pack, protocol_number, unpack
+
+NLM_F_REQUEST: Final = 0x1
+NLM_F_ACK: Final = 0x4
+NLM_F_DUMP: Final = 0x300
+NLM_F_CREATE: Final = 0x400
+NLA_F_NESTED: Final = 0x8000
+NLA_TYPE_MASK: Final = 0x3FFF
+
+NFNL_SUBSYS_CTNETLINK: Final = 1
+NFNL_SUBSYS_NFTABLES: Final = 10
+NFNL_MSG_BATCH_BEGIN: Final = 0x10
+NFNL_MSG_BATCH_END: Final = 0x11
+
+NFT_MSG_GETTABLE: Final = 1
+NFT_MSG_DELTABLE: Final = 2
+NFT_MSG_NEWSETELEM: Final = 12
+NFT_MSG_GETSETELEM: Final = 13
+NFT_MSG_DELSETELEM: Final = 14
+NFT_MSG_GETOBJ: Final = 19
+
+NFTA_TABLE_NAME: Final = 1
+NFTA_SET_ELEM_LIST_TABLE: Final = 1
+NFTA_SET_ELEM_LIST_SET: Final = 2
+NFTA_SET_ELEM_LIST_ELEMENTS: Final = 3
+NFTA_LIST_ELEM: Final = 1
+NFTA_SET_ELEM_KEY: Final = 1
+NFTA_SET_ELEM_DATA: Final = 2
+NFTA_SET_ELEM_EXPR: Final = 7
+NFTA_DATA_VALUE: Final = 1
+NFTA_EXPR_DATA: Final = 2
+NFTA_COUNTER_PACKETS: Final = 2
+NFTA_OBJ_TABLE: Final = 1
+NFTA_OBJ_NAME: Final = 2
+NFTA_OBJ_TYPE: Final = 3
+NFTA_OBJ_DATA: Final = 4
+NFT_OBJECT_COUNTER: Final = 1
+
+IPCTNL_MSG_CT_DELETE: Final = 2
+CTA_TUPLE_ORIG: Final = 1
+CTA_TUPLE_REPLY: Final = 2
+CTA_MARK: Final = 8
+CTA_MARK_MASK: Final = 21
+CTA_FILTER: Final = 25
+CTA_TUPLE_PROTO: Final = 2
+CTA_PROTO_NUM: Final = 1
+CTA_PROTO_SRC_PORT: Final = 2
+CTA_PROTO_DST_PORT: Final = 3
+CTA_FILTER_ORIG_FLAGS: Final = 1
+CTA_FILTER_REPLY_FLAGS: Final = 2
+CTA_FILTER_F_CTA_PROTO_NUM: Final = 1 << 3
+CTA_FILTER_F_CTA_PROTO_SRC_PORT: Final = 1 << 4
+CTA_FILTER_F_CTA_PROTO_DST_PORT: Final = 1 << 5
+
+ELEMENTS_LIMIT: Final = 0xFFFF - 3
+"""Bytes of elements in one attribute: nla_len is 16 bits and counts its own 4-byte header."""
+
+HEADER = struct.Struct("=IHHII")
+NFGEN = struct.Struct("!BBH")
+_ATTRIBUTE = struct.Struct("=HH")
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Elements to add to, or keys to delete from, one set or map."""
+
+    verb: Literal["add", "delete"]
+    set: Set
+    elements: tuple[Element, ...]
+
+
+class Batch:
+    """Changes that the kernel makes all together, in order, or not at all."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+
+    def add(self, into: Set, elements: Iterable[Element]) -> Batch:
+        """Add `elements` (key, data; data ``()`` in a set)."""
+        return self._change("add", into, tuple(elements))
+
+    def delete(self, out_of: Set, keys: Iterable[Key]) -> Batch:
+        """Delete the elements with these `keys`."""
+        return self._change("delete", out_of, tuple((key, ()) for key in keys))
+
+    def _change(
+        self, verb: Literal["add", "delete"], target: Set, elements: tuple[Element, ...]
+    ) -> Batch:
+        if elements:
+            self.changes.append(Change(verb, target, elements))
+        return self
+
+
+class Flows(msgspec.Struct, frozen=True):
+    """The conntrack entries of one replica, or those of one grant with it."""
+
+    mark: int
+    direction: Literal["out", "in"] | None = None
+    """``out``: dialled from here, ``in``: dialled from there; None: all, whatever the rest."""
+    protocol: str = ""
+    port: int = 0
+    """The dialled replica's own port; 0 for a protocol without ports."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One encoded message of a batch, and where in it each element begins."""
+
+    raw: bytes
+    change: Change
+    elements: tuple[Element, ...]
+    offsets: tuple[int, ...]
+
+    def element_at(self, offset: int) -> Element | None:
+        """Return the element whose attribute covers byte `offset` of the message."""
+        found = None
+        for start, element in zip(self.offsets, self.elements, strict=True):
+            if start > offset:
+                break
+            found = element
+        return found if self.offsets and offset >= self.offsets[0] else None
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """Return one netlink attribute, padded to 4 bytes."""
+    return _ATTRIBUTE.pack(len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """Return an attribute that holds attributes."""
+    return attribute(kind | NLA_F_NESTED, b"".join(attributes))
+
+
+def attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (type, payload) of each attribute in `raw`; a malformed rest is left out."""
+    offset = 0
+    while offset + 4 <= len(raw):
+        length, kind = _ATTRIBUTE.unpack_from(raw, offset)
+        if length < 4 or offset + length > len(raw):
+            return
+        yield kind & NLA_TYPE_MASK, raw[offset + 4 : offset + length]
+        offset += length + -length % 4
+
+
+def message(
+    kind: int,
+    flags: int,
+    sequence: int,
+    family: int,
+    body: bytes,
+    *,
+    resource: int = 0,
+    version: int = 0,
+) -> bytes:
+    """Return one nfnetlink message; `resource` is nfgenmsg.res_id (the subsystem of a batch)."""
+    payload = NFGEN.pack(family, version, resource) + body
+    return HEADER.pack(HEADER.size + len(payload), kind, flags, sequence, 0) + payload
+
+
+def string(kind: int, text: str) -> bytes:
+    """Return a NUL-terminated string attribute."""
+    return attribute(kind, text.encode() + b"\0")
+
+
+def nftables(message_type: int) -> int:
+    """Return nlmsg_type of an nf_tables message."""
+    return NFNL_SUBSYS_NFTABLES << 8 | message_type
+
+
+def encode_element(target: Set, element: Element) -> bytes:
+    """Return one NFTA_LIST_ELEM."""
+    key, data = element
+    body = nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, pack(target.key, key)))
+    if data:
+        body += nested(NFTA_SET_ELEM_DATA, attribute(NFTA_DATA_VALUE, pack(target.data, data)))
+    return nested(NFTA_LIST_ELEM, body)
+
+
+def encode_change(change: Change, sequence: int) -> list[Message]:
+    """Return the messages of one change, numbered from `sequence`, each within rule 2."""
+    target = change.set
+    kind, flags = (
+        (NFT_MSG_NEWSETELEM, NLM_F_REQUEST | NLM_F_CREATE)
+        if change.verb == "add"
+        else (NFT_MSG_DELSETELEM, NLM_F_REQUEST)
+    )
+    prefix = string(NFTA_SET_ELEM_LIST_TABLE, target.table)
+    prefix += string(NFTA_SET_ELEM_LIST_SET, target.name)
+    first = HEADER.size + NFGEN.size + len(prefix) + 4
+    messages: list[Message] = []
+    encoded: list[bytes] = []
+    starts: list[int] = []
+    size = begun = 0
+
+    def flush(end: int) -> None:
+        body = prefix + nested(NFTA_SET_ELEM_LIST_ELEMENTS, *encoded)
+        raw = message(nftables(kind), flags, sequence + len(messages), target.family, body)
+        messages.append(Message(raw, change, change.elements[begun:end], tuple(starts)))
+
+    for index, element in enumerate(change.elements):
+        piece = encode_element(target, element)
+        if size + len(piece) > ELEMENTS_LIMIT - 4:
+            flush(index)
+            encoded, starts, size, begun = [], [], 0, index
+        starts.append(first + size)
+        encoded.append(piece)
+        size += len(piece)
+    flush(len(change.elements))
+    return messages
+
+
+def envelope(messages: Iterable[bytes], sequence: int) -> bytes:
+    """Return a whole batch around nf_tables `messages`; `sequence` numbers its two ends."""
+    begin, end = (
+        message(kind, NLM_F_REQUEST, sequence, 0, b"", resource=NFNL_SUBSYS_NFTABLES)
+        for kind in (NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END)
+    )
+    return b"".join((begin, *messages, end))
+
+
+def encode_flow_delete(flows: Flows, sequence: int) -> bytes:
+    """Return the message that deletes conntrack entries (IPCTNL_MSG_CT_DELETE)."""
+    body = attribute(CTA_MARK, struct.pack("!I", flows.mark))
+    body += attribute(CTA_MARK_MASK, struct.pack("!I", 0xFFFFFFFF))
+    kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE
+    if flows.direction is None:
+        return message(kind, NLM_F_REQUEST | NLM_F_ACK, sequence, 0, body)
+    # The replica's own port: where a flow from here gets its replies from, or where one
+    # from there was sent to. Seen so, DNAT does not matter.
+    if flows.direction == "out":
+        tuple_kind, port_kind, filter_kind = CTA_TUPLE_REPLY, CTA_PROTO_SRC_PORT, "reply"
+        port_flag = CTA_FILTER_F_CTA_PROTO_SRC_PORT
+    else:
+        tuple_kind, port_kind, filter_kind = CTA_TUPLE_ORIG, CTA_PROTO_DST_PORT, "orig"
+        port_flag = CTA_FILTER_F_CTA_PROTO_DST_PORT
+    protocol = attribute(CTA_PROTO_NUM, bytes((protocol_number(flows.protocol),)))
+    wanted = CTA_FILTER_F_CTA_PROTO_NUM
+    if flows.port:
+        protocol += attribute(port_kind, struct.pack("!H", flows.port))
+        wanted |= port_flag
+    body += nested(tuple_kind, nested(CTA_TUPLE_PROTO, protocol))
+    body += nested(
+        CTA_FILTER,
+        attribute(CTA_FILTER_ORIG_FLAGS, struct.pack("=I", wanted * (filter_kind == "orig"))),
+        attribute(CTA_FILTER_REPLY_FLAGS, struct.pack("=I", wanted * (filter_kind == "reply"))),
+    )
+    # Version 1: with version 0 the kernel ignores the family, and then refuses tuples.
+    return message(kind, NLM_F_REQUEST | NLM_F_ACK, sequence, socket.AF_INET, body, version=1)
+
+
+def decode_element(target: Set, raw: bytes) -> tuple[Element, int]:
+    """Return the element in the payload of an NFTA_LIST_ELEM, and its counter's packets."""
+    parts = dict(attributes(raw))
+    key = unpack(target.key, dict(attributes(parts[NFTA_SET_ELEM_KEY]))[NFTA_DATA_VALUE])
+    data: Key = ()
+    if NFTA_SET_ELEM_DATA in parts:
+        value = dict(attributes(parts[NFTA_SET_ELEM_DATA]))[NFTA_DATA_VALUE]
+        data = unpack(target.data, value)
+    packets = 0
+    if NFTA_SET_ELEM_EXPR in parts:
+        packets = decode_counter(dict(attributes(parts[NFTA_SET_ELEM_EXPR]))[NFTA_EXPR_DATA])
+    return (key, data), packets
+
+
+def decode_elements(target: Set, body: bytes) -> Iterator[tuple[Element, int]]:
+    """Yield the elements, with their counters' packets, of one message of a dump."""
+    for kind, payload in attributes(body):
+        if kind == NFTA_SET_ELEM_LIST_ELEMENTS:
+            for _, element in attributes(payload):
+                yield decode_element(target, element)
+
+
+def decode_counter(raw: bytes) -> int:
+    """Return the packets in a counter expression's or object's data."""
+    return int.from_bytes(dict(attributes(raw))[NFTA_COUNTER_PACKETS], "big")
+
+
+def mark_of(address: str) -> int:
+    """Return the ct mark of flows with the replica at `address`, as conntrack tools show it.
+
+    The ruleset loads the address into the mark as it lies in the packet, so the number is
+    the address read in host order (``ct mark set @nh,128,32`` in container.nft).
+    """
+    return struct.unpack("=I", IPv4Address(address).packed)[0]  # type: ignore[no-any-return]

@@ -1,0 +1,250 @@
+"""One netfilter socket in one namespace: all-or-nothing batches, dumps, flow deletion.
+
+1. The kernel has applied or refused all of a batch when ``sendmsg`` returns
+   (net/netfilter/nfnetlink.c, nfnetlink_rcv_batch); errors then wait in the socket, one per
+   refused message, and silence is success. So no acknowledgement is asked for.
+2. The socket is drained before each request: an answer never meets a later question.
+3. Keep the socket open: an element then costs microseconds, while closing *any* netfilter
+   socket after a delete waits for the kernel to free what was deleted (nft_rcv_nl_event).
+   An open socket keeps its namespace alive, so its owner closes it when the container goes.
+4. One thread at a time uses a socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from netconf.nft.elements import Element, Key, Set
+from netconf.nft.encoding import (
+    HEADER,
+    NFGEN,
+    NFT_MSG_DELTABLE,
+    NFT_MSG_GETOBJ,
+    NFT_MSG_GETSETELEM,
+    NFT_MSG_GETTABLE,
+    NFT_OBJECT_COUNTER,
+    NFTA_OBJ_DATA,
+    NFTA_OBJ_NAME,
+    NFTA_OBJ_TABLE,
+    NFTA_OBJ_TYPE,
+    NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE,
+    NFTA_TABLE_NAME,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    Batch,
+    Change,
+    Flows,
+    Message,
+    attribute,
+    attributes,
+    decode_counter,
+    decode_elements,
+    encode_change,
+    encode_flow_delete,
+    envelope,
+    message,
+    nftables,
+    string,
+)
+
+__all__ = ["Batch", "BatchRefused", "Enterable", "Flows", "NftSocket"]
+
+NETLINK_NETFILTER: Final = 12
+SOL_NETLINK: Final = 270
+NETLINK_CAP_ACK: Final = 10
+NETLINK_EXT_ACK: Final = 11
+NLMSGERR_ATTR_OFFS: Final = 2
+NLMSG_ERROR: Final = 2
+NLMSG_DONE: Final = 3
+NLM_F_DUMP_INTR: Final = 0x10
+SO_SNDBUFFORCE: Final = 32
+
+RECEIVE_BUFFER: Final = 1 << 17
+"""More than any one datagram of a dump (the kernel makes them of at most 32 KiB)."""
+
+SEND_SLACK: Final = 4096
+"""Room that the kernel keeps of the send buffer for itself (af_netlink.c, netlink_sendmsg)."""
+
+DUMP_ATTEMPTS: Final = 8
+"""A dump that a writer interrupted (NLM_F_DUMP_INTR) starts again, this often at most."""
+
+
+class Enterable(Protocol):
+    """What a socket needs of a namespace (netconf.namespace.Namespace)."""
+
+    def enter(self) -> AbstractContextManager[object]:
+        """Run the body with this thread in the namespace."""
+
+
+class BatchRefused(OSError):
+    """The kernel refused a batch, and so all of it; `element` is the culprit if it said."""
+
+    def __init__(self, code: int, change: Change | None, element: Element | None) -> None:
+        where = "" if change is None else f" ({change.verb} {change.set.name} {element or ''})"
+        super().__init__(code, f"{os.strerror(code)}{where}")
+        self.change = change
+        self.element = element
+
+
+class NftSocket:
+    """A NETLINK_NETFILTER socket that lives in one namespace, whichever thread uses it."""
+
+    def __init__(self, namespace: Enterable | None = None) -> None:
+        """Open it in `namespace`, or in the calling thread's own; OSError if refused."""
+        with namespace.enter() if namespace is not None else contextlib.nullcontext():
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        self._socket.setblocking(False)
+        # Errors without a copy of the refused message, and with the culprit's offset in it.
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+        self._send_buffer = 0
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the socket; may wait some milliseconds (rule 3)."""
+        self._socket.close()
+
+    def send(self, batch: Batch) -> None:
+        """Make all changes of `batch`, or none and raise BatchRefused (an OSError).
+
+        ENOENT: a key to delete is not there; EEXIST: a map key is there with other data;
+        ENFILE: the set is full.
+        """
+        if not batch.changes:
+            return
+        messages: list[Message] = []
+        for change in batch.changes:
+            messages += encode_change(change, self._sequence + 1 + len(messages))
+        first = self._sequence + 1
+        self._sequence += len(messages) + 1
+        self._transmit(envelope((one.raw for one in messages), self._sequence))
+        for sequence, code, offset in self._errors():
+            index = sequence - first
+            if not 0 <= index < len(messages):
+                raise BatchRefused(code, None, None)
+            culprit = messages[index]
+            found = None if offset is None else culprit.element_at(offset)
+            raise BatchRefused(code, culprit.change, found)
+
+    def dump(self, target: Set) -> dict[Key, Key]:
+        """Return data by key of a map, or ``()`` by key of a set; OSError ENOENT if none."""
+        return {key: data for (key, data), _ in self._elements(target)}
+
+    def dump_counters(self, target: Set) -> dict[Key, int]:
+        """Return packets by key of a set whose elements count."""
+        return {key: packets for (key, _), packets in self._elements(target)}
+
+    def counters(self, family: int, table: str) -> dict[str, int]:
+        """Return packets by name of a table's named counters."""
+        body = string(NFTA_OBJ_TABLE, table)
+        body += attribute(NFTA_OBJ_TYPE, struct.pack("!I", NFT_OBJECT_COUNTER))
+        found = {}
+        for payload in self._dump(NFT_MSG_GETOBJ, family, body):
+            parts = dict(attributes(payload))
+            name = parts[NFTA_OBJ_NAME].rstrip(b"\0").decode()
+            # The kernel's filter by table is only as good as its version.
+            if parts[NFTA_OBJ_TABLE].rstrip(b"\0").decode() == table:
+                found[name] = decode_counter(parts[NFTA_OBJ_DATA])
+        return found
+
+    def has_table(self, family: int, table: str) -> bool:
+        """Tell whether the namespace has the table."""
+        body = string(NFTA_TABLE_NAME, table)
+        try:
+            for _ in self._request(NFT_MSG_GETTABLE, NLM_F_REQUEST, family, body):
+                return True
+        except FileNotFoundError:
+            return False
+        return False
+
+    def delete_table(self, family: int, table: str) -> None:
+        """Delete a table with all in it; OSError ENOENT if there is none."""
+        self._sequence += 1
+        body = string(NFTA_TABLE_NAME, table)
+        kind = nftables(NFT_MSG_DELTABLE)
+        delete = message(kind, NLM_F_REQUEST, self._sequence, family, body)
+        self._transmit(envelope((delete,), self._sequence))
+        for _, code, _ in self._errors():
+            raise BatchRefused(code, None, None)
+
+    def delete_flows(self, flows: Flows) -> None:
+        """Delete conntrack entries; none to delete is fine."""
+        self._sequence += 1
+        self._transmit(encode_flow_delete(flows, self._sequence))
+        for _, code, _ in self._errors():
+            raise OSError(code, f"{os.strerror(code)} (delete flows with mark {flows.mark:#x})")
+
+    def _elements(self, target: Set) -> Iterator[tuple[Element, int]]:
+        body = string(NFTA_SET_ELEM_LIST_TABLE, target.table)
+        body += string(NFTA_SET_ELEM_LIST_SET, target.name)
+        for payload in self._dump(NFT_MSG_GETSETELEM, target.family, body):
+            yield from decode_elements(target, payload)
+
+    def _dump(self, kind: int, family: int, body: bytes) -> list[bytes]:
+        for attempt in range(DUMP_ATTEMPTS):
+            try:
+                return list(self._request(kind, NLM_F_REQUEST | NLM_F_DUMP, family, body))
+            except InterruptedError:
+                if attempt == DUMP_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("not reached")
+
+    def _request(self, kind: int, flags: int, family: int, body: bytes) -> Iterator[bytes]:
+        """Yield the payloads (behind nfgenmsg) of all answers to one request."""
+        self._sequence += 1
+        self._transmit(message(nftables(kind), flags, self._sequence, family, body))
+        while (datagram := self._receive()) is not None:
+            for answer, answer_flags, _, payload in _messages(datagram):
+                if answer in (NLMSG_ERROR, NLMSG_DONE):
+                    code = -struct.unpack_from("=i", payload)[0]
+                    if code:
+                        raise OSError(code, os.strerror(code))
+                    return
+                if answer_flags & NLM_F_DUMP_INTR:
+                    raise InterruptedError(errno.EINTR, "the dump was interrupted by a change")
+                yield payload[NFGEN.size :]
+
+    def _errors(self) -> Iterator[tuple[int, int, int | None]]:
+        """Yield (sequence, errno, offset of the culprit in its message) of waiting errors."""
+        while (datagram := self._receive()) is not None:
+            for kind, _, sequence, payload in _messages(datagram):
+                code = -struct.unpack_from("=i", payload)[0] if kind == NLMSG_ERROR else 0
+                if code:
+                    extended = dict(attributes(payload[4 + HEADER.size :]))
+                    raw = extended.get(NLMSGERR_ATTR_OFFS)
+                    yield sequence, code, None if raw is None else struct.unpack("=I", raw)[0]
+
+    def _transmit(self, datagram: bytes) -> None:
+        while self._receive() is not None:
+            pass
+        needed = len(datagram) + SEND_SLACK
+        if needed > self._send_buffer:
+            # Doubled by the kernel; without the force it stops at net.core.wmem_max.
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, max(needed, 1 << 17))
+            self._send_buffer = max(needed, 1 << 17)
+        self._socket.sendto(datagram, (0, 0))
+
+    def _receive(self) -> bytes | None:
+        try:
+            return self._socket.recv(RECEIVE_BUFFER)
+        except BlockingIOError:
+            return None
+
+
+def _messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield (type, flags, sequence, payload) of each message in a datagram."""
+    offset = 0
+    while offset + HEADER.size <= len(datagram):
+        length, kind, flags, sequence, _ = HEADER.unpack_from(datagram, offset)
+        if length < HEADER.size:
+            return
+        yield kind, flags, sequence, datagram[offset + HEADER.size : offset + length]
+        offset += length + -length % 4
