@@ -1,0 +1,64 @@
+"""One question under way: replies come in zenoh's threads, the answer in the loop's.
+
+1. The answer is settled once: when it is whole, or when zenoh says that no more will come.
+2. A reply that does not fit makes the answer incomplete, never wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from daemon.fabric.answer import Answer
+from daemon.fabric.interface import MAX_PAYLOAD, FabricError
+
+
+class Inquiry:
+    """The replies of one node; `answer` is awaited in the loop."""
+
+    def __init__(self, node: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.node = node
+        self.answer: asyncio.Future[list[bytes]] = loop.create_future()
+        self.ended = False
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._parts = Answer()
+        self._refusal = ""
+
+    def reply(self, reply: Any) -> None:
+        """Take one reply; all of them are known to be of one node by access control."""
+        with self._lock:
+            try:
+                sample = reply.ok
+                if sample is None:
+                    self._refusal = reply.err.payload.to_bytes()[:200].decode(errors="replace")
+                    return
+                if len(sample.payload) > MAX_PAYLOAD:
+                    raise ValueError("a reply is too long")
+                place = sample.attachment.to_bytes() if sample.attachment else b""
+                self._parts.add(place, sample.payload.to_bytes())
+                if not self._parts.whole:
+                    return
+                result = self._parts.replies()
+            except ValueError as error:
+                self._refusal = str(error)
+                return
+        self._finish(lambda: self.answer.set_result(result))
+
+    def end(self) -> None:
+        """No more replies will come."""
+        self.ended = True
+        reason = self._refusal or "it is not connected, or went away meanwhile"
+        error = FabricError(f"no answer from {self.node}: {reason}")
+        self._finish(lambda: self.answer.set_exception(error))
+
+    def _finish(self, settle: Callable[[], None]) -> None:
+        def once() -> None:
+            if not self.answer.done():
+                settle()
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(once)

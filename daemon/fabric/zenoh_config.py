@@ -1,0 +1,168 @@
+"""The zenoh 1.10 session configuration of one node, with the reason of each choice. Pure.
+
+1. Peers over mutual TLS only, to and from explicit endpoints: no multicast, no gossip. Every
+   node is given all endpoints anyway, since peers relay nothing and links found by gossip
+   are not dialled again after a partition; without gossip no peer can make us dial an
+   address of its choice.
+2. Access control denies by default. With a list of nodes, each common name may put only
+   under ``node/<cn>/**`` and ``alive/<cn>``, hold only the token ``alive/<cn>`` and answer
+   only at ``ask/<cn>``; all may put ``policy``, which its authority signs. A common name
+   that is not listed hears nothing and is not heard.
+3. The same is checked where we send, so that a wrong peer does not even receive.
+4. Nobody deletes: withdrawals are records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import msgspec
+
+from daemon.fabric.interface import Settings
+from daemon.fabric.keys import Keys
+
+KEEP_ALIVES = 4
+"""Keep-alive messages per lease: zenoh's own advice (ITU-T G.8013: 3.5 lost is a failure)."""
+
+RETRY_MS = (100, 500)
+"""First and longest pause before a failed dial is repeated."""
+
+MAX_LINKS = 2
+"""Links per peer: both sides dial, and with 1 each may refuse the other's."""
+
+MAX_MESSAGE = 65_536
+"""Bytes of a reassembled message; the default of 1 GiB invites exhaustion."""
+
+ALL_MESSAGES = (
+    "put",
+    "declare_subscriber",
+    "query",
+    "reply",
+    "declare_queryable",
+    "liveliness_token",
+    "liveliness_query",
+    "declare_liveliness_subscriber",
+)
+"""All message kinds that access control knows, but ``delete``."""
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One access-control rule (DEFAULT_CONFIG.json5, ``access_control.rules``)."""
+
+    id: str
+    messages: tuple[str, ...]
+    flows: tuple[str, ...]
+    key_exprs: tuple[str, ...]
+    permission: str = "allow"
+
+
+class Subject(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whom a rule is about (``access_control.subjects``)."""
+
+    id: str
+    cert_common_names: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    link_protocols: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """Which rules hold for which subjects (``access_control.policies``)."""
+
+    rules: tuple[str, ...]
+    subjects: tuple[str, ...]
+
+
+class AccessControl(msgspec.Struct, frozen=True):
+    """The whole ``access_control`` section."""
+
+    rules: tuple[Rule, ...]
+    subjects: tuple[Subject, ...]
+    policies: tuple[Grant, ...]
+    enabled: bool = True
+    default_permission: str = "deny"
+
+
+def access_control(settings: Settings) -> AccessControl:
+    """Return who may do what in this node's session."""
+    keys = Keys(settings.cluster)
+    if settings.nodes is None:
+        anyone = Rule("cluster", ALL_MESSAGES, ("ingress", "egress"), (f"{keys.root}/**",))
+        return AccessControl(
+            rules=(anyone,),
+            subjects=(Subject("anyone", link_protocols=("tls",)),),
+            policies=(Grant(("cluster",), ("anyone",)),),
+        )
+    # Nobody else may speak under our own name, so it is left out.
+    others = sorted(settings.nodes - {settings.node})
+    listens = tuple(_listens(keys, "in", "ingress", settings.node))
+    sends = (*_listens(keys, "out", "egress", "*"), *_speaks(keys, "out", "egress", settings.node))
+    speaks = {node: tuple(_speaks(keys, f"in-{node}", "ingress", node)) for node in others}
+    return AccessControl(
+        rules=(*listens, *sends, *(rule for rules in speaks.values() for rule in rules)),
+        subjects=tuple(Subject(node, cert_common_names=(node,)) for node in others),
+        policies=tuple(
+            Grant(tuple(rule.id for rule in (*listens, *sends, *speaks[node])), (node,))
+            for node in others
+        ),
+    )
+
+
+def _speaks(keys: Keys, name: str, flow: str, node: str) -> Iterable[Rule]:
+    """What `node` may say in direction `flow`."""
+    told = (f"{keys.record(node)}/**", keys.alive(node), keys.policy)
+    yield Rule(f"{name}-put", ("put",), (flow,), told)
+    yield Rule(f"{name}-answer", ("declare_queryable", "reply"), (flow,), (keys.ask(node),))
+    yield Rule(f"{name}-token", ("liveliness_token",), (flow,), (keys.alive(node),))
+
+
+def _listens(keys: Keys, name: str, flow: str, asked: str) -> Iterable[Rule]:
+    """What anyone listed may want to hear in direction `flow`, asking node `asked`."""
+    heard = (f"{keys.root}/node/**", keys.alive("*"), keys.policy)
+    yield Rule(f"{name}-subscribe", ("declare_subscriber",), (flow,), heard)
+    yield Rule(f"{name}-ask", ("query",), (flow,), (keys.ask(asked),))
+    watch = ("liveliness_query", "declare_liveliness_subscriber")
+    yield Rule(f"{name}-watch", watch, (flow,), (keys.alive("*"),))
+
+
+def session_config(settings: Settings) -> str:
+    """Return the session's configuration as JSON for ``zenoh.Config.from_json5``."""
+    dial = [endpoint for endpoint in settings.connect if endpoint not in settings.listen]
+    return json.dumps(
+        {
+            "mode": "peer",
+            "listen": {"endpoints": settings.listen, "exit_on_failure": True},
+            "connect": {
+                "endpoints": dial,
+                "timeout_ms": -1,
+                "exit_on_failure": False,
+                "retry": {
+                    "period_init_ms": RETRY_MS[0],
+                    "period_max_ms": RETRY_MS[1],
+                    "period_increase_factor": 2,
+                },
+            },
+            # Records missed at the start are asked for: waiting would only delay the daemon.
+            "open": {"return_conditions": {"connect_scouted": False, "declares": False}},
+            "scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": False}},
+            "access_control": msgspec.to_builtins(access_control(settings)),
+            "transport": {
+                "unicast": {"max_links": MAX_LINKS},
+                "shared_memory": {"enabled": False},
+                "link": {
+                    "protocols": ["tls"],
+                    "tx": {"lease": settings.lease_ms, "keep_alive": KEEP_ALIVES},
+                    "rx": {"max_message_size": MAX_MESSAGE},
+                    "tls": {
+                        "root_ca_certificate": settings.ca,
+                        "enable_mtls": True,
+                        "verify_name_on_connect": settings.verify_names,
+                        "close_link_on_expiration": True,
+                        "listen_certificate": settings.certificate,
+                        "listen_private_key": settings.key,
+                        "connect_certificate": settings.certificate,
+                        "connect_private_key": settings.key,
+                    },
+                },
+            },
+        }
+    )

@@ -1,0 +1,405 @@
+"""The fabric over zenoh: one session at a time, replaced when what it was opened with changes.
+
+1. zenoh calls back in its own threads; everything crosses into the loop through the inbox.
+   Callbacks are direct (``indirect=False``): zenoh-python would otherwise start a Python
+   thread for each, and such a thread keeps the interpreter from exiting.
+2. A callback belongs to one session (its generation); after the session is replaced, what
+   it still says is ignored.
+3. Calls that may block (open, close, get, reply) never run in the loop's thread. ``put`` does:
+   it drops rather than blocks.
+4. A session is told to close before the interpreter exits, whatever happened before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import functools
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import zenoh
+
+from daemon.fabric.answer import split
+from daemon.fabric.identity_files import fingerprint
+from daemon.fabric.inbox import Inbox
+from daemon.fabric.inquiry import Inquiry
+from daemon.fabric.interface import (
+    MAX_PAYLOAD,
+    Counters,
+    FabricError,
+    FabricTimeoutError,
+    Listener,
+    Settings,
+)
+from daemon.fabric.keys import Keys, check_name
+from daemon.fabric.presence import Presence
+from daemon.fabric.zenoh_config import session_config
+
+log = logging.getLogger(__name__)
+
+CLOSE_LIMIT = 3.0
+"""Seconds given to a session to close; it takes 2 ms, or 50 with a peer that is busy."""
+
+ANSWERS_AT_ONCE = 8
+"""Questions answered at the same time: an answer holds a thread while it is sent."""
+
+GOODBYE = b"back at once"
+"""What a node puts at its liveliness key before it reopens its session."""
+
+_open_sessions: weakref.WeakSet[ZenohFabric] = weakref.WeakSet()
+
+
+class ZenohFabric:
+    """`daemon.fabric.Fabric` over a zenoh peer session."""
+
+    def __init__(self, settings: Settings) -> None:
+        """`settings` say where and as whom; nothing happens before `open`."""
+        self._settings = settings
+        self._keys = Keys(settings.cluster)
+        self._counters = Counters()
+        self._session: Any = None  # zenoh.Session
+        self._entities: list[Any] = []
+        self._generation = 0
+        self._opened = False
+        self._fingerprint = b""
+        self._changing = asyncio.Lock()
+        self._presence = Presence(settings.node)
+        self._doubt_timer: asyncio.TimerHandle | None = None
+        self._answers: set[asyncio.Task[None]] = set()
+        self._answering = asyncio.Semaphore(ANSWERS_AT_ONCE)
+
+    @property
+    def counters(self) -> Counters:
+        """What was sent, received and refused."""
+        return self._counters
+
+    async def open(self, listener: Listener) -> None:
+        """Join the fabric."""
+        async with self._changing:
+            if self._opened:
+                raise FabricError("the fabric is open already")
+            self._fingerprint = await asyncio.to_thread(fingerprint, self._settings)
+            self._listener = listener
+            self._loop = asyncio.get_running_loop()
+            self._inbox = Inbox(self._loop)
+            await self._start()
+            self._opened = True
+
+    def publish(self, key: str, value: bytes) -> None:
+        """Tell everyone; dropped where a link is congested or nobody is connected."""
+        if not self._keys.is_record(key):
+            raise FabricError(f"key {key!r} is not a record's key under {self._keys.root}")
+        if len(value) > MAX_PAYLOAD:
+            raise FabricError(f"{key}: {len(value)} bytes are more than {MAX_PAYLOAD}")
+        try:
+            if self._session is None:
+                raise zenoh.ZError("no session")
+            self._put(self._session, key, value)
+        except zenoh.ZError:
+            self._counters.unsent += 1
+        else:
+            self._counters.published += 1
+
+    async def ask(self, node: str, question: bytes, timeout: float) -> list[bytes]:
+        """Ask `node` and wait for its whole answer, at most `timeout` seconds."""
+        key = self._keys.ask(check_name("node", node))
+        if len(question) > MAX_PAYLOAD:
+            raise FabricError(f"a question of {len(question)} bytes is more than {MAX_PAYLOAD}")
+        session = self._session
+        if session is None:
+            raise FabricError(f"cannot ask {node}: the fabric is not open")
+        inquiry = Inquiry(node, asyncio.get_running_loop())
+        cancel = zenoh.CancellationToken()
+        get = functools.partial(
+            session.get,
+            key,
+            zenoh.handlers.Callback(inquiry.reply, inquiry.end, indirect=False),
+            payload=question,
+            consolidation=zenoh.ConsolidationMode.NONE,
+            congestion_control=zenoh.CongestionControl.BLOCK,
+            express=True,
+            timeout=timeout + 1.0,  # ours fires first; zenoh's only cleans up
+            cancellation_token=cancel,
+        )
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.to_thread(get)
+                return await inquiry.answer
+        except TimeoutError:
+            raise FabricTimeoutError(f"{node} did not answer within {timeout:g} s") from None
+        except zenoh.ZError as error:
+            raise FabricError(f"cannot ask {node}", details=str(error)) from error
+        finally:
+            inquiry.answer.cancel()
+            if not inquiry.ended:
+                # Cancelling waits for zenoh's callbacks, so not here.
+                threading.Thread(target=cancel.cancel, daemon=True).start()
+
+    async def reconfigure(self, endpoints: Sequence[str], nodes: frozenset[str] | None) -> bool:
+        """Reopen with other endpoints, nodes or certificates; True if there was a change."""
+        async with self._changing:
+            if not self._opened:
+                raise FabricError("the fabric is not open")
+            wanted = msgspec.structs.replace(
+                self._settings, connect=tuple(sorted(set(endpoints))), nodes=nodes
+            )
+            mark = await asyncio.to_thread(fingerprint, wanted)
+            if (
+                self._session is not None
+                and mark == self._fingerprint
+                and wanted.nodes == self._settings.nodes
+                and set(wanted.connect) == set(self._settings.connect)
+            ):
+                return False
+            self._settings, self._fingerprint = wanted, mark
+            await self._stop(returning=True)
+            if nodes is not None:
+                for node in self._presence.expel(nodes):
+                    self._tell(self._listener.on_alive, node, False)
+            await self._start()
+            self._counters.reopened += 1
+            return True
+
+    async def close(self) -> None:
+        """Leave: peers hear it at once. Always returns."""
+        async with self._changing:
+            if not self._opened:
+                return
+            self._opened = False
+            self._inbox.close()
+            for task in self._answers:
+                task.cancel()
+            if self._doubt_timer is not None:
+                self._doubt_timer.cancel()
+            await self._stop(returning=False)
+
+    # -- sessions ---------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        """Open a session as `_settings` say. On failure there is none."""
+        self._generation += 1
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open_session, self._generation))
+        try:
+            session, entities = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_late)
+            raise
+        except zenoh.ZError as error:
+            raise FabricError(
+                f"fabric.listen: cannot open {', '.join(self._settings.listen)}: is another "
+                "daemon there, or the address not this node's?",
+                details=str(error),
+            ) from error
+        self._session, self._entities = session, entities
+        _open_sessions.add(self)
+        self._presence.reopened(self._loop.time())
+        self._watch_doubts()
+
+    def _open_session(self, generation: int) -> tuple[Any, list[Any]]:
+        """Open and declare everything; the token last, since it says that we can be asked."""
+        keys = self._keys
+        session: Any = zenoh.open(zenoh.Config.from_json5(session_config(self._settings)))
+        try:
+            remote = zenoh.Locality.REMOTE
+
+            def into(receive: Callable[[int, Any], None]) -> Any:
+                call = functools.partial(receive, generation)
+                return zenoh.handlers.Callback(call, indirect=False)
+
+            live = session.liveliness()
+            entities: list[Any] = [
+                session.declare_queryable(
+                    keys.ask(self._settings.node), into(self._question), allowed_origin=remote
+                ),
+                *(
+                    session.declare_subscriber(key, into(receive), allowed_origin=remote)
+                    for key, receive in (
+                        (f"{keys.root}/node/**", self._sample),
+                        (keys.policy, self._sample),
+                        (keys.alive("*"), self._promise),
+                    )
+                ),
+                live.declare_subscriber(keys.alive("*"), into(self._token), history=True),
+                live.declare_token(keys.alive(self._settings.node)),
+            ]
+        except BaseException:
+            session.close()
+            raise
+        return session, entities
+
+    async def _stop(self, *, returning: bool) -> None:
+        """Close the session, if any; `returning` tells the peers that it will be replaced."""
+        session, self._session, self._entities = self._session, None, []
+        self._generation += 1  # what the old session still says is ignored
+        _open_sessions.discard(self)
+        if session is None:
+            return
+        if returning:
+            with contextlib.suppress(zenoh.ZError):
+                self._put(session, self._keys.alive(self._settings.node), GOODBYE)
+        closed = self._loop.create_future()
+        _close_in_thread(session, lambda: self._loop.call_soon_threadsafe(_resolve, closed))
+        try:
+            await asyncio.wait_for(asyncio.shield(closed), CLOSE_LIMIT)
+        except TimeoutError:
+            log.warning("fabric session did not close within %g s", CLOSE_LIMIT)
+
+    def _close_at_exit(self) -> None:
+        """Close from the exiting main thread, without the loop."""
+        if self._session is not None:
+            closed = threading.Event()
+            _close_in_thread(self._session, closed.set)
+            closed.wait(CLOSE_LIMIT)
+
+    @staticmethod
+    def _put(session: Any, key: str, value: bytes) -> None:
+        session.put(key, value, congestion_control=zenoh.CongestionControl.DROP, express=True)
+
+    # -- in zenoh's threads -----------------------------------------------------------------
+
+    def _sample(self, generation: int, sample: Any) -> None:
+        key, payload = str(sample.key_expr), sample.payload
+        if (
+            sample.kind != zenoh.SampleKind.PUT
+            or len(payload) > MAX_PAYLOAD
+            or not self._keys.is_record(key)
+        ):
+            self._counters.rejected += 1
+            return
+        call = functools.partial(self._heard, generation, key, payload.to_bytes())
+        if not self._inbox.put(call):
+            self._counters.overflowed += 1
+
+    def _promise(self, generation: int, sample: Any) -> None:
+        node = self._keys.node_alive(str(sample.key_expr))
+        if node is None or sample.kind != zenoh.SampleKind.PUT:
+            self._counters.rejected += 1
+        elif not self._inbox.put(functools.partial(self._promised, generation, node)):
+            self._counters.overflowed += 1
+
+    def _token(self, generation: int, sample: Any) -> None:
+        node = self._keys.node_alive(str(sample.key_expr))
+        if node is None:
+            self._counters.rejected += 1
+            return
+        alive = sample.kind == zenoh.SampleKind.PUT
+        self._inbox.put(functools.partial(self._seen, generation, node, alive), bounded=False)
+
+    def _question(self, generation: int, query: Any) -> None:
+        payload = query.payload
+        if payload is None or len(payload) > MAX_PAYLOAD:
+            self._counters.rejected += 1
+            query.drop()
+        elif not self._inbox.put(
+            functools.partial(self._asked, generation, query, payload.to_bytes())
+        ):
+            self._counters.overflowed += 1
+            query.drop()
+
+    # -- in the loop's thread ---------------------------------------------------------------
+
+    def _heard(self, generation: int, key: str, value: bytes) -> None:
+        if generation == self._generation:
+            self._counters.received += 1
+            self._tell(self._listener.on_record, key, value)
+
+    def _promised(self, generation: int, node: str) -> None:
+        if generation == self._generation:
+            self._presence.promised(node, self._loop.time())
+            self._watch_doubts()
+
+    def _seen(self, generation: int, node: str, alive: bool) -> None:
+        if generation != self._generation:
+            return
+        if not alive:
+            self._presence.vanished(node, self._loop.time())
+        elif self._presence.appeared(node):
+            self._tell(self._listener.on_alive, node, True)
+        self._watch_doubts()
+
+    def _watch_doubts(self) -> None:
+        """Have `_settle_doubts` called when the next doubt is due."""
+        if self._doubt_timer is not None:
+            self._doubt_timer.cancel()
+        due = self._presence.next()
+        self._doubt_timer = None if due is None else self._loop.call_at(due, self._settle_doubts)
+
+    def _settle_doubts(self) -> None:
+        for node in self._presence.due(self._loop.time()):
+            self._tell(self._listener.on_alive, node, False)
+        self._watch_doubts()
+
+    def _asked(self, generation: int, query: Any, question: bytes) -> None:
+        if generation != self._generation:
+            query.drop()
+            return
+        task = self._loop.create_task(self._answer(query, question))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _answer(self, query: Any, question: bytes) -> None:
+        try:
+            async with self._answering:
+                try:
+                    replies = await self._listener.on_ask(question)
+                    if any(len(reply) > MAX_PAYLOAD for reply in replies):
+                        raise ValueError(f"a reply has more than {MAX_PAYLOAD} bytes")
+                    send = functools.partial(_reply, query, list(split(replies)))
+                except Exception:
+                    log.exception("cannot answer a question of %d bytes", len(question))
+                    send = functools.partial(query.reply_err, b"the answer failed there")
+                with contextlib.suppress(zenoh.ZError):  # the asker is gone
+                    await asyncio.to_thread(send)
+        finally:
+            query.drop()
+
+    def _tell(self, hear: Callable[..., None], *words: Any) -> None:
+        """Call the listener; its mistakes must not stop what others have to be told."""
+        try:
+            hear(*words)
+        except Exception:
+            log.exception("listener failed on %s", words[0])
+
+
+def _reply(query: Any, parts: list[tuple[bytes, bytes]]) -> None:
+    """Send all parts of an answer; blocks while the link is congested."""
+    key = query.key_expr
+    for place, payload in parts:
+        query.reply(key, payload, attachment=place, express=True)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _close_in_thread(session: Any, done: Callable[[], object]) -> None:
+    """Close `session` where a hang hurts nobody: daemon threads do not delay exit."""
+
+    def run() -> None:
+        try:
+            session.close()
+        except zenoh.ZError as error:
+            log.warning("fabric session: %s", error)
+        with contextlib.suppress(RuntimeError):
+            done()
+
+    threading.Thread(target=run, name="fabric-close", daemon=True).start()
+
+
+def _close_late(opening: asyncio.Future[tuple[Any, list[Any]]]) -> None:
+    """Close a session whose opener was cancelled meanwhile."""
+    if not opening.cancelled() and opening.exception() is None:
+        _close_in_thread(opening.result()[0], lambda: None)
+
+
+@atexit.register
+def _close_all() -> None:
+    for fabric in list(_open_sessions):
+        fabric._close_at_exit()
