@@ -1,0 +1,100 @@
+#!/bin/bash
+# Installs Noctule from this checkout, on a node or into a node's root.
+#
+#   PREFIX/lib      cni, netconf and daemon, compiled
+#   PREFIX/deps     the Python packages they import
+#   /opt/cni/bin/noctule, /usr/local/bin/noctuled, /usr/local/bin/noctulectl
+#
+# Safe on a node that is starting containers: code and executables change by one
+# rename each.
+set -euo pipefail
+
+usage() {
+    echo "usage: install.sh [--prefix /opt/noctule] [--no-deps] [--root DIR]" >&2
+    exit 2
+}
+
+prefix=/opt/noctule root='' deps=yes
+while [ $# -gt 0 ]; do
+    case $1 in
+        --prefix) prefix=${2:?}; shift 2 ;;
+        --root) root=$(realpath "${2:?}"); shift 2 ;;
+        --no-deps) deps=no; shift ;;
+        *) usage ;;
+    esac
+done
+[[ $prefix == /* ]] || usage
+
+checkout=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
+# The interpreter the executables name, so that the bytecode is the one they read.
+python=/usr/bin/python3
+read -ra pip <<<"${PIP:-$python -m pip}"
+
+new=$(mktemp -d -p "$(mkdir -p "$root$prefix" && echo "$root$prefix")" .new-XXXXXX)
+trap 'rm -rf "$new"' EXIT
+chmod 755 "$new"
+
+# swap NAME: PREFIX/NAME becomes what was prepared in $new/NAME.  A link to a
+# folder can be replaced in one step, a folder cannot.
+swap() {
+    local name=$1 release old
+    release=$(mktemp -d -p "$root$prefix" "$name-XXXXXX")
+    chmod 755 "$release"
+    old=$(readlink "$root$prefix/$name" || true)
+    mv -T "$new/$name" "$release"
+    ln -s "$(basename "$release")" "$new/link"
+    # From before there was a link, or from the lab's image.
+    if [ -d "$root$prefix/$name" ] && [ ! -L "$root$prefix/$name" ]; then
+        rm -rf "${root:?}$prefix/$name"
+    fi
+    mv -T "$new/link" "$root$prefix/$name"
+    if [ -n "$old" ]; then
+        rm -rf "${root:?}$prefix/$old"
+    fi
+}
+
+# executable PATH MODULE: a script that finds our code first and pays for nothing
+# else: -I ignores the caller's environment, -S spares the import of site.
+executable() {
+    local path=$root$1 module=$2
+    [ -f "$root$prefix/lib/${module//.//}.py" ] || return 0
+    mkdir -p "$(dirname "$path")"
+    cat >"$new/executable" <<EOF
+#!$python -IS
+import sys
+
+sys.path.insert(0, "$prefix/lib")
+sys.path += ["$prefix/deps", "/usr/lib/python3/dist-packages"]
+
+from $module import main
+
+sys.exit(main())
+EOF
+    chmod 755 "$new/executable"
+    # A rename is atomic only within one file system.
+    mv "$new/executable" "$(dirname "$path")/.$(basename "$path").new"
+    mv "$(dirname "$path")/.$(basename "$path").new" "$path"
+}
+
+mkdir "$new/lib"
+for package in cni netconf daemon; do
+    if [ -d "$checkout/$package" ]; then
+        cp -R "$checkout/$package" "$new/lib/"
+    fi
+done
+find "$new/lib" -name __pycache__ -prune -exec rm -rf {} +
+# Unchecked, because only this script changes these files, and an import then
+# saves a stat; the path is the one tracebacks shall show.
+"$python" -m compileall -q --invalidation-mode unchecked-hash -s "$new" -p "$prefix" "$new/lib"
+
+if [ "$deps" = yes ]; then
+    "${pip[@]}" install --quiet --no-compile --target "$new/deps" \
+        -r "$checkout/packaging/requirements.txt"
+    "$python" -m compileall -q --invalidation-mode unchecked-hash -s "$new" -p "$prefix" "$new/deps"
+    swap deps
+fi
+swap lib
+
+executable /opt/cni/bin/noctule cni.main
+executable /usr/local/bin/noctuled daemon.main
+executable /usr/local/bin/noctulectl daemon.ctl.main

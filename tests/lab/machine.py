@@ -1,0 +1,209 @@
+"""One virtual machine, from its command line to its end.
+
+The guest talks through three virtio ports: the script's stdout, its stderr, and
+a report of two lines, "started" and "exit N".  The machine is killed as soon as
+the report is complete; its disk is a throw-away overlay, so nothing is lost.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tests.lab.image import Image
+
+QEMU = "qemu-system-x86_64"
+# As of timeout(1): 124 for a script that ran out of time, 125 when the lab
+# itself failed, so that neither is taken for the script's own answer.
+TIMED_OUT = 124
+LAB_FAILED = 125
+# Emulated boots take 5-10 s; even a loaded machine is done long before this.
+BOOT_LIMIT = 180.0
+
+_PR_SET_PDEATHSIG = 1
+
+Process = subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to boot."""
+
+    cpus: int = 2
+    memory: str = "4G"
+    icount: bool = False
+    kvm: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended."""
+
+    status: int
+    booted_after: float | None
+    why: str = ""
+
+
+def accelerator(options: Options) -> list[str]:
+    """The qemu arguments that choose how instructions are executed."""
+    if options.icount:
+        # One guest instruction is one guest nanosecond: figures repeat exactly.
+        return ["-accel", "tcg", "-icount", "shift=0,sleep=off", "-smp", "1", "-cpu", "max"]
+    if options.kvm:
+        return ["-accel", "kvm", "-smp", str(options.cpus), "-cpu", "host"]
+    return ["-accel", "tcg,thread=multi", "-smp", str(options.cpus), "-cpu", "max"]
+
+
+def base_command(image: Image, options: Options, kernel_arguments: str = "") -> list[str]:
+    """A machine with a kernel, a serial line and nothing else."""
+    append = f"console=ttyS0 quiet panic=-1 apparmor=0 no_timer_check {kernel_arguments}"
+    command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    command += ["-machine", "q35", "-m", options.memory, *accelerator(options)]
+    command += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
+    return [*command, "-append", append.strip()]
+
+
+def disks(image: Image, payload: Path) -> list[str]:
+    """The image, of which only a throw-away overlay is written, and the payload."""
+    root = f"file={image.disk},format=raw,if=virtio,snapshot=on,cache=unsafe,discard=unmap"
+    return ["-drive", root, "-drive", f"file={payload},format=raw,if=virtio,readonly=on"]
+
+
+def shared_folder(checkout: Path) -> list[str]:
+    """The checkout, read-only, as /src."""
+    escaped = str(checkout).replace(",", ",,")
+    share = f"local,path={escaped},mount_tag=src,security_model=none,readonly=on,multidevs=remap"
+    return ["-virtfs", share]
+
+
+def spawn(command: Sequence[str], output: IO[bytes], pass_fds: Sequence[int] = ()) -> Process:
+    """Start a process that dies with this one, however this one dies."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call above
+            os._exit(LAB_FAILED)
+
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        pass_fds=pass_fds,
+        start_new_session=True,  # a Ctrl-C is ours to handle
+        preexec_fn=die_with_parent,
+    )
+
+
+def run(command: list[str], timeout: float | None, log: Path) -> Ended:
+    """Boot `command`, pass the guest's output on as it comes, return its end.
+
+    What the kernel and qemu have to say goes to `log`.
+    """
+    ports = {name: os.pipe() for name in ("out", "err", "report")}
+    command += ["-device", "virtio-serial-pci"]
+    for number, (name, (_, writer)) in enumerate(ports.items(), start=1):
+        command += ["-chardev", f"file,id={name},path=/proc/self/fd/{writer}"]
+        command += ["-device", f"virtserialport,nr={number},chardev={name}"]
+    writers = [writer for _, writer in ports.values()]
+    started = time.monotonic()
+    with log.open("wb") as file:
+        qemu = spawn([*command, "-serial", "stdio"], pass_fds=writers, output=file)
+    try:
+        for writer in writers:
+            os.close(writer)
+        report = _Report(started)
+        sinks = {
+            ports["out"][0]: _to_descriptor(1),
+            ports["err"][0]: _to_descriptor(2),
+            ports["report"][0]: report.feed,
+        }
+        return _pump(sinks, report, timeout)
+    finally:
+        kill(qemu)
+        for reader, _ in ports.values():
+            os.close(reader)
+
+
+def kill(process: Process) -> None:
+    """End a process at once and wait until it is gone."""
+    process.kill()
+    process.wait()
+
+
+class _Report:
+    """What the guest has said so far about the script."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._text = b""
+        self.booted_after: float | None = None
+        self.status: int | None = None
+
+    def feed(self, data: bytes) -> None:
+        self._text += data
+        *lines, self._text = self._text.split(b"\n")
+        for line in lines:
+            word, _, number = line.partition(b" ")
+            if word == b"started":
+                self.booted_after = time.monotonic() - self._started
+            elif word == b"exit":
+                self.status = int(number)
+
+
+def _pump(sinks: dict[int, Callable[[bytes], None]], report: _Report, timeout: float | None) -> Ended:
+    """Copy until the script has ended, the machine is gone or time is up."""
+    begin = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        for reader, sink in sinks.items():
+            os.set_blocking(reader, False)
+            selector.register(reader, selectors.EVENT_READ, sink)
+        while selector.get_map() and report.status is None:
+            spent = time.monotonic() - begin
+            limits = [limit for limit in (timeout, BOOT_LIMIT) if limit is not None]
+            if report.booted_after is not None:
+                limits.remove(BOOT_LIMIT)
+            left = min(limits) - spent if limits else None
+            if left is not None and left <= 0:
+                if report.booted_after is None:
+                    return Ended(LAB_FAILED, None, f"the guest did not boot within {min(limits):g} s")
+                return Ended(TIMED_OUT, report.booted_after, f"timed out after {timeout:g} s")
+            for key, _ in selector.select(left):
+                data = os.read(key.fd, 65536)
+                if data:
+                    key.data(data)
+                else:
+                    selector.unregister(key.fileobj)
+        if report.status is None:
+            return Ended(LAB_FAILED, report.booted_after, "the machine ended before the script did")
+        # The guest reports only after its output has left it: what is missing
+        # lies in our pipes.
+        for reader, sink in sinks.items():
+            while data := _read_now(reader):
+                sink(data)
+        return Ended(report.status, report.booted_after)
+
+
+def _read_now(reader: int) -> bytes:
+    try:
+        return os.read(reader, 65536)
+    except BlockingIOError:
+        return b""
+
+
+def _to_descriptor(descriptor: int) -> Callable[[bytes], None]:
+    def write(data: bytes) -> None:
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    return write
