@@ -1,0 +1,172 @@
+"""From what is known to what each container may see: one pure function.
+
+1. A local attachment counts only if its own record does, with the same service, network and
+   address: what other nodes refuse to believe, this one does not open either. Otherwise, or
+   without a policy, its view is empty: default deny.
+2. Peers are the replicas of services joined to its own by an edge, either way, in the same
+   network and on nodes that are alive; never itself. Replicas of its own service are peers
+   only if an edge joins the service to itself. Health does not matter: an unhealthy replica
+   still dials.
+3. Egress and ingress follow from policy alone, so that a replica that comes or goes changes
+   no grant. Both name the port that the replica listens on, for that is what the packets
+   that reach the filters carry. icmp has port 0; answers are the ruleset's business.
+4. Slots exist for each VIP and port that an edge from its own service allows, over the
+   healthy replicas of that network, but never to itself: a packet that leaves through the
+   filter of eth0 cannot come back in through it.
+5. Slots are shared by all local clients of one (network, service), so that hysteresis has one
+   memory; a sticky client, or one that would dial itself, derives its own from them.
+6. A service without a healthy replica has no slots: its VIP then refuses at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from daemon.model import balance
+from daemon.model.balance import Slots
+from daemon.model.policy import Edge, Policy, Service
+from daemon.model.records import Replica
+from netconf.view import EMPTY, Grant, Peer, Slot, Target, View
+
+Group: TypeAlias = tuple[str, str]
+"""(network, service name): the replicas that one client can dial under one VIP."""
+
+
+class Local(msgspec.Struct, frozen=True, kw_only=True):
+    """One attachment of this node."""
+
+    attachment: str
+    service: str
+    network: str
+    address: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows."""
+
+    views: dict[str, View]
+    """By attachment id; every local attachment has one."""
+    slots: dict[Group, Slots]
+    """The slots in use, to be passed as `previous` next time."""
+
+
+def plan(
+    policy: Policy | None,
+    replicas: Iterable[Replica],
+    local: Sequence[Local],
+    *,
+    node: str,
+    alive: Container[str],
+    quality: Mapping[str, float],
+    previous: Mapping[Group, Slots],
+) -> Plan:
+    """Return the view of each `local` attachment.
+
+    `replicas` are the effective ones of ``Store.replicas``, this `node`'s included; `alive`
+    the nodes whose token is present (this node counts as alive in any case); `quality` that
+    of the path to each node, 0 to 1; `previous` the slots of the last plan.
+    """
+    if policy is None:
+        return Plan(views={one.attachment: EMPTY for one in local}, slots={})
+    planner = _Planner(policy, replicas, node, alive, quality, previous)
+    views = {one.attachment: planner.view(one) for one in local}
+    return Plan(views=views, slots=planner.slots)
+
+
+class _Planner:
+    """One run of `plan`: what several attachments share is worked out once."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        replicas: Iterable[Replica],
+        node: str,
+        alive: Container[str],
+        quality: Mapping[str, float],
+        previous: Mapping[Group, Slots],
+    ) -> None:
+        self.policy = policy
+        self.node = node
+        self.quality = quality
+        self.previous = previous
+        self.slots: dict[Group, Slots] = {}
+        self.groups: dict[Group, list[Replica]] = {}
+        self.own: set[tuple[str, Group, str]] = set()
+        self._peers: dict[Group, dict[str, Peer]] = {}
+        for replica in sorted(replicas, key=lambda r: r.address):
+            group = (replica.network, replica.service)
+            if replica.node == node:
+                self.own.add((replica.attachment, group, replica.address))
+            elif replica.node not in alive:
+                continue
+            self.groups.setdefault(group, []).append(replica)
+
+    def view(self, local: Local) -> View:
+        service = self.policy.services.get(local.service)
+        believed = (local.attachment, (local.network, local.service), local.address) in self.own
+        if service is None or not believed:
+            return EMPTY
+        outgoing = self.policy.outgoing.get(service.id, ())
+        peers = self.peers((local.network, local.service), service)
+        return View(
+            peers={a: peer for a, peer in peers.items() if a != local.address},
+            egress=frozenset(g for edge in outgoing for g in self.grants(edge, edge.to)),
+            ingress=frozenset(
+                g
+                for edge in self.policy.incoming.get(service.id, ())
+                for g in self.grants(edge, edge.source)
+            ),
+            slots={k: t for edge in outgoing for k, t in self.targets(edge, local).items()},
+        )
+
+    def grants(self, edge: Edge, peer: int) -> list[Grant]:
+        """Return the grants of an `edge` as seen by the end whose other end is `peer`."""
+        to = self.policy.by_id[edge.to]
+        return [(peer, dial[0], to.target(dial)) for dial in edge.ports]
+
+    def peers(self, group: Group, service: Service) -> dict[str, Peer]:
+        """Return the replicas joined to `service` in the group's network (rule 2)."""
+        if group not in self._peers:
+            self._peers[group] = {
+                replica.address: Peer(address=replica.address, service=number, salts=replica.salts)
+                for number in sorted(self.policy.neighbours(service.id))
+                for replica in self.groups.get((group[0], self.policy.by_id[number].name), ())
+            }
+        return self._peers[group]
+
+    def targets(self, edge: Edge, local: Local) -> dict[Slot, Target]:
+        """Return the load-balancing map's elements of one `edge` (rules 4 to 6)."""
+        to = self.policy.by_id[edge.to]
+        chosen = self.chosen(to, local)
+        return {
+            (to.vip, dial[0], dial[1], number): (address, to.target(dial))
+            for dial in edge.ports
+            if dial[1]
+            for number, address in enumerate(chosen)
+        }
+
+    def chosen(self, to: Service, local: Local) -> Slots:
+        """Return the slots of one client, `local`."""
+        group = (local.network, to.name)
+        shared = self.shared(group, to)
+        if local.address in shared:
+            # What is left of the shared slots has hysteresis already; only where nothing is
+            # left (``nearest``, and this is the nearest) the weights are asked again.
+            left: dict[str, float] = dict(Counter(a for a in shared if a != local.address))
+            others = [r for r in self.groups[group] if r.address != local.address]
+            weights = left or balance.weights(to, others, self.node, self.quality, shared)
+            shared = balance.slots(weights, shared, self.node)
+        return balance.stick(shared, local.address) if to.sticky else shared
+
+    def shared(self, group: Group, to: Service) -> Slots:
+        """Return the slots of a `group`, the same for all clients on this node (rule 5)."""
+        if group not in self.slots:
+            before = self.previous.get(group, ())
+            replicas = self.groups.get(group, ())
+            weights = balance.weights(to, replicas, self.node, self.quality, before)
+            self.slots[group] = balance.settle(weights, before, self.node)
+        return self.slots[group]

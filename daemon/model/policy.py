@@ -1,0 +1,222 @@
+"""The policy as every node sees it: ids, VIPs and edges resolved, signed, and versioned.
+
+1. A service keeps its id and VIP from one policy to the next, whatever the order in the file.
+2. A new service gets the lowest id, and the lowest VIP of the pool, that is neither in use
+   nor resting.
+3. The id and VIP of a removed service rest: they come back to a service of that name, and
+   go to another only when more than `RESTING` younger ones rest. So a client that still
+   knows the old VIP, or a node that still has the old policy, never meets another service
+   under it.
+4. When the pool has no free VIP left, the one that has rested longest is given out.
+5. A ``vip`` in the file wins over everything: another service that had it gets a new one.
+6. A VIP that is no longer in the pool is replaced.
+7. Edges with the same two ends are one edge with all their ports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network
+
+import msgspec
+
+from daemon.model.document import FILE, Dial, Document, Port, Strategy, parse
+from netconf.errors import AddressesExhausted, InvalidConfig
+
+__all__ = ["RESTING", "Edge", "Policy", "Port", "Rested", "Service", "compile", "parse"]
+
+RESTING = 256
+"""Removed services remembered: about 12 KiB of the record at most, years of removals."""
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """One service."""
+
+    id: int
+    """1 and up; the mark that stands for the service in every ruleset."""
+    name: str
+    vip: str
+    ports: tuple[Port, ...] = ()
+    strategy: Strategy = "link"
+    weights: dict[str, float] = {}
+    """Desired weight by node; 1 for a node that is not named."""
+    sticky: bool = False
+    nodes: tuple[str, ...] | None = None
+    """The nodes that may host it; None for all."""
+
+    def target(self, dial: Dial) -> int:
+        """Return the port that replicas listen on for `dial`; 0 for icmp."""
+        for port in self.ports:
+            if (port.protocol, port.port) == dial:
+                return port.target
+        return 0
+
+
+class Edge(msgspec.Struct, frozen=True, array_like=True):
+    """`source` may dial `ports` of `to`; both are service ids."""
+
+    source: int
+    to: int
+    ports: tuple[Dial, ...]
+
+
+class Rested(msgspec.Struct, frozen=True, array_like=True):
+    """A removed service."""
+
+    name: str
+    id: int
+    vip: str
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, tag="policy", dict=True):
+    """The body of the policy record."""
+
+    version: int
+    vips: str
+    """The pool of VIPs, as CIDR."""
+    services: dict[str, Service]
+    edges: tuple[Edge, ...] = ()
+    nodes: dict[str, str] | None = None
+    """Slice (CIDR) by node, where policy pins who the nodes are."""
+    resting: tuple[Rested, ...] = ()
+    """Removed services, the longest removed first."""
+
+    @cached_property
+    def by_id(self) -> dict[int, Service]:
+        """The services by their ids."""
+        return {service.id: service for service in self.services.values()}
+
+    @cached_property
+    def outgoing(self) -> dict[int, tuple[Edge, ...]]:
+        """What each service may dial: its edges by the id of the dialling service."""
+        return self._group(lambda edge: edge.source)
+
+    @cached_property
+    def incoming(self) -> dict[int, tuple[Edge, ...]]:
+        """Who may dial each service: its edges by the id of the dialled service."""
+        return self._group(lambda edge: edge.to)
+
+    def _group(self, end: Callable[[Edge], int]) -> dict[int, tuple[Edge, ...]]:
+        groups: dict[int, list[Edge]] = {}
+        for edge in self.edges:
+            groups.setdefault(end(edge), []).append(edge)
+        return {service: tuple(edges) for service, edges in groups.items()}
+
+    def neighbours(self, service: int) -> frozenset[int]:
+        """Return the ids of the services joined to `service` by an edge, either way.
+
+        `service` itself is among them only if an edge joins it to itself.
+        """
+        return frozenset(
+            [edge.to for edge in self.outgoing.get(service, ())]
+            + [edge.source for edge in self.incoming.get(service, ())]
+        )
+
+    def may_host(self, service: str, node: str) -> bool:
+        """Tell whether policy lets `node` host replicas of `service`."""
+        known = self.services.get(service)
+        if known is None or (self.nodes is not None and node not in self.nodes):
+            return False
+        return known.nodes is None or node in known.nodes
+
+
+def compile(document: Document, previous: Policy | None, vips: IPv4Network, version: int) -> Policy:
+    """Resolve a `document` into the policy that follows `previous`.
+
+    `vips` is the pool of ``addresses.vips``, `version` that of the record to be signed.
+    Raises InvalidConfig for a VIP outside the pool or a slice that overlaps with it, and
+    AddressesExhausted when the pool is too small.
+    """
+    _check_pool(document, vips)
+    ids, addresses, resting = _carry_over(document, previous, vips)
+    taken_ids = {*ids.values(), *(rested.id for rested in resting)}
+    free_ids = (number for number in range(1, 2**31) if number not in taken_ids)
+    free_vips = _free_vips(vips, set(addresses.values()), resting)
+    services: dict[str, Service] = {}
+    for name, text in document.services.items():
+        if name not in addresses:
+            vip = next(free_vips, None)
+            if vip is None:
+                raise AddressesExhausted(
+                    f"{FILE}: services.{name}: no VIP is free in {vips}; "
+                    "widen addresses.vips in every node.yaml"
+                )
+            addresses[name] = vip
+        services[name] = Service(
+            id=ids[name] if name in ids else next(free_ids),
+            name=name,
+            vip=addresses[name],
+            ports=text.ports,
+            strategy=text.balance.strategy,
+            weights=text.balance.weights,
+            sticky=text.balance.sticky,
+            nodes=text.nodes,
+        )
+    given = set(addresses.values())
+    return Policy(
+        version=version,
+        vips=str(vips),
+        services=services,
+        edges=_edges(document, services),
+        nodes=document.nodes,
+        resting=tuple(rested for rested in resting if rested.vip not in given),
+    )
+
+
+def _check_pool(document: Document, vips: IPv4Network) -> None:
+    for name, text in document.services.items():
+        if text.vip is not None and not _usable(text.vip, vips):
+            raise InvalidConfig(
+                f"{FILE}: services.{name}.vip: {text.vip} is not a host of the pool {vips}; "
+                "choose one from it, or leave it out"
+            )
+    for name, slice in (document.nodes or {}).items():
+        if IPv4Network(slice).overlaps(vips):
+            raise InvalidConfig(
+                f"{FILE}: nodes.{name}.slice: {slice} overlaps with the VIPs {vips}; "
+                "choose a slice outside addresses.vips"
+            )
+
+
+def _usable(address: str, pool: IPv4Network) -> bool:
+    ends = (pool.network_address, pool.broadcast_address) if pool.prefixlen < 31 else ()
+    return IPv4Address(address) in pool and IPv4Address(address) not in ends
+
+
+def _carry_over(
+    document: Document, previous: Policy | None, vips: IPv4Network
+) -> tuple[dict[str, int], dict[str, str], tuple[Rested, ...]]:
+    """Return ids and VIPs that are settled already, and who rests (rules 1, 3, 5, 6)."""
+    known: dict[str, Rested] = {}
+    if previous is not None:
+        known = {rested.name: rested for rested in previous.resting}
+        known |= {s.name: Rested(s.name, s.id, s.vip) for s in previous.services.values()}
+    wanted = document.services
+    ids = {name: known[name].id for name in wanted if name in known}
+    addresses = {name: text.vip for name, text in wanted.items() if text.vip is not None}
+    fixed = set(addresses.values())
+    for name in wanted:
+        if name in known and name not in addresses:
+            vip = known[name].vip
+            if vip not in fixed and _usable(vip, vips):
+                addresses[name] = vip
+    resting = [rested for name, rested in known.items() if name not in wanted]
+    return ids, addresses, tuple(resting[-RESTING:])
+
+
+def _free_vips(pool: IPv4Network, used: Container[str], resting: Iterable[Rested]) -> Iterator[str]:
+    """Yield VIPs to give out: never used ones from the lowest, then the longest resting."""
+    rested = [r.vip for r in resting if r.vip not in used and _usable(r.vip, pool)]
+    for address in pool.hosts():
+        if str(address) not in used and str(address) not in rested:
+            yield str(address)
+    yield from rested
+
+
+def _edges(document: Document, services: dict[str, Service]) -> tuple[Edge, ...]:
+    ports: dict[tuple[int, int], dict[Dial, None]] = {}
+    for allow in document.allow:
+        ends = (services[allow.source].id, services[allow.to].id)
+        ports.setdefault(ends, {}).update(dict.fromkeys(allow.ports))
+    return tuple(Edge(*ends, tuple(sorted(ports[ends]))) for ends in sorted(ports))

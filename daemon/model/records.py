@@ -1,0 +1,337 @@
+"""Records: signed statements, each under a key that says who alone may make it.
+
+1. A key is ``noctule/<cluster>/policy`` or ``noctule/<cluster>/node/<id>/`` followed by
+   ``info``, ``manifest`` or ``replica/<attachment>``. Wildcards are never part of a key.
+2. A node's keys are signed by that node (`signer` is its id); the policy by the
+   pinned authority (`signer` is its CN) or, with Swarm, by the manager whose id `signer` is.
+3. What is signed is a context string, then cluster, key, version, signer and body, each with
+   its length in front: no two different records have the same bytes to sign.
+4. All versions of a node's records come from one counter that only grows (`next_version`),
+   so a manifest of version v lists everything of that node that is younger than v.
+5. A withdrawn attachment is a `Withdrawn` under the replica's key with a higher version.
+6. A record is at most `LIMIT` bytes. An unknown field in a body is ignored, so that nodes
+   can be upgraded one by one; the envelope is exactly as below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from daemon.model.document import NAME
+from daemon.model.identity import Identity
+from daemon.model.policy import Policy
+from netconf.errors import DecodeFailure, InvalidConfig
+
+CONTEXT = b"noctule record 1"
+LIMIT = 62 * 1024
+"""Bytes of one encoded record: the fabric takes messages of 64 KiB, its headers included."""
+MAX_VERSION = 2**63 - 1
+
+Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
+AttachmentId = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
+Mac = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")]
+Endpoint = Annotated[str, Meta(pattern=r"^[a-z]+/[^\s/#?]+:[0-9]{1,5}\Z", max_length=270)]
+Version = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
+Salt = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Association = Annotated[int, Meta(ge=0, le=3)]
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A record as it travels."""
+
+    key: Annotated[str, Meta(max_length=256)]
+    version: Version
+    signer: Name
+    body: bytes
+    signature: Annotated[bytes, Meta(max_length=80)]
+
+
+class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
+    """Who a node is and where; signed with the key of the certificate it carries."""
+
+    node: Name
+    certificate: Annotated[str, Meta(max_length=16384)]
+    """PEM, the node's own certificate first, then intermediates if there are any."""
+    endpoints: Annotated[tuple[Endpoint, ...], Meta(max_length=16)]
+    """Where its fabric listens, as ``tls/host:port``."""
+    slice: str
+    """The IPv4 network (CIDR) that its replicas' addresses come from."""
+    mtu: Annotated[int, Meta(ge=68, le=65535)]
+    """Bytes of payload its mesh links carry: the whole mesh uses the smallest."""
+    mesh_macs: Annotated[tuple[Mac, ...], Meta(max_length=64)] = ()
+    """MACs of its mesh interfaces, by which batman-adv's originators are recognised."""
+    instance: Annotated[str, Meta(max_length=64)] = ""
+    """Changes with every start of the daemon."""
+
+
+class Replica(msgspec.Struct, frozen=True, kw_only=True, tag="replica"):
+    """One container on the network."""
+
+    attachment: AttachmentId
+    node: Name
+    network: Name
+    """The connectivity association (CA) it is in."""
+    service: Name
+    address: str
+    """Dotted IPv4; MAC and SCI follow from it."""
+    salts: Annotated[dict[Association, Salt], Meta(min_length=1, max_length=4)]
+    """The salt of each SAK it transmits or will transmit with, by association number."""
+    healthy: bool = True
+
+
+class Withdrawn(msgspec.Struct, frozen=True, kw_only=True, tag="withdrawn"):
+    """The replica that this key named is gone."""
+
+    attachment: AttachmentId
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag="manifest"):
+    """All live records of a node."""
+
+    versions: dict[str, Version]
+    """By key within the node's subtree (``info``, ``replica/<attachment>``): short, so that a
+    bridge full of 1,024 replicas fits into one record."""
+
+
+Body: TypeAlias = NodeInfo | Replica | Withdrawn | Manifest | Policy
+_body_decoder: msgspec.msgpack.Decoder[Body] = msgspec.msgpack.Decoder(Body)
+_envelope_decoder = msgspec.msgpack.Decoder(Envelope)
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+
+class Key(msgspec.Struct, frozen=True):
+    """A key, taken apart."""
+
+    kind: Literal["policy", "info", "manifest", "replica"]
+    node: str = ""
+    attachment: str = ""
+
+    @property
+    def within(self) -> str:
+        """The key within its node's subtree, as manifests list it."""
+        return f"replica/{self.attachment}" if self.kind == "replica" else self.kind
+
+
+class Keys:
+    """The keys of one cluster."""
+
+    def __init__(self, cluster: str) -> None:
+        """Raises InvalidConfig for a `cluster` that cannot be part of a key."""
+        if NAME.fullmatch(cluster) is None:
+            raise InvalidConfig(
+                f'cluster: "{cluster}" is not a name; use at most 64 letters, digits, "_", '
+                '"." and "-", a letter or digit first'
+            )
+        self.cluster = cluster
+        self.root = f"noctule/{cluster}"
+        self.policy = f"{self.root}/policy"
+
+    def info(self, node: str) -> str:
+        return f"{self.root}/node/{node}/info"
+
+    def manifest(self, node: str) -> str:
+        return f"{self.root}/node/{node}/manifest"
+
+    def replica(self, node: str, attachment: str) -> str:
+        return f"{self.root}/node/{node}/replica/{attachment}"
+
+    def alive(self, node: str) -> str:
+        """The liveliness token; not a record."""
+        return f"{self.root}/alive/{node}"
+
+    def parse(self, key: str) -> Key | None:
+        """Take a `key` apart.
+
+        Returns None for another cluster's key. Raises DecodeFailure for what is no key at
+        all, wildcards (``*``, ``$``, ``?``, ``#``) included.
+        """
+        parts = key.split("/")
+        if any(NAME.fullmatch(part) is None for part in parts):
+            raise DecodeFailure(f"record: {key!r} is not a key")
+        if parts[:2] != ["noctule", self.cluster]:
+            return None
+        match parts[2:]:
+            case ["policy"]:
+                return Key("policy")
+            case ["node", node, "info"]:
+                return Key("info", node)
+            case ["node", node, "manifest"]:
+                return Key("manifest", node)
+            case ["node", node, "replica", attachment]:
+                return Key("replica", node, attachment)
+        raise DecodeFailure(f"record: {key!r} is not a key")
+
+
+def to_sign(cluster: str, key: str, version: int, signer: str, body: bytes) -> bytes:
+    """Return the bytes that a record's signature covers (rule 3)."""
+    parts = (
+        CONTEXT,
+        cluster.encode(),
+        key.encode(),
+        version.to_bytes(8, "big"),
+        signer.encode(),
+        body,
+    )
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def seal(keys: Keys, key: str, version: int, body: Body, identity: Identity) -> bytes:
+    """Return the signed and encoded record of `body` under `key`.
+
+    Raises InvalidConfig when the record would be larger than the fabric carries.
+    """
+    content = _encoder.encode(body)
+    signature = identity.sign(to_sign(keys.cluster, key, version, identity.name, content))
+    data = encode(Envelope(key, version, identity.name, content, signature))
+    if len(data) > LIMIT:
+        raise InvalidConfig(
+            f"{key}: the record has {len(data)} bytes, and {LIMIT} is the limit; "
+            "make it smaller (fewer services, edges or replicas on one node)"
+        )
+    return data
+
+
+def encode(envelope: Envelope) -> bytes:
+    """Return the one encoding of an `envelope`."""
+    return _encoder.encode(envelope)
+
+
+def decode(data: bytes) -> Envelope:
+    """Return the envelope that `data` holds; DecodeFailure where it holds none."""
+    try:
+        return _envelope_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DecodeFailure(f"record: {error}") from error
+
+
+def open_body(key: Key, envelope: Envelope) -> Body:
+    """Return the body of an `envelope`, checked against its `key`.
+
+    Raises DecodeFailure when it is not a body, or not the one that the key announces.
+    """
+    try:
+        body = _body_decoder.decode(envelope.body)
+        problem = _disagreement(key, envelope, body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DecodeFailure(f"record {envelope.key}: {error}") from error
+    if problem:
+        raise DecodeFailure(f"record {envelope.key}: {problem}")
+    return body
+
+
+def _disagreement(key: Key, envelope: Envelope, body: Body) -> str:
+    """Say what is wrong with a `body`; ValueError for addresses that are none."""
+    match key.kind, body:
+        case "info", NodeInfo():
+            IPv4Network(body.slice)
+            return "" if body.node == key.node else "names another node"
+        case "replica", Replica():
+            if str(IPv4Address(body.address)) != body.address:
+                return "has an address that is not in dotted form"
+            same = (body.node, body.attachment) == (key.node, key.attachment)
+            return "" if same else "names another replica"
+        case "replica", Withdrawn():
+            return "" if body.attachment == key.attachment else "names another replica"
+        case "manifest", Manifest():
+            return ""
+        case "policy", Policy():
+            return policy_problem(body, envelope.version)
+    return f"does not hold a {key.kind}"
+
+
+def policy_problem(policy: Policy, version: int) -> str:
+    """Say why a signed `policy` cannot be used; ValueError for addresses that are none."""
+    IPv4Network(policy.vips)
+    for slice in (policy.nodes or {}).values():
+        IPv4Network(slice)
+    for service in policy.services.values():
+        IPv4Address(service.vip)
+    ends = {end for edge in policy.edges for end in (edge.source, edge.to)}
+    if policy.version != version:
+        return "has another version inside than outside"
+    if any(name != service.name for name, service in policy.services.items()):
+        return "lists a service under another name"
+    if len(policy.by_id) != len(policy.services):
+        return "gives one id to two services"
+    return "" if ends <= set(policy.by_id) else "has an edge to a service that it does not list"
+
+
+def next_version(last: int, now_ns: int) -> int:
+    """Return the version of a node's next record.
+
+    `last` is the highest that the node has used, 0 for none; `now_ns` the wall clock in
+    nanoseconds, which keeps versions growing even if `last` was forgotten with the state.
+    """
+    return max(last + 1, now_ns)
+
+
+# --- questions that the fabric's `ask` carries, and their answers
+
+
+class Sync(msgspec.Struct, frozen=True, tag="sync"):
+    """Tell me every record that you hold; answered by one or more `Records`."""
+
+
+class Confirm(msgspec.Struct, frozen=True, tag="confirm"):
+    """Take this record and tell me whether you did; answered by `Ack`."""
+
+    envelope: bytes
+
+
+class Records(msgspec.Struct, frozen=True, tag="records"):
+    """A part of the answer to `Sync`."""
+
+    envelopes: tuple[bytes, ...]
+
+
+class Ack(msgspec.Struct, frozen=True, tag="ack"):
+    """The answer to `Confirm`: `outcome` is a value of ``store.Outcome``."""
+
+    outcome: str
+    reason: str = ""
+
+
+Question: TypeAlias = Sync | Confirm
+Answer: TypeAlias = Records | Ack
+_question_decoder: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
+_answer_decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+
+
+def encode_message(message: Question | Answer) -> bytes:
+    """Return the encoding of a question or an answer."""
+    return _encoder.encode(message)
+
+
+def decode_question(data: bytes) -> Question:
+    """Return the question in `data`; DecodeFailure where there is none."""
+    try:
+        return _question_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise DecodeFailure(f"question: {error}") from error
+
+
+def decode_answer(data: bytes) -> Answer:
+    """Return the answer in `data`; DecodeFailure where there is none."""
+    try:
+        return _answer_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise DecodeFailure(f"answer: {error}") from error
+
+
+def parts(envelopes: Iterable[bytes]) -> list[Records]:
+    """Share `envelopes` out over answers that each fit into one message; at least one."""
+    answers: list[list[bytes]] = [[]]
+    size = 0
+    for envelope in envelopes:
+        cost = len(envelope) + 5
+        if answers[-1] and size + cost > LIMIT + 512:
+            answers.append([])
+            size = 0
+        answers[-1].append(envelope)
+        size += cost
+    return [Records(tuple(answer)) for answer in answers]

@@ -1,0 +1,362 @@
+"""What this node believes, merged from records that anyone may have relayed.
+
+What is accepted:
+1. Each key has one entitled signer: a node for its own keys, the authority for the policy.
+   A record of another signer, of another cluster, malformed, larger than `LIMIT`, or with a
+   wrong signature is refused and counted; who relayed it does not matter.
+2. Last version wins. Of two different records of one version the one with the greater body
+   (then signature) bytes wins: arbitrary, but the same everywhere.
+3. A node's info proves itself by the certificate in it. Other records need an accepted info
+   first: until then they are UNKNOWN_SIGNER, and the caller should ask someone for a sync.
+4. A new certificate counts if it chains to the CA and its info is the newer version. What
+   was accepted under the former one stays; the node signs everything anew when it rotates.
+5. A manifest of version v lists all live records of its node that are older than v. So an
+   older replica that it does not list is gone, whether it was here or comes later; withdrawn
+   records are remembered until a manifest says the same. That makes the outcome independent
+   of the order in which records arrive, and a relayed sync answer safe to merge.
+
+What is effective (the others are explained by `refusals`):
+6. A node's slice counts if policy pins it so; or, where policy pins no nodes, if it overlaps
+   neither with the VIPs nor with the slice of a node whose id sorts lower. Without pins a
+   node with a valid certificate can thus push others out: pin them where that matters.
+7. A replica counts if policy knows its service, lets its node host it, and its address lies
+   in its node's slice. Of two with one address the newer counts: the address was reused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+
+import msgspec
+
+from daemon.model.identity import Signer, Trust, Untrusted
+from daemon.model.policy import Policy
+from daemon.model.records import (
+    LIMIT,
+    Body,
+    Envelope,
+    Key,
+    Keys,
+    Manifest,
+    NodeInfo,
+    Replica,
+    Withdrawn,
+    decode,
+    encode,
+    open_body,
+    to_sign,
+)
+from netconf.errors import DecodeFailure
+
+
+class Outcome(StrEnum):
+    """What became of an offered record; also the label of its counter."""
+
+    ACCEPTED = "accepted"
+    KNOWN = "known"
+    STALE = "stale"
+    """A newer version is here, or a newer manifest does not list it."""
+    UNKNOWN_SIGNER = "unknown signer"
+    NOT_ENTITLED = "not entitled"
+    BAD_SIGNATURE = "bad signature"
+    BAD_CERTIFICATE = "bad certificate"
+    FOREIGN_CLUSTER = "foreign cluster"
+    OVERSIZED = "oversized"
+    MALFORMED = "malformed"
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The answer to one offered record."""
+
+    outcome: Outcome
+    key: str = ""
+    node: str = ""
+    """Whose record it is; empty for the policy and for what cannot be read."""
+    reason: str = ""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the store now holds something else than before."""
+        return self.outcome is Outcome.ACCEPTED
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a record that is held has no effect."""
+
+    key: str
+    node: str
+    reason: str
+
+
+class _Held(msgspec.Struct, frozen=True):
+    key: Key
+    envelope: Envelope
+    body: Body
+
+
+class _Snapshot(msgspec.Struct, frozen=True, tag="snapshot 1"):
+    cluster: str
+    envelopes: tuple[bytes, ...]
+
+
+class Store:
+    """The records of one cluster, as one node knows them."""
+
+    def __init__(self, cluster: str, trust: Trust) -> None:
+        """Raises InvalidConfig for a `cluster` that is not a name."""
+        self.keys = Keys(cluster)
+        self.counts: Counter[Outcome] = Counter()
+        """Offers by what became of them, for the metrics."""
+        self._trust = trust
+        self._held: dict[str, _Held] = {}
+        self._signers: dict[str, Signer] = {}
+        self._effective: tuple[tuple[Replica, ...], tuple[Refusal, ...]] | None = None
+
+    # --- records in
+
+    def offer(self, data: bytes, now: float) -> Verdict:
+        """Take an encoded record, or refuse it; `now` in seconds since the epoch."""
+        verdict = self._judge(data, now)
+        self.counts[verdict.outcome] += 1
+        return verdict
+
+    def sync(self, envelopes: Iterable[bytes], now: float) -> list[Verdict]:
+        """Offer all `envelopes` of a sync answer, those that prove identities first."""
+        return [self.offer(data, now) for data in sorted(envelopes, key=_rank)]
+
+    def load(self, snapshot: bytes, now: float) -> list[Verdict]:
+        """Offer what `dump` wrote, verifying all of it again; DecodeFailure if it cannot be read.
+
+        What no longer verifies is refused like any other record.
+        """
+        try:
+            content = msgspec.msgpack.decode(snapshot, type=_Snapshot)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise DecodeFailure(f"snapshot: {error}; delete it, the peers have a copy") from error
+        return self.sync(content.envelopes, now)
+
+    def _judge(self, data: bytes, now: float) -> Verdict:
+        if len(data) > LIMIT:
+            return Verdict(Outcome.OVERSIZED, reason=f"{len(data)} bytes, {LIMIT} is the limit")
+        try:
+            envelope = decode(data)
+            key = self.keys.parse(envelope.key)
+        except DecodeFailure as error:
+            return Verdict(Outcome.MALFORMED, reason=error.message)
+        if key is None:
+            return Verdict(Outcome.FOREIGN_CLUSTER, envelope.key)
+
+        def verdict(outcome: Outcome, reason: str = "") -> Verdict:
+            return Verdict(outcome, envelope.key, key.node, reason)
+
+        if not self._entitled(key, envelope.signer):
+            return verdict(Outcome.NOT_ENTITLED, f"signed by {envelope.signer}")
+        if (outdated := self._outdated(key, envelope)) is not None:
+            return verdict(outdated)
+        try:
+            body = open_body(key, envelope)
+            signer = self._signer(body, envelope.signer, now)
+        except Untrusted as error:
+            return verdict(Outcome.BAD_CERTIFICATE, error.message)
+        except DecodeFailure as error:
+            return verdict(Outcome.MALFORMED, error.message)
+        if signer is None:
+            return verdict(Outcome.UNKNOWN_SIGNER, f"no info of {envelope.signer} yet")
+        if key.kind == "policy" and signer is not self._trust.authority and not signer.manager:
+            return verdict(Outcome.NOT_ENTITLED, f"{signer.name} is not a Swarm manager")
+        if not signer.verify(envelope.signature, self._to_sign(envelope)):
+            return verdict(Outcome.BAD_SIGNATURE, f"not signed by {envelope.signer}")
+        self._accept(_Held(key, envelope, body), signer)
+        return verdict(Outcome.ACCEPTED)
+
+    def _entitled(self, key: Key, signer: str) -> bool:
+        if key.kind != "policy":
+            return signer == key.node
+        return self._trust.authority is None or signer == self._trust.authority.name
+
+    def _outdated(self, key: Key, envelope: Envelope) -> Outcome | None:
+        """Compare with what is here (rules 2 and 5); None when `envelope` would win."""
+        held = self._held.get(envelope.key)
+        if held is not None:
+            if held.envelope == envelope:
+                return Outcome.KNOWN
+            if _order(envelope) < _order(held.envelope):
+                return Outcome.STALE
+        return Outcome.STALE if self._unlisted(key, envelope) else None
+
+    def _unlisted(self, key: Key, envelope: Envelope) -> bool:
+        held = self._held.get(self.keys.manifest(key.node))
+        if key.kind != "replica" or held is None or not isinstance(held.body, Manifest):
+            return False
+        return envelope.version < held.envelope.version and key.within not in held.body.versions
+
+    def _signer(self, body: Body, name: str, now: float) -> Signer | None:
+        if isinstance(body, NodeInfo):
+            return self._trust.verify_node(body.certificate, body.node, now)
+        if isinstance(body, Policy) and self._trust.authority is not None:
+            return self._trust.authority
+        return self._signers.get(name)
+
+    def _to_sign(self, envelope: Envelope) -> bytes:
+        return to_sign(
+            self.keys.cluster, envelope.key, envelope.version, envelope.signer, envelope.body
+        )
+
+    def _accept(self, held: _Held, signer: Signer) -> None:
+        self._held[held.envelope.key] = held
+        self._effective = None
+        if held.key.kind == "info":
+            self._signers[held.key.node] = signer
+        if held.key.kind == "manifest":
+            for other in self._of(held.key.node):
+                if self._unlisted(other.key, other.envelope):
+                    del self._held[other.envelope.key]
+
+    # --- records out
+
+    def records(self) -> list[bytes]:
+        """Return all records, encoded: the answer to a sync."""
+        return [encode(self._held[key].envelope) for key in sorted(self._held)]
+
+    def dump(self) -> bytes:
+        """Return a snapshot; two stores that hold the same records give the same bytes."""
+        return msgspec.msgpack.encode(_Snapshot(self.keys.cluster, tuple(self.records())))
+
+    def manifest(self, node: str) -> Manifest:
+        """Return what `node` has to say about the live records that it has published here."""
+        return Manifest(
+            versions={
+                held.key.within: held.envelope.version
+                for held in self._of(node)
+                if isinstance(held.body, NodeInfo | Replica)
+            }
+        )
+
+    def highest(self, node: str) -> int:
+        """Return the highest version of `node`'s records, 0 for none: see `next_version`."""
+        return max((held.envelope.version for held in self._of(node)), default=0)
+
+    def behind(self, node: str) -> list[str]:
+        """Return the keys that `node`'s manifest has newer than this store: time for a sync."""
+        held = self._held.get(self.keys.manifest(node))
+        if held is None or not isinstance(held.body, Manifest):
+            return []
+        here = {other.key.within: other.envelope.version for other in self._of(node)}
+        listed = held.body.versions.items()
+        return sorted(within for within, version in listed if version > here.get(within, 0))
+
+    def _of(self, node: str) -> list[_Held]:
+        return [held for held in self._held.values() if held.key.node == node]
+
+    # --- what it all says
+
+    def policy(self) -> Policy | None:
+        """Return the policy in force."""
+        held = self._held.get(self.keys.policy)
+        return held.body if held is not None and isinstance(held.body, Policy) else None
+
+    def infos(self) -> dict[str, NodeInfo]:
+        """Return the info of every node that has proved who it is, by node id."""
+        bodies = (held.body for _, held in sorted(self._held.items()))
+        return {body.node: body for body in bodies if isinstance(body, NodeInfo)}
+
+    def replica(self, node: str, attachment: str) -> Replica | None:
+        """Return what `node` says about one attachment, effective or not."""
+        held = self._held.get(self.keys.replica(node, attachment))
+        return held.body if held is not None and isinstance(held.body, Replica) else None
+
+    def replicas(self) -> tuple[Replica, ...]:
+        """Return the effective replicas, by address."""
+        return self._effect()[0]
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Return why each of the other replicas, and each slice, has no effect."""
+        return self._effect()[1]
+
+    def withdrawn(self) -> list[str]:
+        """Return the keys of replicas known to be gone and not yet forgotten."""
+        return sorted(k for k, held in self._held.items() if isinstance(held.body, Withdrawn))
+
+    def _effect(self) -> tuple[tuple[Replica, ...], tuple[Refusal, ...]]:
+        if self._effective is None:
+            self._effective = self._work_out()
+        return self._effective
+
+    def _work_out(self) -> tuple[tuple[Replica, ...], tuple[Refusal, ...]]:
+        """Apply rules 6 and 7."""
+        policy = self.policy()
+        slices, refusals = self._slices(policy)
+        by_address: dict[str, Replica] = {}
+        newest_first = sorted(
+            ((held, held.body) for held in self._held.values() if isinstance(held.body, Replica)),
+            key=lambda pair: (-pair[0].envelope.version, pair[0].envelope.key),
+        )
+        for held, replica in newest_first:
+            reason = _objection(replica, policy, slices)
+            if not reason and (other := by_address.get(replica.address)) is not None:
+                reason = f"{replica.address} is {other.attachment}'s by a newer record"
+            if reason:
+                refusals.append(Refusal(held.envelope.key, replica.node, reason))
+            else:
+                by_address[replica.address] = replica
+        ordered = sorted(by_address.values(), key=lambda replica: IPv4Address(replica.address))
+        return tuple(ordered), tuple(sorted(refusals, key=lambda refusal: refusal.key))
+
+    def _slices(self, policy: Policy | None) -> tuple[dict[str, IPv4Network], list[Refusal]]:
+        """Return the slices that count, and why others do not (rule 6)."""
+        slices: dict[str, IPv4Network] = {}
+        refusals: list[Refusal] = []
+        for node, info in sorted(self.infos().items()):
+            slice = IPv4Network(info.slice)
+            reason = _slice_objection(node, slice, slices, policy)
+            if reason:
+                refusals.append(Refusal(self.keys.info(node), node, reason))
+            else:
+                slices[node] = slice
+        return slices, refusals
+
+
+def _rank(data: bytes) -> bool:
+    """Put infos (False) first, so that what they sign is not refused for want of them."""
+    try:
+        return not decode(data).key.endswith("/info")
+    except DecodeFailure:
+        return True
+
+
+def _order(envelope: Envelope) -> tuple[int, bytes, bytes]:
+    return (envelope.version, envelope.body, envelope.signature)
+
+
+def _slice_objection(
+    node: str, slice: IPv4Network, slices: dict[str, IPv4Network], policy: Policy | None
+) -> str:
+    if policy is not None and policy.nodes is not None:
+        pinned = policy.nodes.get(node)
+        if pinned is None:
+            return "policy does not list this node; add it to nodes in policy.yaml"
+        if IPv4Network(pinned) != slice:
+            return f"slice {slice} is not {pinned}, which policy gives to {node}"
+    if policy is not None and slice.overlaps(IPv4Network(policy.vips)):
+        return f"slice {slice} overlaps with the VIPs {policy.vips}"
+    for other, taken in slices.items():
+        if slice.overlaps(taken):
+            return f"slice {slice} overlaps with {taken} of {other}; give each node its own"
+    return ""
+
+
+def _objection(replica: Replica, policy: Policy | None, slices: dict[str, IPv4Network]) -> str:
+    if policy is None:
+        return "there is no policy yet; publish one with `noctulectl policy apply`"
+    if replica.service not in policy.services:
+        return f'policy knows no service "{replica.service}"; add it to policy.yaml'
+    if not policy.may_host(replica.service, replica.node):
+        return f"policy does not let {replica.node} host {replica.service}"
+    if replica.node not in slices:
+        return f"the slice of {replica.node} does not count"
+    if IPv4Address(replica.address) not in slices[replica.node]:
+        return f"{replica.address} is not in {slices[replica.node]}, the slice of {replica.node}"
+    return ""
