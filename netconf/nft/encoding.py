@@ -45,6 +45,8 @@ NFT_MSG_DELSETELEM: Final = 14
 NFT_MSG_GETOBJ: Final = 19
 
 NFTA_TABLE_NAME: Final = 1
+NFTA_TABLE_USERDATA: Final = 6
+NFTNL_UDATA_TABLE_COMMENT: Final = 0
 NFTA_SET_ELEM_LIST_TABLE: Final = 1
 NFTA_SET_ELEM_LIST_SET: Final = 2
 NFTA_SET_ELEM_LIST_ELEMENTS: Final = 3
@@ -296,6 +298,17 @@ def decode_elements(target: Set, body: bytes) -> Iterator[tuple[Element, int]]:
 def decode_counter(raw: bytes) -> int:
     """Return the packets in a counter expression's or object's data."""
     return int.from_bytes(dict(attributes(raw))[NFTA_COUNTER_PACKETS], "big")
+
+
+def decode_comment(userdata: bytes) -> str:
+    """Return the comment in a table's userdata, which holds (type, length, value) in bytes."""
+    offset = 0
+    while offset + 2 <= len(userdata):
+        kind, length = userdata[offset], userdata[offset + 1]
+        if kind == NFTNL_UDATA_TABLE_COMMENT:
+            return userdata[offset + 2 : offset + 2 + length].rstrip(b"\0").decode()
+        offset += 2 + length
+    return ""
 
 
 def mark_of(address: str) -> int:

@@ -37,6 +37,7 @@ from netconf.nft.encoding import (
     NFTA_SET_ELEM_LIST_SET,
     NFTA_SET_ELEM_LIST_TABLE,
     NFTA_TABLE_NAME,
+    NFTA_TABLE_USERDATA,
     NLM_F_DUMP,
     NLM_F_REQUEST,
     Batch,
@@ -45,6 +46,7 @@ from netconf.nft.encoding import (
     Message,
     attribute,
     attributes,
+    decode_comment,
     decode_counter,
     decode_elements,
     encode_change,
@@ -55,7 +57,7 @@ from netconf.nft.encoding import (
     string,
 )
 
-__all__ = ["Batch", "BatchRefused", "Enterable", "Flows", "NftSocket"]
+__all__ = ["Batch", "BatchError", "Enterable", "Flows", "NftSocket"]
 
 NETLINK_NETFILTER: Final = 12
 SOL_NETLINK: Final = 270
@@ -84,7 +86,7 @@ class Enterable(Protocol):
         """Run the body with this thread in the namespace."""
 
 
-class BatchRefused(OSError):
+class BatchError(OSError):
     """The kernel refused a batch, and so all of it; `element` is the culprit if it said."""
 
     def __init__(self, code: int, change: Change | None, element: Element | None) -> None:
@@ -113,7 +115,7 @@ class NftSocket:
         self._socket.close()
 
     def send(self, batch: Batch) -> None:
-        """Make all changes of `batch`, or none and raise BatchRefused (an OSError).
+        """Make all changes of `batch`, or none and raise BatchError (an OSError).
 
         ENOENT: a key to delete is not there; EEXIST: a map key is there with other data;
         ENFILE: the set is full.
@@ -129,10 +131,10 @@ class NftSocket:
         for sequence, code, offset in self._errors():
             index = sequence - first
             if not 0 <= index < len(messages):
-                raise BatchRefused(code, None, None)
+                raise BatchError(code, None, None)
             culprit = messages[index]
             found = None if offset is None else culprit.element_at(offset)
-            raise BatchRefused(code, culprit.change, found)
+            raise BatchError(code, culprit.change, found)
 
     def dump(self, target: Set) -> dict[Key, Key]:
         """Return data by key of a map, or ``()`` by key of a set; OSError ENOENT if none."""
@@ -155,15 +157,15 @@ class NftSocket:
                 found[name] = decode_counter(parts[NFTA_OBJ_DATA])
         return found
 
-    def has_table(self, family: int, table: str) -> bool:
-        """Tell whether the namespace has the table."""
+    def table_comment(self, family: int, table: str) -> str | None:
+        """Return a table's comment, ``""`` if it has none, None if there is no table."""
         body = string(NFTA_TABLE_NAME, table)
         try:
-            for _ in self._request(NFT_MSG_GETTABLE, NLM_F_REQUEST, family, body):
-                return True
+            for payload in self._request(NFT_MSG_GETTABLE, NLM_F_REQUEST, family, body):
+                return decode_comment(dict(attributes(payload)).get(NFTA_TABLE_USERDATA, b""))
         except FileNotFoundError:
-            return False
-        return False
+            pass
+        return None
 
     def delete_table(self, family: int, table: str) -> None:
         """Delete a table with all in it; OSError ENOENT if there is none."""
@@ -173,7 +175,7 @@ class NftSocket:
         delete = message(kind, NLM_F_REQUEST, self._sequence, family, body)
         self._transmit(envelope((delete,), self._sequence))
         for _, code, _ in self._errors():
-            raise BatchRefused(code, None, None)
+            raise BatchError(code, None, None)
 
     def delete_flows(self, flows: Flows) -> None:
         """Delete conntrack entries; none to delete is fine."""
