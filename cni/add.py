@@ -1,0 +1,59 @@
+"""ADD: attach the container to the network.
+
+CNI specification 1.1.0, section 2 "ADD".
+
+1. The daemon attaches. If nobody listens, the executable does, through `cni.fallback`.
+2. If the daemon takes too long, the runtime is told to try again; it calls DEL in between.
+3. If the daemon died over the work, the executable undoes what is there and starts anew.
+"""
+
+from __future__ import annotations
+
+from posix import stat
+
+from cni import client, result
+from cni.config import Network
+from cni.environment import Environment
+
+
+def add(call: Environment, network: Network) -> dict[str, object]:
+    """Attach; return the result as JSON values. Any Failure leaves nothing behind."""
+    _refuse_own_namespace(call)
+    socket = network.socket
+    request = network.request(call)
+    previous = network.previous() or {}
+    dns = network.dns()
+    attached = _attach(socket, request)
+    return result.success(network.version, call, attached, previous, dns)
+
+
+def _attach(socket: str, request: client.Request) -> client.Attached:
+    try:
+        return client.attach(socket, request)
+    except client.Absent:
+        anew = False
+    except client.Lost as lost:
+        if client.listening(socket):
+            raise lost.failure() from None
+        anew = True
+    except client.Silence as silence:
+        raise silence.failure() from None
+    from cni import fallback
+
+    return fallback.attach(socket, request, anew=anew)
+
+
+def _refuse_own_namespace(call: Environment) -> None:
+    """Refuse the namespace the plugin runs in: it is the node's (pkg/skel does the same)."""
+    if call.shared_netns:
+        return
+    try:
+        theirs, ours = stat(call.netns), stat("/proc/self/ns/net")
+    except (OSError, ValueError):
+        return  # whoever opens it says precisely what is wrong with it
+    if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
+        raise result.Failure(
+            result.INVALID_NETNS,
+            f"CNI_NETNS: {call.netns!r} is the plugin's own network namespace; "
+            "it must be the container's",
+        )
