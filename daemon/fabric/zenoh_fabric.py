@@ -259,7 +259,8 @@ class ZenohFabric:
 
     @staticmethod
     def _put(session: Any, key: str, value: bytes) -> None:
-        session.put(key, value, congestion_control=zenoh.CongestionControl.DROP, express=True)
+        # Not express: batches of one record each fill the queue, and a burst of 100 loses some.
+        session.put(key, value, congestion_control=zenoh.CongestionControl.DROP)
 
     # -- in zenoh's threads -----------------------------------------------------------------
 
