@@ -19,7 +19,6 @@ from cryptography.x509.oid import NameOID
 
 from daemon.fabric import Fabric, Settings
 from daemon.fabric.zenoh_fabric import ZenohFabric
-
 from tests.unit.memory_fabric import Network
 
 LIMIT = 10.0
@@ -91,13 +90,13 @@ class Authority:
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         self._issuer = name
 
-    def issue(self, node: str) -> tuple[Path, Path]:
-        """Write and return certificate and key of `node`, valid at 127.0.0.1."""
+    def issue(self, node: str, address: str = "127.0.0.1") -> tuple[Path, Path]:
+        """Write and return certificate and key of `node`, valid at `address`."""
         key = ec.generate_private_key(ec.SECP256R1())
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        name = x509.IPAddress(ipaddress.ip_address(address))
         certificate = (
             self._builder(self._name(node), key.public_key(), self._issuer)
-            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([name]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         paths = self.folder / f"{node}.crt", self.folder / f"{node}.key"

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from daemon.fabric import MAX_PAYLOAD, FabricError, FabricTimeoutError, Keys
-
 from tests.unit.fabric_kit import Recorder, World, world
 
 KEYS = Keys("test")
