@@ -1,0 +1,249 @@
+"""The pure parts of the fabric: keys, presence, answers, inbox, settings, access rules."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.fabric import Keys, Settings
+from daemon.fabric.answer import MAX_REPLIES, Answer, split
+from daemon.fabric.inbox import BURST, Inbox
+from daemon.fabric.presence import LOSS_GRACE, PROMISE, RETURN_GRACE, Presence
+from daemon.fabric.zenoh_config import access_control, session_config
+from netconf.errors import InvalidConfig
+
+KEYS = Keys("c")
+
+
+def settings(**changes: object) -> Settings:
+    given_: dict[str, object] = {
+        "cluster": "c",
+        "node": "n1",
+        "listen": ("tls/127.0.0.1:1",),
+        "connect": ("tls/127.0.0.1:2", "tls/127.0.0.1:1"),
+        "ca": "ca",
+        "certificate": "crt",
+        "key": "key",
+    }
+    return Settings(**(given_ | changes))  # type: ignore[arg-type]
+
+
+# -- keys
+
+
+def test_keys_of_records_and_nothing_else() -> None:
+    assert KEYS.is_record(KEYS.record("n1", "replica", "8f.1_a-b"))
+    assert KEYS.is_record(KEYS.policy)
+    for key in (KEYS.record("n1"), KEYS.ask("n1"), KEYS.alive("n1"), "noctule/cc/policy", ""):
+        assert not KEYS.is_record(key)
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=12))
+def test_no_key_with_a_sign_of_zenohs_own_is_a_record(tail: str) -> None:
+    if set(tail) & set("*$@?#") or "//" in tail or not tail or tail.startswith("/"):
+        assert not KEYS.is_record(f"noctule/c/node/n1/{tail}")
+
+
+def test_the_node_of_a_token() -> None:
+    assert KEYS.node_alive(KEYS.alive("n1")) == "n1"
+    assert KEYS.node_alive(KEYS.alive("*")) is None
+    assert KEYS.node_alive(KEYS.alive("n1/x")) is None
+    assert KEYS.node_alive(KEYS.ask("n1")) is None
+
+
+# -- presence
+
+
+def test_a_change_is_news_once() -> None:
+    presence = Presence("n1")
+    assert not presence.appeared("n1")
+    assert presence.appeared("n2")
+    assert not presence.appeared("n2")
+    presence.vanished("n2", 10.0)
+    presence.vanished("n2", 10.01)
+    assert presence.next() == 10.0 + LOSS_GRACE
+    assert presence.due(10.0) == []
+    assert presence.due(10.0 + LOSS_GRACE) == ["n2"]
+    assert presence.due(20.0) == []
+    presence.vanished("n2", 21.0)
+    assert presence.next() is None
+    assert presence.appeared("n2")
+
+
+def test_a_token_that_comes_back_in_time_was_never_gone() -> None:
+    presence = Presence("n1")
+    presence.appeared("n2")
+    presence.vanished("n2", 1.0)
+    assert not presence.appeared("n2")
+    assert presence.due(99.0) == []
+
+
+def test_a_promise_buys_time_once() -> None:
+    presence = Presence("n1")
+    presence.appeared("n2")
+    presence.promised("n2", 1.0)
+    presence.vanished("n2", 1.1)
+    assert presence.next() == 1.1 + RETURN_GRACE
+    presence.appeared("n2")
+    presence.vanished("n2", 1.2)
+    assert presence.next() == 1.2 + LOSS_GRACE
+
+
+def test_a_promise_may_come_late_and_grows_old() -> None:
+    presence = Presence("n1")
+    presence.appeared("n2")
+    presence.vanished("n2", 1.0)
+    presence.promised("n2", 1.01)
+    assert presence.next() == 1.01 + RETURN_GRACE
+    presence.appeared("n2")
+    presence.promised("n2", 2.0)
+    presence.vanished("n2", 2.1 + PROMISE)
+    assert presence.next() == 2.1 + PROMISE + LOSS_GRACE
+    presence.promised("n3", 3.0)  # of one who is not there: worth nothing
+    presence.appeared("n3")
+    presence.vanished("n3", 3.1)
+    assert presence.next() == 3.1 + LOSS_GRACE
+
+
+def test_after_reopening_everyone_has_to_show_up() -> None:
+    presence = Presence("n1")
+    for node in ("n2", "n3", "n4"):
+        presence.appeared(node)
+    assert presence.expel(frozenset({"n1", "n2", "n3"})) == ["n4"]
+    presence.reopened(5.0)
+    assert not presence.appeared("n2")
+    assert presence.due(5.0 + RETURN_GRACE) == ["n3"]
+    assert presence.alive == {"n2"}
+
+
+# -- answers
+
+
+@given(st.lists(st.binary(max_size=20), max_size=20), st.randoms())
+def test_an_answer_survives_any_order(replies: list[bytes], order: object) -> None:
+    parts = list(split(replies)) * 2
+    order.shuffle(parts)  # type: ignore[attr-defined]
+    answer = Answer()
+    for place, payload in parts:
+        answer.add(place, payload)
+    assert answer.whole
+    assert answer.replies() == replies
+
+
+def test_a_part_of_an_answer_is_none() -> None:
+    answer = Answer()
+    assert not answer.whole
+    first, second = split([b"a", b"b"])
+    answer.add(*second)
+    assert not answer.whole
+    for place in (b"", b"\0", b"\0\0\0\3", b"\0\2\0\2"):
+        with pytest.raises(ValueError, match="reply"):
+            answer.add(place, b"")
+    answer.add(*first)
+    assert answer.whole
+
+
+def test_an_answer_is_bounded() -> None:
+    with pytest.raises(ValueError, match="more than"):
+        list(split([b""] * (MAX_REPLIES + 1)))
+    with pytest.raises(ValueError, match="does not fit"):
+        Answer().add(b"\0\0\xff\xff", b"")
+
+
+# -- inbox
+
+
+def test_the_inbox_keeps_order_across_bursts_and_refuses_beyond_its_limit() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        limit = 3 * BURST
+        inbox = Inbox(loop, limit)
+        heard: list[int] = []
+        ended = asyncio.Event()
+
+        def fill() -> None:
+            accepted = [inbox.put(lambda i=i: heard.append(i)) for i in range(limit + 5)]
+            assert accepted.count(True) >= limit
+            inbox.put(ended.set, bounded=False)
+
+        # The loop is held while another thread fills the inbox.
+        thread = threading.Thread(target=fill)
+        thread.start()
+        thread.join()
+        await asyncio.wait_for(ended.wait(), 5)
+        assert heard == list(range(limit))
+        inbox.put(lambda: heard.append(-1))
+        inbox.close()
+        await asyncio.sleep(0)
+        assert heard == list(range(limit))
+
+    asyncio.run(run())
+
+
+def test_an_inbox_outlives_its_loop_quietly() -> None:
+    loop = asyncio.new_event_loop()
+    inbox = Inbox(loop)
+    loop.close()
+    inbox.put(lambda: None)
+
+
+# -- settings and access
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "names"),
+    [
+        ("cluster", "a/b", "cluster: 'a/b'"),
+        ("node", "n*", "node: 'n\\*'"),
+        ("node", "", "node: ''"),
+        ("nodes", frozenset({"n2", "@x"}), "nodes: '@x'"),
+        ("listen", ("tcp/1.2.3.4:1",), "fabric.listen: 'tcp/1.2.3.4:1' is not of the form"),
+        ("connect", ("tls/[::1]:1",), "fabric.connect: .*not an IPv6 literal"),
+        ("connect", ("tls/a:99999",), "fabric.connect: .*1 to 65535"),
+    ],
+)
+def test_settings_name_what_is_wrong(field: str, value: object, names: str) -> None:
+    with pytest.raises(InvalidConfig, match=names):
+        settings(**{field: value})
+
+
+def test_nobody_but_us_has_our_name() -> None:
+    access = access_control(settings(nodes=frozenset({"n1", "n2"})))
+    assert [subject.id for subject in access.subjects] == ["n2"]
+    assert access.default_permission == "deny"
+
+
+def test_no_rule_lets_a_node_touch_anothers_keys() -> None:
+    access = access_control(settings(nodes=frozenset({"n1", "n2", "n3"})))
+    rules = {rule.id: rule for rule in access.rules}
+    speaking = {"put", "reply", "declare_queryable", "liveliness_token", "delete"}
+    for grant in access.policies:
+        (subject,) = grant.subjects
+        for rule in (rules[name] for name in grant.rules):
+            if "ingress" in rule.flows and speaking & set(rule.messages):
+                for key in rule.key_exprs:
+                    assert key == KEYS.policy or subject in key.split("/")
+                    assert "delete" not in rule.messages
+
+
+def test_alone_means_that_nobody_is_let_in() -> None:
+    access = access_control(settings(nodes=frozenset({"n1"})))
+    assert (access.subjects, access.policies, access.enabled) == ((), (), True)
+
+
+def test_a_node_does_not_dial_itself() -> None:
+    config = json.loads(session_config(settings()))
+    assert config["connect"]["endpoints"] == ["tls/127.0.0.1:2"]
+
+
+def test_only_the_interface_is_known_to_the_daemon() -> None:
+    """Nothing outside the adapter imports zenoh."""
+    root = Path(__file__).parents[2] / "daemon"
+    users = [p.name for p in root.rglob("*.py") if "import zenoh\n" in p.read_text()]
+    assert users == ["zenoh_fabric.py"]
