@@ -50,7 +50,14 @@ def decode(data: bytes) -> object:
     """Return the value of the JSON text `data` (UTF-8); ValueError says what is wrong."""
     text = data.decode("utf-8").strip(_SPACE)
     try:
-        value, end = _scan(text, 0)
+        try:
+            value, end = _scan(text, 0)
+        except SystemError:
+            # The scanner can only raise json.decoder.JSONDecodeError if that was imported, and
+            # fails without an exception if not. A text that is wrong may cost the import.
+            import json.decoder  # noqa: F401
+
+            value, end = _scan(text, 0)
     except StopIteration as stop:
         raise ValueError(f"a value is missing at character {stop.value}") from None
     except RecursionError:
