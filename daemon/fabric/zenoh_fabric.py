@@ -1,24 +1,18 @@
 """The fabric over zenoh: one session at a time, replaced when what it was opened with changes.
 
 1. zenoh calls back in its own threads; everything crosses into the loop through the inbox.
-   Callbacks are direct (``indirect=False``): zenoh-python would otherwise start a Python
-   thread for each, and such a thread keeps the interpreter from exiting.
 2. A callback belongs to one session (its generation); after the session is replaced, what
    it still says is ignored.
-3. Calls that may block (open, close, get, reply) never run in the loop's thread. ``put`` does:
-   it drops rather than blocks.
-4. A session is told to close before the interpreter exits, whatever happened before.
+3. A node says that it will be back before it replaces its session; see ``presence``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import functools
 import logging
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,20 +33,15 @@ from daemon.fabric.interface import (
 )
 from daemon.fabric.keys import Keys, check_name
 from daemon.fabric.presence import Presence
-from daemon.fabric.zenoh_config import session_config
+from daemon.fabric.zenoh_session import Handlers, Session
 
 log = logging.getLogger(__name__)
-
-CLOSE_LIMIT = 3.0
-"""Seconds given to a session to close; it takes 2 ms, or 50 with a peer that is busy."""
 
 ANSWERS_AT_ONCE = 8
 """Questions answered at the same time: an answer holds a thread while it is sent."""
 
 GOODBYE = b"back at once"
 """What a node puts at its liveliness key before it reopens its session."""
-
-_open_sessions: weakref.WeakSet[ZenohFabric] = weakref.WeakSet()
 
 
 class ZenohFabric:
@@ -63,8 +52,7 @@ class ZenohFabric:
         self._settings = settings
         self._keys = Keys(settings.cluster)
         self._counters = Counters()
-        self._session: Any = None  # zenoh.Session
-        self._entities: list[Any] = []
+        self._session: Session | None = None
         self._generation = 0
         self._opened = False
         self._fingerprint = b""
@@ -97,14 +85,10 @@ class ZenohFabric:
             raise FabricError(f"key {key!r} is not a record's key under {self._keys.root}")
         if len(value) > MAX_PAYLOAD:
             raise FabricError(f"{key}: {len(value)} bytes are more than {MAX_PAYLOAD}")
-        try:
-            if self._session is None:
-                raise zenoh.ZError("no session")
-            self._put(self._session, key, value)
-        except zenoh.ZError:
-            self._counters.unsent += 1
-        else:
+        if self._session is not None and self._session.put(key, value):
             self._counters.published += 1
+        else:
+            self._counters.unsent += 1
 
     async def ask(self, node: str, question: bytes, timeout: float) -> list[bytes]:
         """Ask `node` and wait for its whole answer, at most `timeout` seconds."""
@@ -116,25 +100,18 @@ class ZenohFabric:
             raise FabricError(f"cannot ask {node}: the fabric is not open")
         inquiry = Inquiry(node, asyncio.get_running_loop())
         cancel = zenoh.CancellationToken()
+        # zenoh's own limit comes after ours, and only cleans up.
         get = functools.partial(
-            session.get,
-            key,
-            zenoh.handlers.Callback(inquiry.reply, inquiry.end, indirect=False),
-            payload=question,
-            consolidation=zenoh.ConsolidationMode.NONE,
-            congestion_control=zenoh.CongestionControl.BLOCK,
-            express=True,
-            timeout=timeout + 1.0,  # ours fires first; zenoh's only cleans up
-            cancellation_token=cancel,
+            session.get, key, question, timeout + 1.0, inquiry.reply, inquiry.end, cancel
         )
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.to_thread(get)
                 return await inquiry.answer
+        except FabricError:
+            raise
         except TimeoutError:
             raise FabricTimeoutError(f"{node} did not answer within {timeout:g} s") from None
-        except zenoh.ZError as error:
-            raise FabricError(f"cannot ask {node}", details=str(error)) from error
         finally:
             inquiry.answer.cancel()
             if not inquiry.ended:
@@ -184,83 +161,26 @@ class ZenohFabric:
     async def _start(self) -> None:
         """Open a session as `_settings` say. On failure there is none."""
         self._generation += 1
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open_session, self._generation))
+        heard = (self._sample, self._promise, self._token, self._question)
+        handlers = Handlers(*(functools.partial(call, self._generation) for call in heard))
+        opening = asyncio.ensure_future(asyncio.to_thread(Session, self._settings, handlers))
         try:
-            session, entities = await asyncio.shield(opening)
+            self._session = await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(_close_late)
             raise
-        except zenoh.ZError as error:
-            raise FabricError(
-                f"fabric.listen: cannot open {', '.join(self._settings.listen)}: is another "
-                "daemon there, or the address not this node's?",
-                details=str(error),
-            ) from error
-        self._session, self._entities = session, entities
-        _open_sessions.add(self)
-        self._presence.reopened(self._loop.time())
-        self._watch_doubts()
-
-    def _open_session(self, generation: int) -> tuple[Any, list[Any]]:
-        """Open and declare everything; the token last, since it says that we can be asked."""
-        keys = self._keys
-        session: Any = zenoh.open(zenoh.Config.from_json5(session_config(self._settings)))
-        try:
-            remote = zenoh.Locality.REMOTE
-
-            def into(receive: Callable[[int, Any], None]) -> Any:
-                call = functools.partial(receive, generation)
-                return zenoh.handlers.Callback(call, indirect=False)
-
-            live = session.liveliness()
-            entities: list[Any] = [
-                session.declare_queryable(
-                    keys.ask(self._settings.node), into(self._question), allowed_origin=remote
-                ),
-                *(
-                    session.declare_subscriber(key, into(receive), allowed_origin=remote)
-                    for key, receive in (
-                        (f"{keys.root}/node/**", self._sample),
-                        (keys.policy, self._sample),
-                        (keys.alive("*"), self._promise),
-                    )
-                ),
-                live.declare_subscriber(keys.alive("*"), into(self._token), history=True),
-                live.declare_token(keys.alive(self._settings.node)),
-            ]
-        except BaseException:
-            session.close()
-            raise
-        return session, entities
 
     async def _stop(self, *, returning: bool) -> None:
         """Close the session, if any; `returning` tells the peers that it will be replaced."""
-        session, self._session, self._entities = self._session, None, []
+        session, self._session = self._session, None
         self._generation += 1  # what the old session still says is ignored
-        _open_sessions.discard(self)
         if session is None:
             return
         if returning:
-            with contextlib.suppress(zenoh.ZError):
-                self._put(session, self._keys.alive(self._settings.node), GOODBYE)
-        closed = self._loop.create_future()
-        _close_in_thread(session, lambda: self._loop.call_soon_threadsafe(_resolve, closed))
-        try:
-            await asyncio.wait_for(asyncio.shield(closed), CLOSE_LIMIT)
-        except TimeoutError:
-            log.warning("fabric session did not close within %g s", CLOSE_LIMIT)
-
-    def _close_at_exit(self) -> None:
-        """Close from the exiting main thread, without the loop."""
-        if self._session is not None:
-            closed = threading.Event()
-            _close_in_thread(self._session, closed.set)
-            closed.wait(CLOSE_LIMIT)
-
-    @staticmethod
-    def _put(session: Any, key: str, value: bytes) -> None:
-        # Not express: batches of one record each fill the queue, and a burst of 100 loses some.
-        session.put(key, value, congestion_control=zenoh.CongestionControl.DROP)
+            self._presence.reopened(self._loop.time())
+            self._watch_doubts()
+            session.put(self._keys.alive(self._settings.node), GOODBYE)
+        await session.close()
 
     # -- in zenoh's threads -----------------------------------------------------------------
 
@@ -375,32 +295,7 @@ def _reply(query: Any, parts: list[tuple[bytes, bytes]]) -> None:
         query.reply(key, payload, attachment=place, express=True)
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _close_in_thread(session: Any, done: Callable[[], object]) -> None:
-    """Close `session` where a hang hurts nobody: daemon threads do not delay exit."""
-
-    def run() -> None:
-        try:
-            session.close()
-        except zenoh.ZError as error:
-            log.warning("fabric session: %s", error)
-        with contextlib.suppress(RuntimeError):
-            done()
-
-    threading.Thread(target=run, name="fabric-close", daemon=True).start()
-
-
-def _close_late(opening: asyncio.Future[tuple[Any, list[Any]]]) -> None:
+def _close_late(opening: asyncio.Future[Session]) -> None:
     """Close a session whose opener was cancelled meanwhile."""
     if not opening.cancelled() and opening.exception() is None:
-        _close_in_thread(opening.result()[0], lambda: None)
-
-
-@atexit.register
-def _close_all() -> None:
-    for fabric in list(_open_sessions):
-        fabric._close_at_exit()
+        opening.result().close_soon()

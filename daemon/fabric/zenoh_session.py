@@ -1,0 +1,154 @@
+"""One zenoh session: declared when it opens, surely closed when it ends.
+
+1. Callbacks are direct (``indirect=False``): zenoh-python would otherwise start a Python
+   thread for each, and such a thread keeps the interpreter from exiting.
+2. What can block (open, close, get) runs in other threads than the loop's; ``put`` may run
+   in it, since it drops rather than blocks.
+3. A session still open when the interpreter exits is closed then, within `CLOSE_LIMIT`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import zenoh
+
+from daemon.fabric.interface import FabricError, Settings
+from daemon.fabric.keys import Keys
+from daemon.fabric.zenoh_config import session_config
+
+log = logging.getLogger(__name__)
+
+CLOSE_LIMIT = 3.0
+"""Seconds given to a session to close; it takes 2 ms, or 50 with a peer that is busy."""
+
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+class Handlers(msgspec.Struct, frozen=True):
+    """Who is called in zenoh's threads."""
+
+    record: Callable[[Any], None]
+    """With each sample under a node's records or the policy."""
+    promise: Callable[[Any], None]
+    """With each sample put at a liveliness key."""
+    token: Callable[[Any], None]
+    """With each token that appears (PUT, also those there already) or vanishes (DELETE)."""
+    question: Callable[[Any], None]
+    """With each query for this node."""
+
+
+class Session:
+    """An open session of this node."""
+
+    def __init__(self, settings: Settings, handlers: Handlers) -> None:
+        """Open; blocks for some milliseconds. FabricError if nothing can be listened on."""
+        try:
+            config = zenoh.Config.from_json5(session_config(settings))
+            self._session: Any = zenoh.open(config)
+        except zenoh.ZError as error:
+            raise FabricError(
+                f"fabric.listen: cannot open {', '.join(settings.listen)}: is another daemon "
+                "there, or the address not this node's?",
+                details=str(error),
+            ) from error
+        _open_sessions.add(self)
+        try:
+            self._declare(Keys(settings.cluster), settings.node, handlers)
+        except BaseException:
+            self.close_soon()
+            raise
+
+    def _declare(self, keys: Keys, node: str, handlers: Handlers) -> None:
+        """Declare everything; the token last, since it says that this node can be asked."""
+        remote = zenoh.Locality.REMOTE
+        self._session.declare_queryable(
+            keys.ask(node), _direct(handlers.question), allowed_origin=remote
+        )
+        for key, handler in (
+            (f"{keys.root}/node/**", handlers.record),
+            (keys.policy, handlers.record),
+            (keys.alive("*"), handlers.promise),
+        ):
+            self._session.declare_subscriber(key, _direct(handler), allowed_origin=remote)
+        liveliness = self._session.liveliness()
+        liveliness.declare_subscriber(keys.alive("*"), _direct(handlers.token), history=True)
+        # An undeclared-when-collected object: it must live as long as the session.
+        self._token = liveliness.declare_token(keys.alive(node))
+
+    def put(self, key: str, value: bytes) -> bool:
+        """Send to all who are connected, dropping where a link is congested."""
+        try:
+            # Not express: batches of one record each fill the queue, and a burst of 100
+            # loses some.
+            self._session.put(key, value, congestion_control=zenoh.CongestionControl.DROP)
+        except zenoh.ZError:
+            return False
+        return True
+
+    def get(
+        self,
+        key: str,
+        question: bytes,
+        timeout: float,
+        reply: Callable[[Any], None],
+        end: Callable[[], None],
+        cancel: zenoh.CancellationToken,
+    ) -> None:
+        """Ask; `reply` and `end` are called in zenoh's threads. Blocks when congested."""
+        try:
+            self._session.get(
+                key,
+                zenoh.handlers.Callback(reply, end, indirect=False),
+                payload=question,
+                consolidation=zenoh.ConsolidationMode.NONE,
+                congestion_control=zenoh.CongestionControl.BLOCK,
+                timeout=timeout,
+                cancellation_token=cancel,
+            )
+        except zenoh.ZError as error:
+            raise FabricError("the question could not be sent", details=str(error)) from error
+
+    async def close(self) -> None:
+        """Close, and wait for it at most `CLOSE_LIMIT`."""
+        loop = asyncio.get_running_loop()
+        closed = asyncio.Event()
+        self.close_soon(lambda: loop.call_soon_threadsafe(closed.set))
+        try:
+            await asyncio.wait_for(closed.wait(), CLOSE_LIMIT)
+        except TimeoutError:
+            log.warning("fabric session did not close within %g s", CLOSE_LIMIT)
+
+    def close_soon(self, done: Callable[[], object] = lambda: None) -> None:
+        """Close where a hang hurts nobody: a daemon thread does not delay exit."""
+        _open_sessions.discard(self)
+
+        def run() -> None:
+            try:
+                self._session.close()
+            except zenoh.ZError as error:
+                log.warning("fabric session: %s", error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                done()
+
+        threading.Thread(target=run, name="fabric-close", daemon=True).start()
+
+
+def _direct(handler: Callable[[Any], None]) -> Any:
+    return zenoh.handlers.Callback(handler, indirect=False)
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in list(_open_sessions):
+        closed = threading.Event()
+        session.close_soon(closed.set)
+        closed.wait(CLOSE_LIMIT)
