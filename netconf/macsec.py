@@ -20,7 +20,7 @@ import msgspec
 
 from netconf import macsecmsg as uapi
 from netconf.macsecmsg import macsecmsg
-from netconf.messages import ifinfmsg, nla
+from netconf.messages import ifinfmsg, nla, nlmsg
 from netconf.namespace import Namespace
 from netconf.netlink import NETLINK_GENERIC, Netlink, Request, family_id
 
@@ -226,7 +226,7 @@ def _change(genl: Netlink, *messages: macsecmsg) -> None:
     genl.batch([Request(family, message) for message in messages])
 
 
-def _secy(answer: macsecmsg) -> SecY:
+def _secy(answer: nlmsg) -> SecY:
     secy = answer.get_attr("MACSEC_ATTR_SECY")
     return SecY(
         ifindex=answer.get_attr("MACSEC_ATTR_IFINDEX"),

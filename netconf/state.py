@@ -1,0 +1,356 @@
+"""What a node remembers of its attachments: one small file each, in ``/run``.
+
+1. A file is written whole and by rename, *before* the kernel is touched, and removed
+   last: whatever crashes leaves a file that a second call can finish.
+2. The name says what allocation needs: ``attachments/<id>@<address>.json``. Listing the
+   folder tells every address in use; no index can disagree with it.
+3. Three locks, none of which survives its holder:
+   ``lock`` (flock): the daemon holds it shared for each operation, an executable that
+   works without the daemon holds it exclusively (`shared`, `exclusive`);
+   ``operations`` (open file description lock on the byte numbered by the attachment id):
+   one operation at a time per attachment (`holding`);
+   ``allocation`` (flock): held while a file is written or removed.
+4. Every write happens under ``allocation``; a temporary file found then is a dead
+   writer's, and removed.
+5. The next address is the first free one after the last handed out, so that an address
+   is not reused at once, while others may still remember its last owner.
+6. The folder dies with the namespaces at reboot, so nothing is fsynced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from netconf import locks, names
+from netconf.errors import (
+    AddressesExhausted,
+    DecodeFailure,
+    InvalidConfig,
+    IOFailure,
+    NotAvailable,
+)
+
+PATIENCE_SECONDS = 10.0
+"""How long an operation waits for others before it gives up with TryAgain: runtimes wait
+longer (containerd and kubelet minutes), so they get to hear the reason."""
+
+Phase = Literal["adding", "ready", "deleting"]
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+
+class NodeNet(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attachment needs to know of its node; the daemon writes it."""
+
+    cluster: str
+    node: str
+    pool: str
+    """CIDR of all replicas: on link for each of them."""
+    slice: str
+    """CIDR within `pool` that this node gives out."""
+    vips: str
+    """CIDR of the services' addresses."""
+    mtu: int
+    """Bytes of payload of the bridge path: bat0's MTU."""
+    bridge: str = names.BRIDGE
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One ADD or DEL as the runtime gave it."""
+
+    container: str
+    ifname: str
+    netns: str
+    """Path; may be empty for DEL."""
+    network: str
+    service: str = ""
+    key_file: str = ""
+    address: str | None = None
+    """A requested IPv4 address of the node's slice."""
+    mac: str | None = None
+    """A requested MAC; it must be the one that follows from the address."""
+
+    @property
+    def id(self) -> str:
+        """The attachment's id."""
+        return names.attachment_id(self.network, self.container, self.ifname)
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """One attachment as it was made."""
+
+    id: str
+    network: str
+    container: str
+    ifname: str
+    netns: str
+    netns_id: tuple[int, int]
+    """(device, inode) of the namespace: a path may come to mean another one."""
+    service: str
+    key_file: str
+    address: str
+    salt: str
+    """Hex digits of the 32-byte salt of the SAK under `an`."""
+    an: int
+    """The association number that transmits, 0–3."""
+    mtu: int
+    """Bytes of payload of the bridge path when it was made."""
+    phase: Phase
+
+    @property
+    def mac(self) -> str:
+        """The replica's MAC."""
+        return names.mac_of(self.address)
+
+    @property
+    def sci(self) -> bytes:
+        """The replica's SCI."""
+        return names.sci_of(self.mac)
+
+    @property
+    def vh(self) -> str:
+        """The bridge port's name."""
+        return names.host_end(self.id)
+
+    @property
+    def vc(self) -> str:
+        """The lower device's name."""
+        return names.lower_end(self.id)
+
+
+class State:
+    """The state folder of one node."""
+
+    def __init__(self, directory: str | Path) -> None:
+        """Use the folder `directory`, made if need be; IOFailure if it cannot be."""
+        self.directory = Path(directory)
+        self._folder = self.directory / "attachments"
+        with _reading(f"make the state folder {self.directory}"):
+            self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+
+    # -- locks ---------------------------------------------------------------------------
+
+    @contextmanager
+    def shared(self, timeout: float = PATIENCE_SECONDS) -> Iterator[None]:
+        """Hold the node's lock with the daemon's other operations; TryAgain."""
+        with locks.shared(self.directory / "lock", timeout):
+            yield
+
+    @contextmanager
+    def exclusive(self, timeout: float = PATIENCE_SECONDS) -> Iterator[None]:
+        """Hold the node's lock alone; TryAgain after `timeout` seconds."""
+        with locks.exclusive(self.directory / "lock", timeout):
+            yield
+
+    @contextmanager
+    def holding(self, attachment: str, timeout: float = PATIENCE_SECONDS) -> Iterator[None]:
+        """Be the only one to work on an attachment; TryAgain. Not re-entrant."""
+        with locks.byte(self.directory / "operations", int(attachment, 16), timeout):
+            yield
+
+    # -- the node ------------------------------------------------------------------------
+
+    def write_node(self, node: NodeNet) -> None:
+        """Leave what an executable without the daemon needs to know."""
+        with self._writing():
+            self._write(self.directory / "node.json", node)
+
+    def read_node(self) -> NodeNet:
+        """Return what the daemon left; NotAvailable if it never ran here."""
+        path = self.directory / "node.json"
+        if not path.exists():
+            raise NotAvailable(
+                f"{path} is missing: noctuled has not run on this node yet; start it"
+            )
+        return self._read(path, NodeNet)
+
+    # -- attachments ---------------------------------------------------------------------
+
+    def allocate(
+        self, request: Request, node: NodeNet, *, netns_id: tuple[int, int], salt: bytes
+    ) -> Attachment:
+        """Reserve an address and write the attachment's file, in phase ``adding``.
+
+        InvalidConfig if the requested address or MAC cannot be had or the attachment
+        exists; AddressesExhausted if the slice is full.
+        """
+        with self._writing():
+            taken = self._taken()
+            if request.id in taken:
+                raise InvalidConfig(
+                    f"{request.ifname} of container {request.container} is attached to "
+                    f"{request.network} already; detach it first"
+                )
+            address = self._choose(request, node, set(taken.values()))
+            attachment = Attachment(
+                id=request.id,
+                network=request.network,
+                container=request.container,
+                ifname=request.ifname,
+                netns=request.netns,
+                netns_id=netns_id,
+                service=request.service,
+                key_file=request.key_file,
+                address=address,
+                salt=salt.hex(),
+                an=0,
+                mtu=node.mtu,
+                phase="adding",
+            )
+            self._write(self._path(attachment), attachment)
+            self._replace(self.directory / "last", address.encode())
+        return attachment
+
+    def save(self, attachment: Attachment) -> None:
+        """Write an attachment's file anew: another phase, salt or association number."""
+        with self._writing():
+            self._write(self._path(attachment), attachment)
+
+    def remove(self, attachment: Attachment) -> None:
+        """Remove an attachment's file: its address is free again. Repeatable."""
+        with self._writing():
+            self._path(attachment).unlink(missing_ok=True)
+
+    def get(self, attachment: str) -> Attachment | None:
+        """Return one attachment by id, or None."""
+        with _reading(f"list {self._folder}"):
+            names_found = os.listdir(self._folder)  # noqa: PTH208 -- strings are enough
+        for name in names_found:
+            if name.startswith(f"{attachment}@"):
+                return self._read_gone(self._folder / name)
+        return None
+
+    def all(self) -> list[Attachment]:
+        """Return every attachment, sorted by id."""
+        with _reading(f"list {self._folder}"):
+            paths = sorted(path for path in self._folder.iterdir() if path.suffix == ".json")
+        found = [self._read_gone(path) for path in paths]
+        return [attachment for attachment in found if attachment is not None]
+
+    def _taken(self) -> dict[str, str]:
+        """Return id → address of all files; remove what dead writers left. Locked."""
+        taken = {}
+        for name in os.listdir(self._folder):  # noqa: PTH208 -- strings are enough
+            stem, dot, suffix = name.rpartition(".")
+            if suffix == "json" and dot:
+                attachment, _, address = stem.partition("@")
+                taken[attachment] = address
+            elif suffix == "tmp":
+                (self._folder / name).unlink(missing_ok=True)
+        return taken
+
+    def _choose(self, request: Request, node: NodeNet, taken: set[str]) -> str:
+        pool, mine = IPv4Network(node.pool), IPv4Network(node.slice)
+        edges = {int(net[position]) for net in (pool, mine) for position in (0, -1)}
+        wanted = _wanted(request)
+        if wanted is None:
+            return self._next(mine, edges, taken)
+        if wanted not in mine:
+            reason = f"it is not in this node's slice {mine}"
+        elif int(wanted) in edges:
+            reason = "it is a network or broadcast address"
+        elif str(wanted) in taken:
+            reason = "another attachment has it"
+        else:
+            return str(wanted)
+        raise InvalidConfig(
+            f"address: {wanted} cannot be had: {reason}; "
+            f"ask for a free address of {mine}, or for none"
+        )
+
+    def _next(self, mine: IPv4Network, edges: set[int], taken: set[str]) -> str:
+        first, count = int(mine.network_address), mine.num_addresses
+        try:
+            last = int(IPv4Address((self.directory / "last").read_text()))
+        except (OSError, ValueError):
+            last = first
+        for step in range(1, count + 1):
+            number = first + (last - first + step) % count
+            address = str(IPv4Address(number))
+            if number not in edges and address not in taken:
+                return address
+        raise AddressesExhausted(
+            f"addresses.slice: all addresses of {mine} are in use on this node; "
+            "give it a larger slice or detach something"
+        )
+
+    # -- files ---------------------------------------------------------------------------
+
+    def _path(self, attachment: Attachment) -> Path:
+        return self._folder / f"{attachment.id}@{attachment.address}.json"
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with (
+            locks.exclusive(self.directory / "allocation", PATIENCE_SECONDS),
+            _reading(f"write to {self.directory}"),
+        ):
+            yield
+
+    def _write(self, path: Path, record: msgspec.Struct) -> None:
+        self._replace(path, msgspec.json.encode(record))
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+
+    def _read_gone(self, path: Path) -> Attachment | None:
+        try:
+            return self._read(path, Attachment)
+        except FileNotFoundError:
+            return None
+
+    @staticmethod
+    def _read(path: Path, record: type[Record]) -> Record:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise IOFailure(f"cannot read {path}: {error.strerror}") from error
+        try:
+            return msgspec.json.decode(data, type=record)
+        except msgspec.MsgspecError as error:
+            raise DecodeFailure(
+                f"{path} is not a state file of this version; remove it and what it names",
+                details=str(error),
+            ) from error
+
+
+def _wanted(request: Request) -> IPv4Address | None:
+    """Return the requested address, which a requested MAC may also name; InvalidConfig."""
+    if request.address is None and request.mac is None:
+        return None
+    try:
+        implied = names.address_of(request.mac) if request.mac is not None else None
+        address = IPv4Address(request.address or implied or "")
+    except ValueError as error:
+        field = "address" if request.address is not None else "mac"
+        raise InvalidConfig(
+            f"{field}: {error}; ask for an IPv4 address of this node's slice"
+        ) from error
+    if implied is not None and implied != str(address):
+        raise InvalidConfig(
+            f"mac: {request.mac} cannot be had with {address}, whose MAC is "
+            f"{names.mac_of(str(address))}; leave the MAC out"
+        )
+    return address
+
+
+@contextmanager
+def _reading(operation: str) -> Iterator[None]:
+    """Turn an OSError inside into an IOFailure that names the `operation`."""
+    try:
+        yield
+    except OSError as error:
+        raise IOFailure(
+            f"cannot {operation}: {error.strerror or error}", details=str(error)
+        ) from error
