@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 from netconf import links, macsec, names
@@ -27,21 +28,18 @@ class Handles:
         """Open the sockets in `netns`; UnknownContainer if it has no `ifname`."""
         self.lock = threading.Lock()
         self.identity = netns.identity
-        with doing(f"open sockets in {netns.path}"):
+        with contextlib.ExitStack() as opened, doing(f"open sockets in {netns.path}"):
             self.nft = NftSocket(netns)
-            self._genl = macsec.open(netns)
-            self._rtnl = links.open(netns)
-        try:
-            with doing(f"find {ifname} in {netns.path}"):
-                found = links.get(self._rtnl, ifname)
+            opened.callback(self.nft.close)
+            self._genl = opened.enter_context(macsec.open(netns))
+            self._rtnl = opened.enter_context(links.open(netns))
+            found = links.get(self._rtnl, ifname)
             if found is None:
                 raise UnknownContainer(
                     f"{ifname} is gone from {netns.path}; delete the attachment and add it again"
                 )
             self.ifindex = found.index
-        except BaseException:
-            self.close()
-            raise
+            opened.pop_all()
 
     def close(self) -> None:
         """Close the sockets, letting the namespace go; repeatable."""

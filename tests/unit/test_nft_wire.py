@@ -1,0 +1,130 @@
+"""The encoder: bytes as the kernel wants them, and what they were made from."""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netconf.nft.elements import EGRESS, LB, PAIR, PEER, PORT, Field, pack, unpack
+from netconf.nft.encoding import (
+    ELEMENTS_LIMIT,
+    HEADER,
+    NFGEN,
+    NFTA_SET_ELEM_LIST_ELEMENTS,
+    Batch,
+    Flows,
+    attributes,
+    decode_comment,
+    decode_elements,
+    encode_change,
+    encode_flow_delete,
+    envelope,
+    mark_of,
+)
+
+VALUES = {
+    Field.IPV4_ADDR: st.ip_addresses(v=4).map(str),
+    Field.ETHER_ADDR: st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":")),
+    Field.INET_PROTO: st.sampled_from(["tcp", "udp", "icmp", "132"]),
+    Field.INET_SERVICE: st.integers(0, 65535),
+    Field.MARK: st.integers(0, 2**32 - 1),
+    Field.SLOT: st.integers(0, 63),
+    Field.IFNAME: st.from_regex(r"[a-z0-9]{1,15}", fullmatch=True),
+}
+
+
+@pytest.mark.parametrize("target", [LB, PEER, EGRESS, PORT, PAIR], ids=lambda s: s.name)
+def test_what_is_packed_is_unpacked(target):
+    @given(st.tuples(*(VALUES[field] for field in target.key)))
+    def check(values):
+        assert unpack(target.key, pack(target.key, values)) == values
+
+    check()
+
+
+def test_concatenated_fields_are_padded_to_registers_and_single_ones_are_not():
+    native = (7).to_bytes(4, sys.byteorder)
+    assert pack(EGRESS.key, (7, "tcp", 8080)) == native + b"\x06\0\0\0" + b"\x1f\x90\0\0"
+    assert pack(PAIR.key, ("02:4e:0a:40:10:05", "02:4e:0a:40:10:06")) == bytes.fromhex(
+        "024e0a4010050000024e0a4010060000"
+    )
+    assert pack(PORT.key, ("vh0", "02:4e:0a:40:10:05"))[:16] == b"vh0".ljust(16, b"\0")
+    assert pack((Field.ETHER_ADDR,), ("02:4e:0a:40:10:05",)) == bytes.fromhex("024e0a401005")
+    assert pack((Field.IPV4_ADDR,), ("10.64.16.5",)) == bytes((10, 64, 16, 5))
+
+
+def test_a_value_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="inet_service"):
+        pack(EGRESS.key, (7, "tcp", "http"))
+    with pytest.raises(ValueError):
+        pack(EGRESS.key, (7, "tcp"))
+
+
+def test_a_mark_is_the_address_as_it_lies_in_the_packet():
+    assert mark_of("10.64.0.2").to_bytes(4, sys.byteorder) == bytes((10, 64, 0, 2))
+
+
+def elements(count):
+    return [
+        (("10.80.0.1", "tcp", port, slot), ("10.64.0.2", 8080))
+        for port in range(1, count // 64 + 2)
+        for slot in range(64)
+    ][:count]
+
+
+def body(message):
+    return message.raw[HEADER.size + NFGEN.size :]
+
+
+def test_a_long_list_becomes_several_messages_with_every_element_once():
+    batch = Batch().add(LB, elements(5000))
+    (change,) = batch.changes
+    messages = encode_change(change, 1)
+    assert len(messages) > 1
+    found = []
+    for number, message in enumerate(messages):
+        length, _, _, sequence, _ = HEADER.unpack_from(message.raw)
+        assert (length, sequence) == (len(message.raw), 1 + number)
+        lists = dict(attributes(body(message)))
+        assert len(lists[NFTA_SET_ELEM_LIST_ELEMENTS]) <= ELEMENTS_LIMIT
+        found += [element for element, _ in decode_elements(LB, body(message))]
+    assert found == list(change.elements)
+
+
+@given(st.integers(1, 3000), st.data())
+def test_an_offset_names_its_element(count, data):
+    (change,) = Batch().add(LB, elements(count)).changes
+    messages = encode_change(change, 1)
+    message = data.draw(st.sampled_from(messages))
+    index = data.draw(st.integers(0, len(message.elements) - 1))
+    inside = data.draw(st.integers(0, 7))
+    assert message.element_at(message.offsets[index] + inside) == message.elements[index]
+    assert message.element_at(0) is None
+
+
+def test_an_empty_change_is_no_change():
+    assert Batch().add(LB, []).delete(LB, []).changes == []
+
+
+def test_a_batch_begins_and_ends_for_nf_tables():
+    raw = envelope([], 9)
+    kinds = [HEADER.unpack_from(raw, offset)[1] for offset in (0, 20)]
+    assert kinds == [0x10, 0x11]
+    assert struct.unpack_from("!H", raw, 18) == (10,)
+
+
+def test_flows_by_mark_alone_carry_no_filter():
+    whole = dict(attributes(encode_flow_delete(Flows(5), 1)[20:]))
+    assert set(whole) == {8, 21}
+    one = dict(attributes(encode_flow_delete(Flows(5, "in", "tcp", 80), 1)[20:]))
+    assert set(one) == {1, 8, 21, 25}
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_from_outside_break_the_decoder(raw):
+    list(attributes(raw))
+    decode_comment(bytes((0, 2)) + b"x\0" + raw)

@@ -1,0 +1,309 @@
+"""The programmer on an in-memory kernel: always the new view, always in permitted order."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netconf import names, program
+from netconf.nft.elements import EGRESS, EGRESS_ICMP, INGRESS, INGRESS_ICMP, LB, PEER
+from netconf.nft.encoding import mark_of
+from netconf.nft.wire import Batch, Flows
+from netconf.view import EMPTY, Peer, View
+from tests.unit.fake_nft import FakeNft
+
+SETS = (LB, PEER, EGRESS, EGRESS_ICMP, INGRESS, INGRESS_ICMP)
+CAK = b"a secret of more than 16 bytes"
+
+
+class FakeContainer:
+    """One container's kernel state behind `program.Hands`, with macsec's errors.
+
+    `journal` has one entry per change: (``grant`` or ``revoke``, ``receive`` or ``send``).
+    """
+
+    def __init__(self):
+        self.rx = {}
+        self.arp = {}
+        self.journal = []
+        self.tables = FakeNft(SETS)
+
+    @property
+    def nft(self):
+        return self
+
+    def send(self, batch):
+        self.tables.send(batch)
+        added = {key for c in batch.changes if c.verb == "add" for key, _ in c.elements}
+        for change in batch.changes:
+            side = "receive" if change.set in (PEER, INGRESS, INGRESS_ICMP) else "send"
+            keys = {key for key, _ in change.elements}
+            if change.verb == "add":
+                self.journal.append(("grant", side))
+            elif keys - added:  # a key deleted and added again only changed its data
+                self.journal.append(("revoke", side))
+
+    def dump(self, target):
+        return self.tables.dump(target)
+
+    def delete_flows(self, flows):
+        self.tables.delete_flows(flows)
+
+    def add_channel(self, sci):
+        if sci in self.rx:
+            raise OSError(errno.EEXIST, "")
+        self.rx[sci] = {}
+        self.journal.append(("grant", "receive"))
+
+    def del_channel(self, sci):
+        if self.rx.pop(sci, None) is None:
+            raise OSError(errno.ENODEV, "")
+        self.journal.append(("revoke", "receive"))
+
+    def add_key(self, sci, an, sak, key_id):
+        if sci not in self.rx:
+            raise OSError(errno.ENODEV, "")
+        if an in self.rx[sci]:
+            raise OSError(errno.EBUSY, "")
+        self.rx[sci][an] = key_id
+        self.journal.append(("grant", "receive"))
+
+    def del_key(self, sci, an):
+        if self.rx.get(sci, {}).pop(an, None) is None:
+            raise OSError(errno.ENODEV, "")
+
+    def channels(self):
+        return {sci: dict(sas) for sci, sas in self.rx.items()}
+
+    def set_neighbour(self, address):
+        self.arp[address] = names.mac_of(address)
+        self.journal.append(("grant", "send"))
+
+    def del_neighbour(self, address):
+        self.arp.pop(address, None)
+        self.journal.append(("revoke", "send"))
+
+    def neighbours(self):
+        return dict(self.arp)
+
+
+ADDRESSES = [f"10.64.0.{n}" for n in range(1, 6)]
+PORTS = st.sampled_from([80, 443])
+GRANTS = st.frozensets(
+    st.one_of(
+        st.tuples(st.integers(1, 3), st.sampled_from(["tcp", "udp"]), PORTS),
+        st.tuples(st.integers(1, 3), st.just("icmp"), st.just(0)),
+    ),
+    max_size=5,
+)
+SALTS = st.dictionaries(
+    st.integers(0, 3), st.sampled_from([bytes([n]) * 32 for n in range(3)]), max_size=2
+)
+
+
+@st.composite
+def views(draw):
+    addresses = draw(st.sets(st.sampled_from(ADDRESSES)))
+    peers = {
+        address: Peer(address=address, service=draw(st.integers(1, 3)), salts=draw(SALTS))
+        for address in addresses
+    }
+    slots = st.tuples(
+        st.just("10.80.0.1"), st.sampled_from(["tcp", "udp"]), PORTS, st.integers(0, 3)
+    )
+    targets = st.tuples(st.sampled_from(sorted(addresses) or ADDRESSES), PORTS)
+    return View(
+        peers=peers,
+        egress=draw(GRANTS),
+        ingress=draw(GRANTS),
+        slots=draw(st.dictionaries(slots, targets, max_size=6)),
+    )
+
+
+def move(kernel, old, new):
+    program.change(kernel, program.expected(old), new, "mesh", lambda: CAK)
+
+
+def agrees(kernel, view):
+    observed = program.observe(kernel)
+    assert observed == program.expected(view)
+    assert program.differences(observed, view) == []
+
+
+@settings(max_examples=300)
+@given(st.lists(views(), min_size=1, max_size=5))
+def test_any_sequence_of_views_ends_in_the_last_one_in_permitted_order(sequence):
+    kernel = FakeContainer()
+    old = EMPTY
+    for new in sequence:
+        kernel.journal.clear()
+        move(kernel, old, new)
+        agrees(kernel, new)
+        order = kernel.journal
+        sends = [n for n, entry in enumerate(order) if entry == ("grant", "send")]
+        receives = [n for n, entry in enumerate(order) if entry == ("grant", "receive")]
+        assert not sends or not receives or max(receives) < min(sends)
+        silenced = [n for n, entry in enumerate(order) if entry == ("revoke", "send")]
+        deafened = [n for n, entry in enumerate(order) if entry == ("revoke", "receive")]
+        assert not silenced or not deafened or max(silenced) < min(deafened)
+        old = new
+
+
+@given(views())
+def test_nothing_to_do_does_nothing(view):
+    kernel = FakeContainer()
+    move(kernel, EMPTY, view)
+    kernel.journal.clear()
+    kernel.tables.sent.clear()
+
+    def no_secret():
+        raise AssertionError("the secret is read only when there is a key to install")
+
+    program.change(kernel, program.expected(view), view, "mesh", no_secret)
+    assert kernel.journal == []
+    assert all(not batch.changes for batch in kernel.tables.sent)
+
+
+@given(views(), views())
+def test_whatever_is_there_can_be_taken_over(found, view):
+    kernel = FakeContainer()
+    move(kernel, EMPTY, found)
+    program.change(kernel, program.observe(kernel), view, "mesh", lambda: CAK)
+    agrees(kernel, view)
+
+
+def peer(address, service=1, **salts):
+    numbered = {int(an[1:]): salt for an, salt in salts.items()}
+    return Peer(address=address, service=service, salts=numbered or {0: bytes(32)})
+
+
+def test_a_rekey_adds_the_next_number_before_the_old_one_goes():
+    kernel = FakeContainer()
+    old = View(peers={"10.64.0.1": peer("10.64.0.1", a0=bytes(32))})
+    both = View(peers={"10.64.0.1": peer("10.64.0.1", a0=bytes(32), a1=b"1" * 32)})
+    new = View(peers={"10.64.0.1": peer("10.64.0.1", a1=b"1" * 32)})
+    sci = names.sci_of(names.mac_of("10.64.0.1"))
+    move(kernel, EMPTY, old)
+    move(kernel, old, both)
+    assert set(kernel.rx[sci]) == {0, 1}
+    move(kernel, both, new)
+    assert set(kernel.rx[sci]) == {1}
+
+
+def test_one_step_changes_slots_in_one_batch():
+    kernel = FakeContainer()
+    slots = {("10.80.0.1", "tcp", 80, n): ("10.64.0.1", 8080) for n in range(64)}
+    old = View(peers={a: peer(a) for a in ADDRESSES}, slots=slots)
+    new = View(
+        peers=old.peers,
+        slots=slots | {("10.80.0.1", "tcp", 80, n): ("10.64.0.2", 8080) for n in range(32)},
+    )
+    move(kernel, EMPTY, old)
+    kernel.tables.sent.clear()
+    move(kernel, old, new)
+    (batch,) = [batch for batch in kernel.tables.sent if batch.changes]
+    assert [(c.verb, len(c.elements)) for c in batch.changes] == [("delete", 32), ("add", 32)]
+
+
+def test_flows_of_a_replica_that_leaves_are_deleted_after_the_maps_changed():
+    kernel = FakeContainer()
+    old = View(peers={a: peer(a) for a in ADDRESSES[:2]}, egress=frozenset({(1, "tcp", 80)}))
+    new = View(peers={ADDRESSES[1]: peer(ADDRESSES[1])}, egress=old.egress)
+    move(kernel, EMPTY, old)
+    move(kernel, old, new)
+    assert kernel.tables.flows_deleted == [Flows(mark_of(ADDRESSES[0]))]
+
+
+def test_flows_of_a_grant_that_goes_are_deleted_and_no_others():
+    kernel = FakeContainer()
+    peers = {ADDRESSES[0]: peer(ADDRESSES[0], 1), ADDRESSES[1]: peer(ADDRESSES[1], 2)}
+    old = View(
+        peers=peers,
+        egress=frozenset({(1, "tcp", 80), (1, "tcp", 443), (2, "tcp", 80)}),
+        ingress=frozenset({(2, "icmp", 0)}),
+    )
+    new = View(peers=peers, egress=frozenset({(1, "tcp", 443), (2, "tcp", 80)}))
+    move(kernel, EMPTY, old)
+    move(kernel, old, new)
+    assert sorted(kernel.tables.flows_deleted, key=str) == sorted(
+        [
+            Flows(mark_of(ADDRESSES[0]), "out", "tcp", 80),
+            Flows(mark_of(ADDRESSES[1]), "in", "icmp", 0),
+        ],
+        key=str,
+    )
+
+
+def test_differences_name_what_departs():
+    kernel = FakeContainer()
+    view = View(
+        peers={a: peer(a) for a in ADDRESSES[:2]},
+        egress=frozenset({(1, "tcp", 80)}),
+        slots={("10.80.0.1", "tcp", 80, 0): ("10.64.0.1", 8080)},
+    )
+    move(kernel, EMPTY, view)
+    kernel.del_neighbour("10.64.0.1")
+    kernel.del_channel(names.sci_of(names.mac_of("10.64.0.2")))
+    kernel.tables.send(Batch().delete(PEER, [("10.64.0.1",)]).add(PEER, [(("10.64.0.1",), (9,))]))
+    kernel.tables.send(Batch().delete(EGRESS, [(1, "tcp", 80)]))
+    kernel.tables.send(Batch().add(INGRESS, [((1, "tcp", 81), ())]))
+    assert program.differences(program.observe(kernel), view) == [
+        "channel 024e0a4000020001 is missing",
+        "channel 024e0a4000020001 key 0 is missing",
+        "egress 1 tcp 80 is missing",
+        "ingress 1 tcp 81 should not be there",
+        "neighbour 10.64.0.1 is missing",
+        "peer 10.64.0.1 is 9, not 1",
+    ]
+
+
+def test_pairs_go_both_ways():
+    view = View(peers={"10.64.0.2": peer("10.64.0.2")})
+    mine, theirs = names.mac_of("10.64.0.1"), names.mac_of("10.64.0.2")
+    assert program.pairs_of(mine, view) == {(mine, theirs), (theirs, mine)}
+
+
+class OnFake(program.Programmer):
+    """A programmer whose handles are a fake container."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.kernel = kernel
+
+    def _open(self, attachment):
+        return self.kernel
+
+
+@given(views(), views(), views())
+def test_drift_is_read_back_and_repaired_or_left_but_never_made_worse(believed, real, new):
+    from threading import Lock
+    from types import SimpleNamespace
+
+    kernel = FakeContainer()
+    kernel.lock = Lock()
+    move(kernel, EMPTY, real)
+    programmer = OnFake(kernel)
+    attachment = SimpleNamespace(id="a", network="mesh")
+    programmer.apply(attachment, believed, new, lambda: CAK)
+    # What neither errors nor differs from belief is the audit's to find: reality is read.
+    programmer.apply(attachment, None, new, lambda: CAK)
+    agrees(kernel, new)
+
+
+def test_a_namespace_that_is_gone_is_an_unknown_container(tmp_path):
+    from types import SimpleNamespace
+
+    from netconf.errors import UnknownContainer
+
+    gone = SimpleNamespace(
+        id="a", network="mesh", ifname="eth0", netns=str(tmp_path / "gone"), netns_id=(1, 2)
+    )
+    with pytest.raises(UnknownContainer):
+        program.Programmer().apply(gone, EMPTY, EMPTY, lambda: CAK)
+    other = SimpleNamespace(**{**vars(gone), "netns": f"/proc/{os.getpid()}/ns/net"})
+    with pytest.raises(UnknownContainer):
+        program.Programmer().observe(other)
