@@ -190,10 +190,15 @@ def set_request(
     return Request(RTM_SETLINK, message)
 
 
+def delete_request(link: int | str) -> Request:
+    """Delete a link; ENODEV if there is none."""
+    return Request(RTM_DELLINK, _link(link))
+
+
 def delete(rtnl: Netlink, link: int | str) -> bool:
     """Delete a link; False if it is gone already."""
     try:
-        rtnl.request(RTM_DELLINK, _link(link))
+        rtnl.batch([delete_request(link)])
     except OSError as error:
         if error.errno == errno.ENODEV:
             return False

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from netconf import macsecmsg as uapi
+from netconf import names
 from netconf.macsecmsg import macsecmsg
 from netconf.messages import ifinfmsg, nla, nlmsg
 from netconf.namespace import Namespace
@@ -75,10 +76,10 @@ class SecY(msgspec.Struct, frozen=True, kw_only=True):
     """By the peer's SCI, then by association number."""
 
 
-def link_data(port: int = 1) -> tuple[str, dict[str, Any]]:
-    """Return the ``IFLA_LINKINFO`` attribute that makes a SecY as rule 1 has it."""
-    data = [
-        ("IFLA_MACSEC_PORT", port),
+def link_data() -> list[tuple[str, Any]]:
+    """Return the ``IFLA_INFO_DATA`` that makes a SecY as rule 1 has it."""
+    return [
+        ("IFLA_MACSEC_PORT", names.SCI_PORT),
         ("IFLA_MACSEC_ICV_LEN", uapi.MACSEC_STD_ICV_LEN),
         ("IFLA_MACSEC_CIPHER_SUITE", uapi.MACSEC_CIPHER_ID_GCM_AES_128),
         ("IFLA_MACSEC_WINDOW", WINDOW),
@@ -91,10 +92,6 @@ def link_data(port: int = 1) -> tuple[str, dict[str, Any]]:
         ("IFLA_MACSEC_REPLAY_PROTECT", 1),
         ("IFLA_MACSEC_VALIDATION", uapi.MACSEC_VALIDATE_STRICT),
     ]
-    return (
-        "IFLA_LINKINFO",
-        {"attrs": [("IFLA_INFO_KIND", "macsec"), ("IFLA_INFO_DATA", {"attrs": data})]},
-    )
 
 
 def lacking(secy: SecY) -> list[str]:
