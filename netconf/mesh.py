@@ -17,6 +17,7 @@ options takes 50 over IPv4 and 70 over IPv6 (outer IP, UDP 8, GENEVE 8, Ethernet
 from __future__ import annotations
 
 import errno
+import secrets
 from ipaddress import ip_address
 from typing import Literal
 
@@ -25,7 +26,7 @@ import msgspec
 from netconf import batadv, links, names
 from netconf.errors import InvalidConfig
 from netconf.links import Facts
-from netconf.netlink import Netlink, doing
+from netconf.netlink import Netlink, Request, doing
 
 BATADV_OVERHEAD = 32
 MTU_MAX = 1500
@@ -170,7 +171,7 @@ class _Site:
         for name in reversed(self._made):
             self._try(links.delete_request(name))
 
-    def _try(self, request: links.Request) -> None:
+    def _try(self, request: Request) -> None:
         try:
             self._rtnl.batch([request])
         except OSError:
@@ -254,7 +255,10 @@ class _Site:
 
     def _make(self, name: str, kind: str, data: links.Attributes, extra: links.Attributes) -> Facts:
         with doing(f"make the {kind} device {name}"):
-            request = links.create_request(name, kind, data, extra)
+            # An address of our own choosing, or systemd-udevd replaces it a moment later
+            # (systemd.link, MACAddressPolicy=persistent), and others would know the old one.
+            address = ("IFLA_ADDRESS", _random_mac())
+            request = links.create_request(name, kind, data, [address, *extra])
             self._rtnl.batch([request])
             self._made.append(name)
             return links.facts(self._rtnl.batch([links.get_request(name)])[0][0])
@@ -295,6 +299,11 @@ class _Site:
                 self._rtnl.batch([links.set_request(facts.index, mtu=mtu)])
             if not now.up:
                 self._rtnl.batch([links.set_request(facts.index, up=True)])
+
+
+def _random_mac() -> str:
+    """Return a locally administered unicast MAC that is no replica's."""
+    return "06:" + secrets.token_bytes(5).hex(":")
 
 
 def _mtu(mesh: MeshConfig, limit: int, mesh_mtu: int | None) -> int:
