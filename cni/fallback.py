@@ -16,71 +16,60 @@ import sys
 from pathlib import Path
 from time import gmtime, monotonic, strftime
 
-from cni.client import Attached, Candidate, Request
+from cni.client import Attached, Candidate
+from cni.client import Request as Asked
 from cni.codec import encode
 from cni.result import CHECK_FAILED, TRY_AGAIN_LATER, Failure
-from netconf import attach as netconf_attach
-from netconf import state as netconf_state
-from netconf.errors import NoctuleError
-from netconf.names import attachment_id
+from netconf import attach as kernel
+from netconf.errors import NoctuleError, NotAvailable
+from netconf.names import MACSEC_OVERHEAD
+from netconf.state import NodeNet, Request, State
 
 
-def attach(socket: str, request: Request, *, anew: bool) -> Attached:
+def attach(socket: str, asked: Asked, *, anew: bool) -> Attached:
     """Attach without a daemon; `anew` undoes first what a daemon that died had done."""
     started = monotonic()
-    folder = Path(socket).parent
+    request = _request(asked)
     try:
-        node = _node(folder)
-        state = netconf_state.State(folder)
+        state, node = _node(socket)
         with state.exclusive():
             if anew:
-                netconf_attach.detach(state, _id(request))
-            made = netconf_attach.attach(
-                node,
-                state,
-                netconf_state.Request(
-                    container=request.container,
-                    ifname=request.ifname,
-                    netns=request.netns,
-                    network=request.network,
-                    service=_service(request.services),
-                    key_file=request.key_file,
-                    address=request.address,
-                    mac=request.mac,
-                ),
-            )
+                kernel.detach(state, request.id)
+            made = kernel.attach(node, state, request)
     except NoctuleError as error:
         raise _failure(error) from error
     _log("attached", started, request, service=made.service, address=made.address)
     prefix = int(node.pool.partition("/")[2])
-    return Attached(made.address, prefix, made.mac, made.mtu, node.vips, made.service)
+    return Attached(
+        made.address, prefix, made.mac, made.mtu - MACSEC_OVERHEAD, node.vips, made.service
+    )
 
 
-def detach(socket: str, request: Request) -> None:
+def detach(socket: str, asked: Asked) -> None:
     """Detach without a daemon; nothing to detach is success."""
     started = monotonic()
+    request = _request(asked)
     folder = Path(socket).parent
     if not folder.is_dir():
         return  # since boot nothing was attached, and what was before died with its namespaces
     try:
-        state = netconf_state.State(folder)
+        state = State(folder)
         with state.exclusive():
-            gone = netconf_attach.detach(state, _id(request))
+            gone = kernel.detach(state, request.id)
     except NoctuleError as error:
         raise _failure(error) from error
     if gone is not None:
         _log("detached", started, request, service=gone.service, address=gone.address)
 
 
-def check(socket: str, request: Request) -> None:
+def check(socket: str, asked: Asked) -> None:
     """Compare the kernel and prevResult's address with the state; Failure names what differs."""
-    folder = Path(socket).parent
+    request = _request(asked)
     try:
-        node = _node(folder)
-        state = netconf_state.State(folder)
+        state, node = _node(socket)
         with state.exclusive():
-            netconf_attach.check(node, state, _id(request))
-            known = state.get(_id(request))
+            kernel.check(node, state, request.id)
+            known = state.get(request.id)
     except NoctuleError as error:
         raise _failure(error) from error
     if known is not None and known.address != request.address:
@@ -90,25 +79,38 @@ def check(socket: str, request: Request) -> None:
         )
 
 
-def _node(folder: Path) -> netconf_state.NodeNet:
+def _node(socket: str) -> tuple[State, NodeNet]:
+    folder = Path(socket).parent
     try:
-        return netconf_state.read_node(folder)
-    except FileNotFoundError as missing:
+        if not folder.is_dir():
+            raise NotAvailable(f"{folder} is missing")  # State would make it
+        state = State(folder)
+        return state, state.read_node()
+    except NotAvailable as missing:
         raise Failure(
             TRY_AGAIN_LATER,
             "noctuled has not run since boot; start it: systemctl start noctuled",
-            str(missing),
+            missing.message,
         ) from None
+
+
+def _request(asked: Asked) -> Request:
+    return Request(
+        container=asked.container,
+        ifname=asked.ifname,
+        netns=asked.netns,
+        network=asked.network,
+        service=_service(asked.services),
+        key_file=asked.key_file,
+        address=asked.address,
+        mac=asked.mac,
+    )
 
 
 def _service(candidates: list[Candidate]) -> str:
     """Return the likeliest service: only the daemon's policy knows which aliases are services."""
     named = [one.name for one in candidates if one.origin != "alias"]
-    return named[0] if named else candidates[0].name
-
-
-def _id(request: Request) -> str:
-    return attachment_id(request.network, request.container, request.ifname)
+    return [*named, *(one.name for one in candidates), ""][0]
 
 
 def _failure(error: NoctuleError) -> Failure:
@@ -121,7 +123,7 @@ def _log(event: str, started: float, request: Request, *, service: str, address:
         "level": "INFO",
         "event": f"{event} without noctuled",
         "service": service,
-        "attachment": _id(request),
+        "attachment": request.id,
         "container": request.container,
         "address": address,
         "milliseconds": round((monotonic() - started) * 1000),

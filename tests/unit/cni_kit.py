@@ -59,7 +59,7 @@ def environment(verb: str, **changes: str | None) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value is not None}
 
 
-def configuration(socket: Path | str = "/nonexistent/socket", **changes: Any) -> dict[str, Any]:
+def configuration(socket: Any = "/nonexistent/socket", **changes: Any) -> dict[str, Any]:
     """Return a network configuration that works; a change of None removes the field."""
     fields = {
         "cniVersion": "1.1.0",
@@ -67,7 +67,7 @@ def configuration(socket: Path | str = "/nonexistent/socket", **changes: Any) ->
         "type": "noctule",
         "service": "web",
         "key": {"file": "/run/noctule/keys/mesh.key"},
-        "socket": str(socket),
+        "socket": str(socket) if isinstance(socket, Path) else socket,
         **changes,
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -77,9 +77,7 @@ def previous(**changes: Any) -> dict[str, Any]:
     """Return the result of the ADD that `ATTACHED` answers."""
     return {
         "cniVersion": "1.1.0",
-        "interfaces": [
-            {"name": "eth0", "mac": "02:4e:0a:40:10:05", "mtu": 1394, "sandbox": NETNS}
-        ],
+        "interfaces": [{"name": "eth0", "mac": "02:4e:0a:40:10:05", "mtu": 1394, "sandbox": NETNS}],
         "ips": [{"address": "10.64.16.5/12", "interface": 0}],
         "routes": [{"dst": "10.80.0.0/16"}],
         "dns": {},

@@ -104,7 +104,7 @@ def test_an_error_carries_the_version_of_the_configuration(version: str) -> None
         ({"runtimeConfig": {"aliases": {"mesh": "web"}}}, 7, ["runtimeConfig.aliases.mesh"]),
         ({"runtimeConfig": {"ips": ["x"]}}, 7, ["runtimeConfig.ips"]),
         ({"runtimeConfig": {"ips": ["10.64.16.5/99"]}}, 7, ["runtimeConfig.ips"]),
-        ({"runtimeConfig": {"ips": ["10.64.16.5", "fd00::1"]}}, 2, ["runtimeConfig.ips", "fd00::1"]),
+        ({"runtimeConfig": {"ips": ["10.64.16.5", "fd00::1"]}}, 2, ["ips", "fd00::1"]),
         ({"runtimeConfig": {"mac": "x"}}, 7, ["runtimeConfig.mac"]),
         ({"runtimeConfig": {"mac": 1}}, 7, ["runtimeConfig.mac"]),
         ({"runtimeConfig": {"portMappings": [{"hostPort": 80}]}}, 2, ["portMappings", "hostPort"]),

@@ -34,9 +34,7 @@ def test_a_variable_is_required_or_not(
     changes = {name: how}
     if verb == "CHECK" and name == "CNI_NETNS":
         changes = {name: how}
-    outcome = run(
-        environment(verb, **changes), configuration(daemon.socket, prevResult=previous())
-    )
+    outcome = run(environment(verb, **changes), configuration(daemon.socket, prevResult=previous()))
     if name in REQUIRED[verb]:
         outcome.failed(4, name)
         assert daemon.requests == []

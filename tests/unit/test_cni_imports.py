@@ -1,0 +1,63 @@
+"""A guard on the cost of a call: what the executable imports when the daemon answers.
+
+Each module here is built into the interpreter, our own, or has its reason beside it. A new
+one is a decision: `python3 -I -S -X importtime` says what it costs on every container start.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cni_kit import LAUNCHER, PACKAGES, ROOT, configuration, environment, previous, serving
+
+OURS = {"cni", "cni.main", "cni.environment", "cni.config", "cni.codec", "cni.client", "cni.result"}
+INTERPRETER = {
+    "__future__",  # a page of constants
+    "_json",  # C: scanner and encoder
+    "_socket",  # C: the socket
+}
+REPORT = """
+import atexit, posix
+def report():
+    posix.write(2, " ".join(sorted(set(sys.modules) - before)).encode())
+atexit.register(report)
+before = set(sys.modules)
+"""
+
+
+def imported(verb: str, stdin: bytes) -> set[str]:
+    code = LAUNCHER.format(root=str(ROOT), packages=PACKAGES, settings=REPORT)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code],
+        env=environment(verb),
+        input=stdin,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    return set(done.stderr.decode().split())
+
+
+@pytest.mark.parametrize(
+    ("verb", "module"),
+    [
+        ("ADD", "cni.add"),
+        ("DEL", "cni.delete"),
+        ("CHECK", "cni.check"),
+        ("GC", "cni.gc"),
+        ("STATUS", "cni.status"),
+    ],
+)
+def test_what_a_call_imports(tmp_path: Path, verb: str, module: str) -> None:
+    with serving(tmp_path / "d.sock") as daemon:
+        config = configuration(daemon.socket, prevResult=previous())
+        stdin = str({**config, "cni.dev/valid-attachments": []}).replace("'", '"').encode()
+        assert imported(verb, stdin) - {"atexit"} <= OURS | {module} | INTERPRETER
+
+
+def test_what_version_imports() -> None:
+    ours = {"cni", "cni.main", "cni.environment", "cni.codec", "cni.result", "select"}
+    assert imported("VERSION", b'{"cniVersion": "1.0.0"}') - {"atexit"} <= ours | INTERPRETER
