@@ -82,9 +82,18 @@ class Identity:
             )
         return cls(certificate.decode(), leaf, private)
 
+    @property
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        """The public half of the key."""
+        return self._key.public_key()
+
     def sign(self, data: bytes) -> bytes:
         """Return the signature (DER) of `data`."""
         return self._key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+
+    def certify(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        """Return the certificate that `builder` describes, signed as a CA does."""
+        return builder.sign(self._key, hashes.SHA256())
 
 
 class Signer:

@@ -8,7 +8,8 @@
    knows the old VIP, or a node that still has the old policy, never meets another service
    under it.
 4. When the pool has no free VIP left, the one that has rested longest is given out.
-5. A ``vip`` in the file wins over everything: another service that had it gets a new one.
+5. A ``vip`` in the file wins over everything: another service that had it gets a new one,
+   but in that version no VIP that any service has just left.
 6. A VIP that is no longer in the pool is replaced.
 7. Edges with the same two ends are one edge with all their ports.
 """
@@ -132,7 +133,9 @@ def compile(document: Document, previous: Policy | None, vips: IPv4Network, vers
     ids, addresses, resting = _carry_over(document, previous, vips)
     taken_ids = {*ids.values(), *(rested.id for rested in resting)}
     free_ids = (number for number in range(1, 2**31) if number not in taken_ids)
-    free_vips = _free_vips(vips, set(addresses.values()), resting)
+    rested_vips = [rested.vip for rested in resting]
+    former_vips = [service.vip for service in previous.services.values()] if previous else []
+    free_vips = _free_vips(vips, set(addresses.values()), [*rested_vips, *former_vips])
     services: dict[str, Service] = {}
     for name, text in document.services.items():
         if name not in addresses:
@@ -205,11 +208,12 @@ def _carry_over(
     return ids, addresses, tuple(resting[-RESTING:])
 
 
-def _free_vips(pool: IPv4Network, used: Container[str], resting: Iterable[Rested]) -> Iterator[str]:
-    """Yield VIPs to give out: never used ones from the lowest, then the longest resting."""
-    rested = [r.vip for r in resting if r.vip not in used and _usable(r.vip, pool)]
+def _free_vips(pool: IPv4Network, used: Container[str], last: Iterable[str]) -> Iterator[str]:
+    """Yield VIPs to give out: the lowest free ones, and those of `last` only after all."""
+    rested = [vip for vip in dict.fromkeys(last) if vip not in used and _usable(vip, pool)]
+    known = frozenset(rested)
     for address in pool.hosts():
-        if str(address) not in used and str(address) not in rested:
+        if str(address) not in used and str(address) not in known:
             yield str(address)
     yield from rested
 

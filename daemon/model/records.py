@@ -28,8 +28,10 @@ from daemon.model.policy import Policy
 from netconf.errors import DecodeFailure, InvalidConfig
 
 CONTEXT = b"noctule record 1"
-LIMIT = 62 * 1024
-"""Bytes of one encoded record: the fabric takes messages of 64 KiB, its headers included."""
+MESSAGE_LIMIT = 60_000
+"""Bytes of one question or answer: what the fabric carries (its MAX_PAYLOAD)."""
+LIMIT = MESSAGE_LIMIT - 128
+"""Bytes of one encoded record, so that it also fits into a `Confirm` or a `Records`."""
 MAX_VERSION = 2**63 - 1
 
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
@@ -329,7 +331,7 @@ def parts(envelopes: Iterable[bytes]) -> list[Records]:
     size = 0
     for envelope in envelopes:
         cost = len(envelope) + 5
-        if answers[-1] and size + cost > LIMIT + 512:
+        if answers[-1] and size + cost > LIMIT + 5:
             answers.append([])
             size = 0
         answers[-1].append(envelope)
