@@ -3,63 +3,149 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
-from tests.lab import image, machine, payload, recipe
+from tests.lab import image, kvm, machine, native, payload, recipe, sources
 
 
 def parser() -> argparse.ArgumentParser:
     """What the lab understands."""
     top = argparse.ArgumentParser(prog="python -m tests.lab", description="Boot a real kernel.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    verbs.add_parser("image", help="build or reuse the image, print its folder")
+    verbs.add_parser("image", help="build or reuse the image, print its path")
     run = verbs.add_parser("run", help="run a script as root in a fresh machine")
     shell = verbs.add_parser("shell", help="an interactive shell in a fresh machine")
     for verb in (run, shell):
-        verb.add_argument("--cpus", type=int, default=2)
+        verb.add_argument("--cpus", type=int, default=2, metavar="N")
         verb.add_argument("--memory", default="4G")
     run.add_argument("--timeout", type=float, metavar="SECONDS")
-    run.add_argument("--icount", action="store_true", help="one cpu, one instruction per nanosecond")
+    run.add_argument("--icount", action="store_true", help="one cpu, one instruction is 1 ns")
     run.add_argument("--native", action="store_true", help="on this machine's own kernel")
-    run.add_argument("script", type=Path)
+    run.add_argument("script", type=Path, metavar="SCRIPT")
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS")
     return top
 
 
 def main() -> int:
+    """Do what the command line asks; the script's own status is ours."""
     args = parser().parse_args()
-    built = image.ready(recipe.load(), image.cache_folder())
-    if args.verb == "image":
-        print(built.folder)
-        return 0
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    try:
+        if args.verb == "image":
+            print(_image().disk)
+            return 0
+        if args.verb == "shell":
+            return _shell(args)
+        if not args.script.is_file():
+            return _failed(f"no such script: {args.script}")
+        return _run_native(args) if args.native else _run(args)
+    except (image.BuildError, native.MissingError, sources.NoSourcesError) as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _image() -> image.Image:
+    return image.ready(recipe.load(), image.cache_folder())
+
+
+def _run(args: argparse.Namespace) -> int:
+    built = _image()
+    fast = not args.icount and kvm.works(built, image.cache_folder())
+    options = machine.Options(args.cpus, args.memory, args.icount, fast)
+    with _workplace() as work:
+        text, carried = payload.guest_command(args.script, args.arguments, recipe.CHECKOUT)
+        files = {"command": text, "environment": payload.environment({})}
+        _stage_lab(work / "root", files, args.script if carried else None)
+        log = work / "console"
+        return _report(machine.run(_boot(built, options, work), args.timeout, log), log)
+
+
+def _shell(args: argparse.Namespace) -> int:
+    if not sys.stdin.isatty():
+        return _failed("a shell needs a terminal")
+    built = _image()
+    fast = kvm.works(built, image.cache_folder())
+    options = machine.Options(args.cpus, args.memory, False, fast)
+    with _workplace() as work:
+        size = os.get_terminal_size(0)
+        terminal = f"stty rows {size.lines} cols {size.columns}\ncd {payload.CHECKOUT}\n"
+        extra = {"TERM": os.environ.get("TERM", "linux")}
+        files = {"interactive": terminal, "environment": payload.environment(extra)}
+        _stage_lab(work / "root", files, None)
+        log = work / "console"
+        return _report(machine.shell(_boot(built, options, work), log), log)
+
+
+def _run_native(args: argparse.Namespace) -> int:
+    native.check()
+    packages = image.native_packages(recipe.load(), image.cache_folder())
+    with _workplace() as work:
+        root = work / "root"
+        (root / "mnt").mkdir(parents=True)
+        (root / "usr").mkdir()
+        payload.stage_code(recipe.CHECKOUT, root)
+        text, carried = payload.guest_command(args.script, args.arguments, recipe.CHECKOUT)
+        if carried:
+            text = text.replace(f"/run/lab/{args.script.name}", str(args.script.resolve()))
+        script = native.preparation(root, packages) + payload.environment({}) + text
+        return _report(native.run(script, args.timeout), None)
+
+
+def _stage_lab(root: Path, files: dict[str, str], script: Path | None) -> None:
+    """Put what the guest's init reads into /run/lab, and the checkout beside it."""
+    lab = root / "run/lab"
+    lab.mkdir(parents=True)
+    for name, text in files.items():
+        (lab / name).write_text(text)
+    shutil.copy(recipe.LAB / "init.sh", lab / "init")
+    (lab / "init").chmod(0o755)
+    if script is not None:
+        shutil.copy(script, lab / script.name)
+    payload.stage_code(recipe.CHECKOUT, root)
+
+
+def _boot(built: image.Image, options: machine.Options, work: Path) -> list[str]:
+    payload.pack(work / "root", work / "payload.tar")
+    command = machine.base_command(built, options)
+    command += machine.disks(built, work / "payload.tar")
+    return command + machine.shared_folder(recipe.CHECKOUT)
+
+
+def _report(ended: machine.Ended, log: Path | None) -> int:
+    if ended.why:
+        if log is not None and ended.status == machine.LAB_FAILED:
+            print(log.read_text(errors="replace")[-4000:], file=sys.stderr)
+        print(f"lab: {ended.why}", file=sys.stderr)
+    return ended.status
+
+
+def _failed(why: str) -> int:
+    print(f"lab: {why}", file=sys.stderr)
+    return machine.LAB_FAILED
+
+
+@contextmanager
+def _workplace() -> Iterator[Path]:
     work = Path(tempfile.mkdtemp(prefix="noctule-lab-"))
     try:
-        root = work / "root"
-        lab = root / "run/lab"
-        lab.mkdir(parents=True)
-        text, carried = payload.guest_command(args.script, args.arguments, recipe.CHECKOUT)
-        (lab / "command").write_text(text)
-        (lab / "environment").write_text(payload.environment({}))
-        shutil.copy(recipe.LAB / "init.sh", lab / "init")
-        (lab / "init").chmod(0o755)
-        if carried:
-            shutil.copy(args.script, lab / args.script.name)
-        payload.stage_code(recipe.CHECKOUT, root)
-        payload.pack(root, work / "payload.tar")
-        options = machine.Options(args.cpus, args.memory, args.icount)
-        command = machine.base_command(built, options)
-        command += machine.disks(built, work / "payload.tar")
-        command += machine.shared_folder(recipe.CHECKOUT)
-        ended = machine.run(command, args.timeout, work / "console")
-        if ended.why:
-            print(f"lab: {ended.why}", file=sys.stderr)
-            print((work / "console").read_text(errors="replace")[-3000:], file=sys.stderr)
-        return ended.status
+        yield work
     finally:
         shutil.rmtree(work)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    # An exception, so that whoever holds a machine or a folder lets go of it.
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

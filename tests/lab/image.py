@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab import initramfs, sources
+from tests.lab import kernel, sources
 from tests.lab.recipe import SUITE, Recipe
 
 KEEP = 2
@@ -51,7 +52,7 @@ class Image:
 
     @property
     def kernel(self) -> Path:
-        return self.folder / "vmlinuz"
+        return self.folder / "vmlinux"
 
     @property
     def initramfs(self) -> Path:
@@ -76,6 +77,22 @@ def ready(recipe: Recipe, cache: Path) -> Image:
     return image
 
 
+def native_packages(recipe: Recipe, cache: Path) -> Path:
+    """A folder with the image's deps and dev, for this machine itself."""
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / f"{recipe.digest}.native"
+    with _locked(cache / f"{recipe.digest}.lock"):
+        if not folder.is_dir():
+            progress = Progress()
+            progress.phase("installing Python packages")
+            scratch = cache / f"{recipe.digest}.native-new"
+            shutil.rmtree(scratch, ignore_errors=True)
+            _python(recipe, scratch)
+            _compile(["/usr/bin/python3"], scratch / PREFIX)
+            scratch.rename(folder)
+    return folder / PREFIX
+
+
 def stale(folders: dict[str, float], keep: int = KEEP) -> list[str]:
     """Names to remove, given each image's time of last use."""
     newest_first = sorted(folders, key=lambda name: folders[name], reverse=True)
@@ -84,14 +101,16 @@ def stale(folders: dict[str, float], keep: int = KEEP) -> list[str]:
 
 def prune(cache: Path, current: str) -> None:
     """Remove what rule 4 no longer keeps; never the image `current`."""
-    images = {p.name: p.stat().st_mtime for p in cache.iterdir() if p.is_dir() and "." not in p.name}
+    images = {
+        p.name: p.stat().st_mtime for p in cache.iterdir() if p.is_dir() and "." not in p.name
+    }
     images[current] = time.time()
     for name in stale(images):
         # A name of its own first, so that nobody finds half an image.
         doomed = cache / f"{name}.old"
         (cache / name).rename(doomed)
         shutil.rmtree(doomed)
-        (cache / f"{name}.lock").unlink(missing_ok=True)
+        shutil.rmtree(cache / f"{name}.native", ignore_errors=True)
 
 
 def _build(recipe: Recipe, image: Image, cache: Path) -> None:
@@ -106,12 +125,14 @@ def _build(recipe: Recipe, image: Image, cache: Path) -> None:
         progress.phase("installing Python packages")
         _python(recipe, root)
         progress.phase("compiling them")
-        _compile(root)
+        # By the image's own interpreter: only it knows its bytecode.
+        _compile(["chroot", str(root), "python3"], Path("/") / PREFIX)
         progress.phase("making kernel, initramfs and disk")
         target = Image(folder)
         release = _kernel_release(root)
-        shutil.copy(root / f"boot/vmlinuz-{release}", target.kernel)
-        target.initramfs.write_bytes(initramfs.build(root, release))
+        packed = (root / f"boot/vmlinuz-{release}").read_bytes()
+        target.kernel.write_bytes(kernel.uncompressed(packed))
+        target.initramfs.write_bytes(kernel.initramfs(root, release))
         _run("mkfs.ext4", "-q", "-O", "^has_journal", "-d", str(root), str(target.disk), SIZE)
         shutil.rmtree(root)
         folder.chmod(0o755)
@@ -126,7 +147,10 @@ def _debootstrap(recipe: Recipe, folder: Path, root: Path) -> None:
     lines, options = sources.read()
     (folder / "sources.list").write_text("\n".join(lines) + "\n")
     (folder / "apt.conf").write_text("\n".join(options) + "\n")
+    # INITRD=No: Debian's initrd is slow to make, and ours is in kernel.py.
     _run(
+        "env",
+        "INITRD=No",
         "mmdebstrap",
         "--variant=minbase",
         "--quiet",
@@ -156,12 +180,10 @@ def _python(recipe: Recipe, root: Path) -> None:
         _run(*command, *requirements)
 
 
-def _compile(root: Path) -> None:
-    # By the image's own interpreter: only it knows its bytecode.  Unchecked,
-    # because nothing edits these files, and each import saves a stat.
-    command = ["chroot", str(root), "python3", "-m", "compileall", "-q"]
-    command += ["--invalidation-mode", "unchecked-hash", f"/{PREFIX}/deps", f"/{PREFIX}/dev"]
-    _run(*command)
+def _compile(python: list[str], prefix: Path) -> None:
+    # Unchecked, because nothing edits these files, and each import saves a stat.
+    command = [*python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    _run(*command, f"{prefix}/deps", f"{prefix}/dev")
 
 
 def _kernel_release(root: Path) -> str:
@@ -173,10 +195,16 @@ def _kernel_release(root: Path) -> str:
 
 def _run(*command: str) -> None:
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode:
-        raise BuildError(f"{command[0]} failed ({done.returncode}):\n{done.stdout[-4000:]}")
+        raise BuildError(
+            f"'{shlex.join(command)[:200]}' failed ({done.returncode}):\n{done.stdout[-4000:]}"
+        )
 
 
 @contextmanager

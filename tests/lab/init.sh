@@ -36,7 +36,7 @@ port=${port%3}
 if [ -e /run/lab/interactive ]; then
     exec 9>"${port}3"
     printf 'started\n' >&9
-    setsid --ctty --wait bash -c '. /run/lab/terminal; exec bash -l' <>/dev/hvc0 >&0 2>&0 9>&-
+    setsid --ctty --wait bash -c '. /run/lab/interactive; exec bash' <>/dev/hvc0 >&0 2>&0 9>&-
     printf 'exit %d\n' $? >&9
     exec sleep infinity
 fi

@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,13 @@ def shared_folder(checkout: Path) -> list[str]:
     return ["-virtfs", share]
 
 
-def spawn(command: Sequence[str], output: IO[bytes], pass_fds: Sequence[int] = ()) -> Process:
+def spawn(
+    command: Sequence[str],
+    output: IO[bytes] | None,
+    *,
+    stdin: int | None = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+) -> Process:
     """Start a process that dies with this one, however this one dies."""
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getpid()
@@ -96,33 +103,57 @@ def spawn(command: Sequence[str], output: IO[bytes], pass_fds: Sequence[int] = (
 
     return subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=output,
-        stderr=subprocess.STDOUT,
+        stderr=None if output is None else subprocess.STDOUT,
         pass_fds=pass_fds,
         start_new_session=True,  # a Ctrl-C is ours to handle
         preexec_fn=die_with_parent,
     )
 
 
-def run(command: list[str], timeout: float | None, log: Path) -> Ended:
+def kill(process: Process) -> None:
+    """End a process at once and wait until it is gone."""
+    process.kill()
+    process.wait()
+
+
+def run(command: Sequence[str], timeout: float | None, log: Path) -> Ended:
     """Boot `command`, pass the guest's output on as it comes, return its end.
 
     What the kernel and qemu have to say goes to `log`.
     """
+    return _run([*command, *_console(log)], timeout, log, interactive=False)
+
+
+def shell(command: Sequence[str], log: Path) -> Ended:
+    """Boot `command` with this terminal as the guest's."""
+    terminal = ["-chardev", "stdio,id=terminal,signal=off"]
+    terminal += ["-device", "virtio-serial-pci,id=terminals"]
+    terminal += ["-device", "virtconsole,chardev=terminal,bus=terminals.0"]
+    settings = termios.tcgetattr(0)
+    try:
+        return _run([*command, *_console(log), *terminal], None, log, interactive=True)
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, settings)
+
+
+def _run(command: list[str], timeout: float | None, log: Path, *, interactive: bool) -> Ended:
     ports = {name: os.pipe() for name in ("out", "err", "report")}
-    command += ["-device", "virtio-serial-pci"]
+    command += ["-device", "virtio-serial-pci,id=ports"]
     for number, (name, (_, writer)) in enumerate(ports.items(), start=1):
         command += ["-chardev", f"file,id={name},path=/proc/self/fd/{writer}"]
-        command += ["-device", f"virtserialport,nr={number},chardev={name}"]
+        command += ["-device", f"virtserialport,nr={number},chardev={name},bus=ports.0"]
     writers = [writer for _, writer in ports.values()]
-    started = time.monotonic()
-    with log.open("wb") as file:
-        qemu = spawn([*command, "-serial", "stdio"], pass_fds=writers, output=file)
+    report = _Report(time.monotonic())
+    with log.open("ab") as file:
+        if interactive:
+            qemu = spawn(command, None, stdin=None, pass_fds=writers)
+        else:
+            qemu = spawn(command, file, pass_fds=writers)
     try:
         for writer in writers:
             os.close(writer)
-        report = _Report(started)
         sinks = {
             ports["out"][0]: _to_descriptor(1),
             ports["err"][0]: _to_descriptor(2),
@@ -135,17 +166,15 @@ def run(command: list[str], timeout: float | None, log: Path) -> Ended:
             os.close(reader)
 
 
-def kill(process: Process) -> None:
-    """End a process at once and wait until it is gone."""
-    process.kill()
-    process.wait()
+def _console(log: Path) -> list[str]:
+    return ["-chardev", f"file,id=console,path={log},append=on", "-serial", "chardev:console"]
 
 
 class _Report:
     """What the guest has said so far about the script."""
 
-    def __init__(self, started: float) -> None:
-        self._started = started
+    def __init__(self, begun: float) -> None:
+        self.begun = begun
         self._text = b""
         self.booted_after: float | None = None
         self.status: int | None = None
@@ -156,28 +185,23 @@ class _Report:
         for line in lines:
             word, _, number = line.partition(b" ")
             if word == b"started":
-                self.booted_after = time.monotonic() - self._started
+                self.booted_after = time.monotonic() - self.begun
             elif word == b"exit":
                 self.status = int(number)
 
 
-def _pump(sinks: dict[int, Callable[[bytes], None]], report: _Report, timeout: float | None) -> Ended:
+def _pump(
+    sinks: dict[int, Callable[[bytes], None]], report: _Report, timeout: float | None
+) -> Ended:
     """Copy until the script has ended, the machine is gone or time is up."""
-    begin = time.monotonic()
     with selectors.DefaultSelector() as selector:
         for reader, sink in sinks.items():
             os.set_blocking(reader, False)
             selector.register(reader, selectors.EVENT_READ, sink)
         while selector.get_map() and report.status is None:
-            spent = time.monotonic() - begin
-            limits = [limit for limit in (timeout, BOOT_LIMIT) if limit is not None]
-            if report.booted_after is not None:
-                limits.remove(BOOT_LIMIT)
-            left = min(limits) - spent if limits else None
-            if left is not None and left <= 0:
-                if report.booted_after is None:
-                    return Ended(LAB_FAILED, None, f"the guest did not boot within {min(limits):g} s")
-                return Ended(TIMED_OUT, report.booted_after, f"timed out after {timeout:g} s")
+            ended, left = _out_of_time(report, timeout, time.monotonic())
+            if ended:
+                return ended
             for key, _ in selector.select(left):
                 data = os.read(key.fd, 65536)
                 if data:
@@ -192,6 +216,21 @@ def _pump(sinks: dict[int, Callable[[bytes], None]], report: _Report, timeout: f
             while data := _read_now(reader):
                 sink(data)
         return Ended(report.status, report.booted_after)
+
+
+def _out_of_time(
+    report: _Report, timeout: float | None, now: float
+) -> tuple[Ended | None, float | None]:
+    """The end, if a limit has passed; else the time left until the next limit."""
+    spent = now - report.begun
+    if timeout is not None and spent >= timeout:
+        return Ended(TIMED_OUT, report.booted_after, f"timed out after {timeout:g} s"), None
+    if report.booted_after is None and spent >= BOOT_LIMIT:
+        return Ended(LAB_FAILED, None, f"the guest did not boot within {BOOT_LIMIT:g} s"), None
+    limits = [] if timeout is None else [timeout]
+    if report.booted_after is None:
+        limits.append(BOOT_LIMIT)
+    return None, min(limits) - spent if limits else None
 
 
 def _read_now(reader: int) -> bytes:

@@ -91,4 +91,6 @@ def pack(root: Path, tar: Path) -> None:
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
+    if member.isdir():  # whatever umask the host has
+        member.mode = 0o755
     return member

@@ -64,7 +64,7 @@ GUEST_DEV = frozenset(
 
 # The code that decides what an image contains.  What only decides how one is
 # booted is not here: editing it must not cost anybody a rebuild.
-CODE = ("recipe.py", "sources.py", "image.py", "initramfs.py")
+CODE = ("recipe.py", "sources.py", "image.py", "kernel.py")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ def debian_lines(index_targets: str, suite: str = SUITE) -> list[str]:
 
 def inherited_options(config_dump: str) -> list[str]:
     """The apt options an image build needs from the host's 'apt-config dump'."""
-    return [line for line in config_dump.splitlines() if _INHERITED.match(line) and '"";' not in line]
+    return [
+        line for line in config_dump.splitlines() if _INHERITED.match(line) and '"";' not in line
+    ]
 
 
 def read() -> tuple[list[str], list[str]]:

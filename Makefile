@@ -1,0 +1,67 @@
+# Every target sets up what it needs on a fresh Debian 12, as root.
+#
+#   make demo                        a service mesh, encrypted, in one machine
+#   make test                        all tests, some of them on a real kernel
+#   make lab SCRIPT=file [ARGS=...]  run a script as root in a fresh machine
+#   make shell                       look around in one
+#
+# NATIVE=1 uses this machine's own kernel instead of booting one;
+# TIMEOUT=seconds limits each boot.
+
+TIMEOUT ?= 1800
+NATIVE  ?=
+ARGS    ?=
+
+VENV    := .venv/bin
+LAB     := $(VENV)/python -m tests.lab
+RUN     := $(LAB) run --timeout $(TIMEOUT) $(if $(filter-out 0,$(NATIVE)),--native)
+TYPED   := $(wildcard cni netconf daemon) tests/lab
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit guest bench lab shell image install clean
+
+help:
+	@sed -n 's/^#$$//; s/^# \{0,1\}//p; /^$$/q' Makefile
+
+setup:
+	@tests/lab/setup.sh
+
+demo: setup
+	@$(RUN) tests/e2e/demo.sh $(ARGS)
+
+# One after the other, whatever -j says: what fails first should be what is read.
+test: setup
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory guest
+
+lint: setup
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy --strict $(TYPED)
+
+unit: setup
+	$(VENV)/python -m pytest tests/unit
+
+guest: setup
+	$(RUN) tests/lab/guest-tests.sh $(ARGS)
+
+bench: setup
+	@$(RUN) tests/bench/run.sh $(ARGS)
+
+lab: setup
+	@test -n "$(SCRIPT)" || { echo 'usage: make lab SCRIPT=file [ARGS=...]' >&2; exit 2; }
+	@$(RUN) $(SCRIPT) $(ARGS)
+
+shell: setup
+	@$(LAB) shell
+
+image: setup
+	@$(LAB) image
+
+install: setup
+	PIP="$(VENV)/python -m pip" packaging/install.sh
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
