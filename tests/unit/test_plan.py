@@ -1,0 +1,242 @@
+"""The plan: what one end may send, the other may receive; and nothing without an edge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import IPv4Address, IPv4Network
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.model.balance import SLOTS
+from daemon.model.document import AllowText, Balance, Document, Port, ServiceText
+from daemon.model.plan import Local, Plan, plan
+from daemon.model.policy import Policy, compile
+from daemon.model.records import Replica
+from netconf.view import EMPTY, View
+from tests.unit.model_kit import SLICES, VIPS, policy, replica
+
+NODES = sorted(SLICES)
+SERVICES = ["a", "b", "c", "d"]
+PORTS = (Port("tcp", 80, 8080), Port("udp", 53, 53), Port("tcp", 81, 8080))
+DIALS = [("tcp", 80), ("udp", 53), ("tcp", 81), ("icmp", 0)]
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    services = {
+        name: ServiceText(
+            ports=PORTS,
+            balance=Balance(
+                strategy=draw(st.sampled_from(["link", "weighted", "nearest"])),
+                sticky=draw(st.booleans()),
+            ),
+        )
+        for name in SERVICES
+    }
+    name = st.sampled_from(SERVICES)
+    dials = st.lists(st.sampled_from(DIALS), min_size=1, max_size=4, unique=True).map(tuple)
+    allow = tuple(draw(st.lists(st.builds(AllowText, source=name, to=name, ports=dials))))
+    return compile(Document(services=services, allow=allow), None, VIPS, 1)
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> list[Replica]:
+    chosen = draw(
+        st.lists(
+            st.tuples(*map(st.sampled_from, (NODES, SERVICES, ["mesh", "other"])), st.booleans()),
+            max_size=12,
+        )
+    )
+    return [
+        replica(node, number, service, network=network, healthy=healthy)
+        for number, (node, service, network, healthy) in enumerate(chosen, 1)
+    ]
+
+
+def local(one: Replica) -> Local:
+    return Local(
+        attachment=one.attachment, service=one.service, network=one.network, address=one.address
+    )
+
+
+def planned(
+    made: Policy | None,
+    replicas: list[Replica],
+    node: str = "n1",
+    alive: object = NODES,
+    quality: dict[str, float] | None = None,
+    before: Plan | None = None,
+) -> Plan:
+    return plan(
+        made,
+        replicas,
+        [local(one) for one in replicas if one.node == node],
+        node=node,
+        alive=set(alive),  # type: ignore[call-overload]
+        quality=dict.fromkeys(NODES, 1.0) if quality is None else quality,
+        previous=before.slots if before else {},
+    )
+
+
+def everywhere(made: Policy, replicas: list[Replica]) -> dict[str, View]:
+    """The view of every replica, each planned on its own node."""
+    return {
+        one.address: planned(made, replicas, node).views[one.attachment]
+        for node in NODES
+        for one in replicas
+        if one.node == node
+    }
+
+
+@given(policies(), clusters())
+def test_what_one_end_may_send_the_other_may_receive(made: Policy, replicas: list[Replica]) -> None:
+    views = everywhere(made, replicas)
+    of = {one.address: made.services[one.service].id for one in replicas}
+    for here, view in views.items():
+        assert here not in view.peers
+        for there, peer in view.peers.items():
+            assert here in views[there].peers
+            assert peer.service == of[there]
+            out = {(p, q) for service, p, q in view.egress if service == of[there]}
+            into = {(p, q) for service, p, q in views[there].ingress if service == of[here]}
+            assert out == into
+
+
+@given(policies(), clusters())
+def test_nothing_is_seen_without_an_edge(made: Policy, replicas: list[Replica]) -> None:
+    networks = {one.address: one.network for one in replicas}
+    healthy = {one.address for one in replicas if one.healthy}
+    views = everywhere(made, replicas)
+    for one in replicas:
+        own = made.services[one.service].id
+        joined = made.neighbours(own)
+        view = views[one.address]
+        assert {peer.service for peer in view.peers.values()} <= joined
+        assert {grant[0] for grant in view.egress | view.ingress} <= joined
+        assert {networks[address] for address in view.peers} <= {one.network}
+        dialled = {
+            (made.by_id[edge.to].vip, *dial)
+            for edge in made.outgoing.get(own, ())
+            for dial in edge.ports
+        }
+        grants = view.egress
+        for (vip, protocol, port, number), (address, target) in view.slots.items():
+            assert (vip, protocol, port) in dialled
+            assert 0 <= number < SLOTS
+            assert address in view.peers
+            assert address in healthy
+            assert (view.peers[address].service, protocol, target) in grants
+        for count in Counter(key[:3] for key in view.slots).values():
+            assert count == SLOTS
+
+
+@given(policies(), clusters(), st.data())
+def test_planning_again_changes_nothing(
+    made: Policy, replicas: list[Replica], data: st.DataObject
+) -> None:
+    first = planned(made, replicas)
+    again = planned(made, data.draw(st.permutations(replicas)), before=first)
+    assert again == first
+
+
+@given(policies(), clusters(), st.sampled_from(["n2", "n3"]))
+def test_a_dead_node_leaves_everything(made: Policy, replicas: list[Replica], dead: str) -> None:
+    before = planned(made, replicas)
+    after = planned(made, replicas, alive=set(NODES) - {dead}, before=before)
+    lost = IPv4Network(SLICES[dead])
+    for view in after.views.values():
+        addresses = [*view.peers, *(target[0] for target in view.slots.values())]
+        assert not any(IPv4Address(a) in lost for a in addresses)
+    assert not any(IPv4Address(a) in lost for chosen in after.slots.values() for a in chosen)
+    assert {k: v.egress for k, v in after.views.items()} == {
+        k: v.egress for k, v in before.views.items()
+    }
+
+
+def test_the_example_of_the_design() -> None:
+    replicas = [
+        replica("n1", 1),
+        replica("n2", 2, "api"),
+        replica("n3", 3, "api"),
+        replica("n2", 4, "db"),
+    ]
+    views = everywhere(policy(), replicas)
+    web, api, db = (views[replicas[i].address] for i in (0, 1, 3))
+    assert set(web.peers) == {replicas[1].address, replicas[2].address}
+    assert web.egress == {(2, "tcp", 8080)}
+    assert web.ingress == frozenset()
+    counts = Counter(web.slots.values())
+    assert counts == {(replicas[1].address, 8080): 43, (replicas[2].address, 8080): 21}
+    assert {key[:3] for key in web.slots} == {("10.80.0.2", "tcp", 80)}
+    assert api.ingress == {(1, "tcp", 8080)}
+    assert api.egress == {(3, "tcp", 5432), (3, "icmp", 0)}
+    assert db.ingress == {(2, "tcp", 5432), (2, "icmp", 0)}
+    assert db.slots == {}
+
+
+def test_salts_reach_the_peers() -> None:
+    salts = {1: b"\1" * 32, 2: b"\2" * 32}
+    replicas = [replica("n1", 1), replica("n2", 2, "api", salts=salts)]
+    view = everywhere(policy(), replicas)[replicas[0].address]
+    assert view.peers[replicas[1].address].salts == salts
+
+
+def test_without_a_policy_or_a_record_of_its_own_nothing_is_open() -> None:
+    replicas = [replica("n1", 1), replica("n2", 2, "api")]
+    assert planned(None, replicas).views == {replicas[0].attachment: EMPTY}
+    for change in ({"service": "api"}, {"network": "other"}, {"address": "10.64.16.9"}):
+        other = msgspec.structs.replace(replicas[0], **change)
+        made = plan(
+            policy(),
+            [other, replicas[1]],
+            [local(replicas[0])],
+            node="n1",
+            alive=set(NODES),
+            quality={},
+            previous={},
+        )
+        assert made.views == {replicas[0].attachment: EMPTY}
+
+
+def test_no_healthy_replica_no_slots_but_still_a_peer() -> None:
+    replicas = [replica("n1", 1), replica("n2", 2, "api", healthy=False)]
+    view = everywhere(policy(), replicas)[replicas[0].address]
+    assert view.slots == {}
+    assert set(view.peers) == {replicas[1].address}
+
+
+SELF = """
+services: {a: {ports: [{protocol: tcp, port: 80}]}}
+allow: [{from: a, to: a}]
+"""
+
+
+def test_a_service_that_dials_itself_never_reaches_the_same_replica() -> None:
+    one, two = replica("n1", 1, "a"), replica("n1", 2, "a")
+    alone = planned(policy(SELF), [one]).views[one.attachment]
+    assert (alone.peers, alone.slots) == ({}, {})
+    views = planned(policy(SELF), [one, two]).views
+    assert {target[0] for target in views[one.attachment].slots.values()} == {two.address}
+    assert {target[0] for target in views[two.attachment].slots.values()} == {one.address}
+    near = policy(SELF.replace("a: {", "a: {balance: {strategy: nearest}, "))
+    far = replica("n2", 3, "a")
+    view = planned(near, [one, far]).views[one.attachment]
+    assert {target[0] for target in view.slots.values()} == {far.address}
+
+
+def test_a_sticky_client_has_one_replica_and_keeps_it_when_paths_change() -> None:
+    text = SELF.replace("a: {p", "w: {}, a: {balance: {sticky: client}, p").replace("m: a", "m: w")
+    made = policy(text)
+    replicas = [
+        *(replica("n1", i, "w") for i in range(1, 9)),
+        replica("n2", 20, "a"),
+        replica("n3", 21, "a"),
+    ]
+    first = planned(made, replicas, quality={"n2": 0.9, "n3": 0.9})
+    chosen = {k: {t[0] for t in view.slots.values()} for k, view in first.views.items()}
+    assert all(len(one) == 1 for one in chosen.values())
+    assert len(set.union(*chosen.values())) == 2
+    second = planned(made, replicas, quality={"n2": 0.92, "n3": 0.88}, before=first)
+    assert second == first
