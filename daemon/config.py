@@ -2,45 +2,24 @@
 
 1. Paths and names have defaults; addresses and identities do not.
 2. The slice lies in the pool; the VIP range touches neither.
-3. A link is either a segment (``interface``) or one static tunnel (``geneve``).
+3. What ``mesh`` may say is defined and checked by ``netconf.mesh``.
 """
 
 from __future__ import annotations
 
 import re
 import socket
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from daemon import yamlfile
+from netconf import mesh
 from netconf.errors import InvalidConfig, IOFailure
+from netconf.mesh import MeshConfig
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
-
-
-class Geneve(msgspec.Struct, forbid_unknown_fields=True):
-    """One static point-to-point tunnel (RFC 8926): the peer's address and the VNI."""
-
-    remote: str
-    id: int
-
-
-class Link(msgspec.Struct, forbid_unknown_fields=True):
-    """One way to other nodes; exactly one of the two fields is given."""
-
-    interface: str | None = None
-    geneve: Geneve | None = None
-
-
-class Mesh(msgspec.Struct, forbid_unknown_fields=True):
-    """The batman-adv mesh of this node."""
-
-    links: list[Link]
-    algorithm: Literal["BATMAN_IV", "BATMAN_V"] = "BATMAN_IV"
-    mtu: int | Literal["auto"] = "auto"
 
 
 class Addresses(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,7 +66,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     """The whole of ``node.yaml``."""
 
     cluster: str
-    mesh: Mesh
+    mesh: MeshConfig
     addresses: Addresses
     fabric: Fabric
     policy: Authority
@@ -128,7 +107,7 @@ def _check(config: Config) -> None:
                 "letters, digits, '_', '.' and '-' only"
             )
     _check_addresses(config.addresses)
-    _check_mesh(config.mesh)
+    mesh.validate(config.mesh)
     _check_fabric(config.fabric)
     for name in ("state", "socket", "cache"):
         value = getattr(config.paths, name)
@@ -160,33 +139,6 @@ def _check_addresses(addresses: Addresses) -> None:
         raise InvalidConfig(
             f"addresses.vips: {vips} overlaps the pool {pool}; choose a range beside it"
         )
-
-
-def _check_mesh(mesh: Mesh) -> None:
-    if not mesh.links:
-        raise InvalidConfig("mesh.links: empty; name at least one interface or geneve peer")
-    if isinstance(mesh.mtu, int) and not 576 <= mesh.mtu <= 1500:
-        raise InvalidConfig(f'mesh.mtu: {mesh.mtu} is not "auto" or between 576 and 1500')
-    seen: set[str] = set()
-    for index, link in enumerate(mesh.links):
-        field = f"mesh.links[{index}]"
-        if (link.interface is None) == (link.geneve is None):
-            raise InvalidConfig(f"{field}: give exactly one of interface and geneve")
-        if link.geneve is not None:
-            try:
-                ip_address(link.geneve.remote)
-            except ValueError as error:
-                raise InvalidConfig(f"{field}.geneve.remote: {error}") from error
-            if not 0 <= link.geneve.id < 1 << 24:
-                raise InvalidConfig(f"{field}.geneve.id: {link.geneve.id} is not a 24-bit VNI")
-            name = f"geneve {link.geneve.id}"
-        else:
-            name = link.interface or ""
-            if not 0 < len(name) <= 15 or "/" in name:
-                raise InvalidConfig(f'{field}.interface: "{name}" is not an interface name')
-        if name in seen:
-            raise InvalidConfig(f"{field}: {name} is listed twice; remove one")
-        seen.add(name)
 
 
 def _check_fabric(fabric: Fabric) -> None:

@@ -46,7 +46,7 @@ def load(text: str, name: str, kind: type[T]) -> T:
     document of the wrong shape.
     """
     try:
-        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - derives from SafeLoader
+        document = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

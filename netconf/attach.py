@@ -104,6 +104,24 @@ def check(node: NodeNet, state: State, attachment_id: str) -> None:
         )
 
 
+def resize(state: State, attachment_id: str, mtu: int) -> None:
+    """Lower an attachment's MTU to fit a path of `mtu` bytes, under running traffic."""
+    with state.holding(attachment_id):
+        made = state.get(attachment_id)
+        if made is None or made.phase != "ready" or made.mtu <= mtu:
+            return
+        with doing(f"lower the MTU of {made.ifname}"):
+            try:
+                with Namespace.open(made.netns) as netns, links.open(netns) as inside:
+                    inside.batch([links.set_request(made.ifname, mtu=mtu - names.MACSEC_OVERHEAD)])
+            except UnknownContainer:
+                return
+            with links.open() as outside:
+                outside.batch([links.set_request(made.vc, mtu=mtu + VC_EXTRA)])
+                outside.batch([links.set_request(made.vh, mtu=mtu)])
+        state.save(msgspec.structs.replace(made, mtu=mtu))
+
+
 def incomplete(state: State) -> list[Attachment]:
     """Return the attachments that a crash left half made or half removed.
 

@@ -227,6 +227,12 @@ class State:
                 return self._read_gone(self._folder / name)
         return None
 
+    def ids(self) -> set[str]:
+        """Return the id of every attachment; cheap, no file is opened."""
+        with _reading(f"list {self._folder}"):
+            found = os.listdir(self._folder)  # noqa: PTH208 -- strings are enough
+        return {name.partition("@")[0] for name in found if name.endswith(".json")}
+
     def all(self) -> list[Attachment]:
         """Return every attachment, sorted by id."""
         with _reading(f"list {self._folder}"):

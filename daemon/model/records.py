@@ -226,6 +226,13 @@ def open_body(key: Key, envelope: Envelope) -> Body:
     return body
 
 
+def policy_of(envelope: Envelope) -> Policy:
+    """Return the policy in an `envelope` that somebody else has verified; DecodeFailure."""
+    body = open_body(Key("policy"), envelope)
+    assert isinstance(body, Policy)
+    return body
+
+
 def _disagreement(key: Key, envelope: Envelope, body: Body) -> str:
     """Say what is wrong with a `body`; ValueError for addresses that are none."""
     match key.kind, body:

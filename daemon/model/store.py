@@ -221,6 +221,19 @@ class Store:
         """Return all records, encoded: the answer to a sync."""
         return [encode(self._held[key].envelope) for key in sorted(self._held)]
 
+    def answer(self, node: str) -> list[bytes]:
+        """Return the records of `node` and the policy: what it answers to a sync."""
+        return [
+            encode(held.envelope)
+            for _, held in sorted(self._held.items())
+            if held.key.node in (node, "")
+        ]
+
+    def envelope(self, key: str) -> bytes | None:
+        """Return the record under `key`, encoded."""
+        held = self._held.get(key)
+        return encode(held.envelope) if held is not None else None
+
     def dump(self) -> bytes:
         """Return a snapshot; two stores that hold the same records give the same bytes."""
         return msgspec.msgpack.encode(_Snapshot(self.keys.cluster, tuple(self.records())))
@@ -267,6 +280,11 @@ class Store:
         """Return what `node` says about one attachment, effective or not."""
         held = self._held.get(self.keys.replica(node, attachment))
         return held.body if held is not None and isinstance(held.body, Replica) else None
+
+    def held_replicas(self) -> list[Replica]:
+        """Return every live replica that is held, effective or not, by key."""
+        bodies = (held.body for _, held in sorted(self._held.items()))
+        return [body for body in bodies if isinstance(body, Replica)]
 
     def replicas(self) -> tuple[Replica, ...]:
         """Return the effective replicas, by address."""

@@ -1,0 +1,235 @@
+"""HTTP + JSON on the unix socket: for the CNI executable and for ``noctulectl``.
+
+1. Only root may speak: the socket has mode 0600, and SO_PEERCRED is checked on each request.
+2. A request that is not of the right shape changes nothing and is answered with code 6 or 7.
+3. An error is answered as ``{"code", "msg", "details"}`` with the CNI code.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from daemon.journal import Journal
+from daemon.status import PolicyApplied, PolicyState, Status, Verification
+from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NoctuleError
+
+T = TypeVar("T")
+
+_UCRED = struct.Struct("3i")
+MAX_BODY = 1 << 20
+"""Bytes of a request: a GC with 4,000 attachments takes a third of it."""
+
+
+class Candidate(msgspec.Struct, forbid_unknown_fields=True, rename={"origin": "from"}):
+    """One way the runtime named the replica's service; the first that applies is taken."""
+
+    name: str
+    origin: str
+
+
+class AttachRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What the executable knows of one attachment."""
+
+    container: str
+    ifname: str
+    netns: str
+    network: str
+    services: list[Candidate] = []
+    key_file: str = ""
+    address: str | None = None
+    mac: str | None = None
+
+
+class AttachAnswer(msgspec.Struct, kw_only=True):
+    """What the executable needs to write a CNI result."""
+
+    address: str
+    prefix: int
+    mac: str
+    mtu: int
+    vips: str
+    service: str
+
+
+class Valid(msgspec.Struct, forbid_unknown_fields=True):
+    """One attachment that a runtime still wants (CNI 1.1.0, ``cni.dev/valid-attachments``)."""
+
+    container: str = msgspec.field(name="containerID")
+    ifname: str = msgspec.field(name="ifname")
+
+
+class GCRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """All attachments of one network that a runtime still wants; others may go."""
+
+    network: str
+    valid: list[Valid]
+
+
+class PolicyRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A signed policy record, base64."""
+
+    envelope: str
+
+
+class Service(Protocol):
+    """What the daemon offers behind the socket."""
+
+    async def attach(self, request: AttachRequest) -> AttachAnswer:
+        """ADD."""
+
+    async def detach(self, request: AttachRequest) -> None:
+        """DEL."""
+
+    async def check(self, request: AttachRequest) -> None:
+        """CHECK."""
+
+    async def collect(self, request: GCRequest) -> None:
+        """GC."""
+
+    async def status(self) -> Status:
+        """Everything this node knows."""
+
+    async def verify(self) -> Verification:
+        """Read the kernel back and compare."""
+
+    def policy_state(self) -> PolicyState:
+        """The policy in force."""
+
+    async def apply_policy(self, envelope: bytes) -> PolicyApplied:
+        """Accept, publish and wait for a new version."""
+
+
+def peer_uid(transport_socket: socket.socket) -> int:
+    """Return the user id at the other end of a unix socket (unix(7), SO_PEERCRED)."""
+    credentials = transport_socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(credentials)
+    return int(uid)
+
+
+class Api:
+    """The listening socket, for as long as the daemon lives."""
+
+    def __init__(self, service: Service, path: Path, journal: Journal) -> None:
+        """Requests go to `service`; the socket will be at `path`."""
+        self._service = service
+        self._path = path
+        self._journal = journal
+        self._runner: web.AppRunner | None = None
+
+    async def open(self) -> None:
+        """Listen. The caller holds the node's lock, so a socket file found here is stale."""
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard])
+        app.add_routes(
+            [
+                web.post("/v1/attach", self._attach),
+                web.post("/v1/detach", self._detach),
+                web.post("/v1/check", self._check),
+                web.post("/v1/gc", self._gc),
+                web.post("/v1/policy", self._apply_policy),
+                web.get("/v1/policy", self._policy),
+                web.get("/v1/status", self._status),
+                web.get("/v1/verify", self._verify),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        previous = os.umask(0o177)
+        try:
+            listener.bind(str(self._path))
+        except OSError as error:
+            listener.close()
+            raise IOFailure(f"paths.socket: cannot listen at {self._path}: {error}") from error
+        finally:
+            os.umask(previous)
+        # A thousand containers may start at once; the kernel cuts this to somaxconn.
+        await web.SockSite(self._runner, listener, backlog=1024).start()
+
+    async def close(self) -> None:
+        """Stop listening, let running requests end, and remove the socket file."""
+        if self._runner is not None:
+            self._path.unlink(missing_ok=True)
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        transport = request.transport
+        peer = transport.get_extra_info("socket") if transport else None
+        if peer is None or peer_uid(peer) != 0:
+            return _problem(403, 4, "only root may use this socket")
+        try:
+            return await handler(request)
+        except NoctuleError as error:
+            return _problem(422, error.code, error.message, error.details)
+        except web.HTTPException as error:
+            return _problem(error.status, 6, error.reason)
+        except Exception as error:
+            self._journal.error("request failed", exc=error, path=request.path)
+            return _problem(500, 999, f"noctuled failed: {error!r}; its log has the traceback")
+
+    async def _attach(self, request: web.Request) -> web.Response:
+        answer = await self._service.attach(await _body(request, AttachRequest))
+        return _answer(answer)
+
+    async def _detach(self, request: web.Request) -> web.Response:
+        await self._service.detach(await _body(request, AttachRequest))
+        return _answer({})
+
+    async def _check(self, request: web.Request) -> web.Response:
+        await self._service.check(await _body(request, AttachRequest))
+        return _answer({})
+
+    async def _gc(self, request: web.Request) -> web.Response:
+        await self._service.collect(await _body(request, GCRequest))
+        return _answer({})
+
+    async def _policy(self, request: web.Request) -> web.Response:
+        return _answer(self._service.policy_state())
+
+    async def _apply_policy(self, request: web.Request) -> web.Response:
+        body = await _body(request, PolicyRequest)
+        try:
+            envelope = base64.b64decode(body.envelope, validate=True)
+        except binascii.Error as error:
+            raise DecodeFailure(f"envelope: not base64: {error}") from error
+        return _answer(await self._service.apply_policy(envelope))
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return _answer(await self._service.status())
+
+    async def _verify(self, request: web.Request) -> web.Response:
+        return _answer(await self._service.verify())
+
+
+async def _body(request: web.Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidConfig(f"request: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodeFailure(f"request: not JSON: {error}") from error
+
+
+def _answer(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+def _problem(status: int, code: int, message: str, details: str = "") -> web.Response:
+    body = msgspec.json.encode({"code": code, "msg": message, "details": details})
+    return web.Response(status=status, body=body, content_type="application/json")

@@ -1,0 +1,61 @@
+"""HTTP to one daemon over its unix socket, for a person at a terminal."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from netconf.errors import IOFailure, NoctuleError
+
+T = TypeVar("T")
+
+ANSWER_WITHIN = 30.0
+"""Seconds; a verify of a thousand attachments takes a few."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("noctuled", timeout=ANSWER_WITHIN)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Refused(NoctuleError):
+    """The daemon answered with an error of its own."""
+
+
+class _Problem(msgspec.Struct):
+    code: int
+    msg: str
+    details: str = ""
+
+
+def ask(path: Path, method: str, target: str, kind: type[T], body: bytes | None = None) -> T:
+    """Return the daemon's answer to `method` `target` as a `kind`.
+
+    Raises IOFailure when no daemon listens at `path`, Refused with its words when it says no.
+    """
+    connection = _Connection(path)
+    try:
+        connection.request(method, target, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise IOFailure(
+            f"no daemon answers at {path}: {error}; is noctuled running? "
+            "(--config or --socket chooses another)"
+        ) from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        problem = msgspec.json.decode(answer, type=_Problem)
+        raise Refused(problem.msg, details=problem.details)
+    return msgspec.json.decode(answer, type=kind)

@@ -1,0 +1,148 @@
+"""``noctulectl``: the operator's command line.
+
+1. Every verb has ``--json``; without it, people get a table or a sentence.
+2. A failure is one sentence on stderr that names the field and the fix, and exit status 1;
+   a wrong command line is 2; ``verify`` that finds differences is 3.
+3. Keys are read here and never sent: the daemon sees signed records only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import sys
+import time
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import msgspec
+
+from daemon import config
+from daemon.ctl import client, pki, show
+from daemon.model import policy, records
+from daemon.model.identity import Identity
+from daemon.status import PolicyApplied, PolicyState, Status, Verification
+from netconf.errors import IOFailure, NoctuleError
+
+DEFAULT_SOCKET = config.Paths().socket
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="noctulectl", description="Operate one Noctule node.")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--config", type=Path, help="node.yaml of the daemon to talk to")
+    where.add_argument("--socket", type=Path, help=f"its socket (default: {DEFAULT_SOCKET})")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    def verb(
+        name: str,
+        text: str,
+        parent: argparse._SubParsersAction[argparse.ArgumentParser] = verbs,
+    ) -> argparse.ArgumentParser:
+        sub = parent.add_parser(name, help=text, description=text)
+        sub.add_argument("--json", action="store_true", help="print JSON")
+        return sub
+
+    verb("status", "Show nodes, services, replicas and counters.")
+    verb("verify", "Read the kernel back and print where it differs from the plan.")
+
+    policies = verbs.add_parser("policy", help="Sign and publish policy.")
+    apply = verb(
+        "apply",
+        "Sign a policy file and publish it through this node.",
+        policies.add_subparsers(dest="action", required=True),
+    )
+    apply.add_argument("file", type=Path, help="policy.yaml")
+    apply.add_argument("--key", type=Path, required=True, help="the authority's private key (PEM)")
+
+    keys = verbs.add_parser("pki", help="Make keys and certificates; needs no daemon.")
+    actions = keys.add_subparsers(dest="action", required=True)
+    init = verb("init", "Make a CA and a policy authority in a new folder.", actions)
+    init.add_argument("dir", type=Path)
+    init.add_argument("--cluster", default="noctule", help="its name, for people who read them")
+    issue = verb("issue", "Issue a node's certificate and key.", actions)
+    issue.add_argument("dir", type=Path, help="the folder pki init made")
+    issue.add_argument("node", help="the node's name, as in its node.yaml")
+    issue.add_argument("address", nargs="+", help="IP addresses or names peers dial it by")
+    return parser
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    arguments = _parser().parse_args()
+    try:
+        return _run(arguments)
+    except NoctuleError as error:
+        print(f"noctulectl: {error.message}", file=sys.stderr)
+        if error.details:
+            print(error.details, file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.verb == "pki":
+        return _pki(arguments)
+    path = arguments.socket or Path(DEFAULT_SOCKET)
+    if arguments.config:
+        path = Path(config.read(arguments.config).paths.socket)
+    if arguments.verb == "status":
+        report = client.ask(path, "GET", "/v1/status", Status)
+        _print(arguments, report, show.status(report))
+        return 0
+    if arguments.verb == "verify":
+        found = client.ask(path, "GET", "/v1/verify", Verification)
+        _print(arguments, found, show.verification(found))
+        return 3 if found.differences else 0
+    return _apply(arguments, path)
+
+
+def _apply(arguments: argparse.Namespace, path: Path) -> int:
+    document = policy.parse(_read(arguments.file).decode("utf-8", "replace"))
+    key = arguments.key
+    authority = Identity.load(key.with_suffix(".crt"), key, "--key")
+    state = client.ask(path, "GET", "/v1/policy", PolicyState)
+    keys = records.Keys(state.cluster)
+    previous = records.decode(base64.b64decode(state.envelope)) if state.envelope else None
+    compiled = policy.compile(
+        document,
+        records.policy_of(previous) if previous else None,
+        IPv4Network(state.vips),
+        state.version + 1,
+    )
+    signed = records.seal(keys, keys.policy, state.version + 1, compiled, authority)
+    body = msgspec.json.encode({"envelope": base64.b64encode(signed).decode()})
+    applied = client.ask(path, "POST", "/v1/policy", PolicyApplied, body)
+    slowest = max(applied.live.values(), default=0.0)
+    total = len(applied.live) + len(applied.silent)
+    text = (
+        f"policy {applied.version} is live on {len(applied.live)} of {total} nodes "
+        f"after {slowest:.0f} ms"
+    )
+    if applied.silent:
+        text += f"; no answer from {', '.join(applied.silent)}: they take it when they return"
+    _print(arguments, applied, text)
+    return 0
+
+
+def _pki(arguments: argparse.Namespace) -> int:
+    if arguments.action == "init":
+        files = pki.init(arguments.dir, arguments.cluster, time.time())
+    else:
+        files = pki.issue(arguments.dir, arguments.node, arguments.address, time.time())
+    _print(arguments, [str(f) for f in files], "\n".join(f"wrote {f}" for f in files))
+    return 0
+
+
+def _print(arguments: argparse.Namespace, value: object, text: str) -> None:
+    if arguments.json:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    print(text)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise IOFailure(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,101 @@
+"""What ``noctulectl`` prints: plain tables, widest cell decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from daemon.status import Status, Verification
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return an aligned table; numbers to the right, words to the left."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    numeric = [
+        bool(cells) and all(row[i].replace(".", "", 1).isdecimal() for row in cells)
+        for i in range(len(head))
+    ]
+
+    def line(row: Sequence[str]) -> str:
+        parts = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        return "  ".join(parts).rstrip()
+
+    return "\n".join(line(row) for row in [[name.upper() for name in head], *cells])
+
+
+def status(report: Status) -> str:
+    """Return what a person wants to know of one node, its peers and its replicas."""
+    policy = f"policy {report.policy.version}" if report.policy else "no policy yet"
+    parts = [
+        f"{report.node} in cluster {report.cluster}: "
+        f"{'ready' if report.ready else 'starting'}, {report.algorithm}, "
+        f"mesh MTU {report.mtu}, {policy}"
+    ]
+    parts.append(
+        table(
+            ("node", "daemon", "slice", "quality", "via"),
+            [
+                (
+                    node.node,
+                    "lost" if node.lost else "alive" if node.alive else "silent",
+                    node.slice,
+                    f"{node.quality:.2f}",
+                    node.via or "-",
+                )
+                for node in report.nodes
+            ],
+        )
+    )
+    if report.services:
+        parts.append(
+            table(
+                ("service", "id", "vip", "ports", "replicas"),
+                [
+                    (
+                        service.name,
+                        service.id,
+                        service.vip,
+                        ",".join(f"{p.protocol}/{p.port}" for p in service.ports) or "-",
+                        len(service.replicas),
+                    )
+                    for service in report.services
+                ],
+            )
+        )
+    if report.replicas:
+        parts.append(
+            table(
+                ("replica", "service", "address", "node", "state"),
+                [
+                    (r.attachment, r.service, r.address, r.node, r.refused or "counts")
+                    for r in report.replicas
+                ],
+            )
+        )
+    counters = report.counters
+    parts.append(
+        f"host filter dropped: {counters.plaintext} plaintext, {counters.foreign} foreign, "
+        f"{counters.forbidden} forbidden"
+    )
+    if counters.denied:
+        parts.append(
+            table(
+                ("denied at", "direction", "peer", "protocol", "port", "packets"),
+                [
+                    (d.service, d.direction, d.peer, d.protocol, d.port, d.packets)
+                    for d in counters.denied
+                ],
+            )
+        )
+    parts.extend(f"records refused: {reason}: {n}" for reason, n in counters.records.items())
+    return "\n\n".join(parts)
+
+
+def verification(report: Verification) -> str:
+    """Return the differences a verify found, or that there are none."""
+    if not report.differences:
+        return f"{report.node}: the kernel agrees with the plan ({report.attachments} attachments)"
+    return "\n".join([f"{report.node}: the kernel differs from the plan:", *report.differences])

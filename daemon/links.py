@@ -1,0 +1,145 @@
+"""This node's place on the mesh: bringing it up, and how good the paths are.
+
+1. Quality is 0–1: TQ/255 for BATMAN_IV, throughput over the best path's for BATMAN_V. It is
+   read from batman-adv's own table, so it says what this node's frames will really meet.
+2. One MTU for the whole mesh: the least that any known node can carry. It is lowered on
+   running attachments when a poorer node appears, and never raised under them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from daemon.config import Config
+from daemon.journal import Journal
+from daemon.model.records import NodeInfo
+from netconf import attach, batadv, mesh
+from netconf.batadv import Originator
+from netconf.errors import NoctuleError
+from netconf.state import Attachment, NodeNet, State
+
+T = TypeVar("T")
+
+LOOK_EVERY = 1.0
+"""Seconds; an OGM interval of batman-adv. Its tables send no events."""
+
+
+class Links:
+    """The mesh as this node has it."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: State,
+        executor: Executor,
+        journal: Journal,
+        *,
+        infos: Callable[[], Iterable[NodeInfo]],
+        attachments: Callable[[], Iterable[Attachment]],
+        changed: Callable[[], None],
+    ) -> None:
+        """`changed` is called when the paths to other nodes became better or worse."""
+        self._config = config
+        self._state = state
+        self._executor = executor
+        self._journal = journal
+        self._infos = infos
+        self._attachments = attachments
+        self._changed = changed
+        self._originators: list[Originator] = []
+        self._mesh: mesh.MeshFacts | None = None
+
+    @property
+    def up(self) -> mesh.MeshFacts:
+        """What `start` found or made."""
+        assert self._mesh is not None, "start comes first"
+        return self._mesh
+
+    @property
+    def facts(self) -> NodeNet:
+        """What an attachment needs to know of this node."""
+        config = self._config
+        return NodeNet(
+            cluster=config.cluster,
+            node=config.node,
+            pool=config.addresses.pool,
+            slice=config.addresses.slice,
+            vips=config.addresses.vips,
+            mtu=self.up.mtu,
+        )
+
+    async def start(self) -> None:
+        """Bring the mesh up, with the MTU of the nodes known so far."""
+        self._mesh = await self._blocking(self._bring_up, self._least())
+
+    async def watch(self) -> None:
+        """Follow the paths and the MTU; runs until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            try:
+                await self._look()
+            except NoctuleError as error:
+                self._journal.error("mesh", error=error.message, details=error.details)
+            except OSError as error:
+                self._journal.error("mesh", error=str(error))
+
+    def quality(self) -> dict[str, float]:
+        """Return the quality of the best path to each other node that has one."""
+        macs = self._macs()
+        found: dict[str, float] = {}
+        best = max((o.throughput or 0 for o in self._originators), default=0)
+        for originator in self._originators:
+            node = macs.get(originator.mac)
+            if node is not None and originator.best:
+                found[node] = (
+                    originator.tq / 255
+                    if originator.tq is not None
+                    else (originator.throughput or 0) / max(best, 1)
+                )
+        return found
+
+    def via(self) -> dict[str, str]:
+        """Return the next hop, as a node, on the best path to each other node."""
+        macs = self._macs()
+        return {
+            macs[o.mac]: macs.get(o.neighbour, "")
+            for o in self._originators
+            if o.best and o.mac in macs
+        }
+
+    def _macs(self) -> dict[str, str]:
+        return {mac: info.node for info in self._infos() for mac in info.mesh_macs}
+
+    def _least(self) -> int | None:
+        return min((i.mtu for i in self._infos() if i.node != self._config.node), default=None)
+
+    async def _look(self) -> None:
+        before = {node: round(quality, 1) for node, quality in self.quality().items()}
+        self._originators = await self._blocking(self._read)
+        if before != {node: round(quality, 1) for node, quality in self.quality().items()}:
+            self._changed()
+        least = self._least()
+        if self._config.mesh.mtu == "auto" and least is not None and least < self.up.mtu:
+            self._journal.info("mtu lowered", mtu=least, before=self.up.mtu)
+            self._mesh = await self._blocking(self._bring_up, least)
+            for attachment in self._attachments():
+                await self._blocking(attach.resize, self._state, attachment.id, least)
+
+    def _read(self) -> list[Originator]:
+        with batadv.open() as genl:
+            return batadv.originators(genl, self.up.mesh_index)
+
+    def _bring_up(self, least: int | None) -> mesh.MeshFacts:
+        # A lower MTU is for good: raising it again would need every container's consent.
+        if self._mesh is not None and least is not None:
+            least = min(least, self._mesh.mtu)
+        self._mesh = mesh.bring_up(self._config.mesh, mesh_mtu=least)
+        self._state.write_node(self.facts)
+        return self._mesh
+
+    async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, function, *arguments)

@@ -1,0 +1,46 @@
+"""``noctuled``: reads its configuration, runs one node until told to stop.
+
+Exit status 0 after SIGTERM or SIGINT, 1 when it could not start; the reason is one log line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from pathlib import Path
+
+from daemon import config, journal
+from daemon.node import Node
+from netconf.errors import NoctuleError
+
+
+def main() -> int:
+    """Run the daemon; return the exit status."""
+    parser = argparse.ArgumentParser(prog="noctuled", description="The Noctule daemon of one node.")
+    parser.add_argument("--config", type=Path, default=Path("/etc/noctule/node.yaml"))
+    parser.add_argument("--log", default="info", choices=["debug", "info", "warning", "error"])
+    arguments = parser.parse_args()
+    journal.start(arguments.log)
+    log = journal.Journal()
+    try:
+        settings = config.read(arguments.config)
+        log = journal.Journal(node=settings.node)
+        asyncio.run(_run(settings, log))
+    except NoctuleError as error:
+        log.error("cannot run", error=error.message, details=error.details)
+        return 1
+    return 0
+
+
+async def _run(settings: config.Config, log: journal.Journal) -> None:
+    node = Node(settings, log)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await node.start()
+        await stop.wait()
+    finally:
+        await node.stop()

@@ -1,0 +1,420 @@
+"""One node, put together: the only place where all the parts meet.
+
+Start: lock → mesh → host filter → what the predecessor knew (records, policy, the kernel's
+sets) → attachments → socket → fabric. Nothing is flushed on the way; until the peers were
+heard, nothing is revoked either. Stop: the fabric and the socket close; the kernel stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from daemon import report
+from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest
+from daemon.config import Config
+from daemon.fabric import Settings
+from daemon.fabric.zenoh_fabric import ZenohFabric
+from daemon.journal import Journal
+from daemon.links import Links
+from daemon.model import plan
+from daemon.model.identity import Identity, Trust
+from daemon.model.records import NodeInfo
+from daemon.model.store import Store
+from daemon.peers import Peers
+from daemon.programmer import Programmer, Work
+from daemon.replicas import Replicas
+from daemon.saved import Saved
+from daemon.statements import Statements
+from daemon.status import PolicyApplied, PolicyState, Status, Verification
+from netconf.errors import InvalidConfig, NoctuleError, TryAgain
+from netconf.nft import host, ruleset
+from netconf.state import Attachment, State
+
+T = TypeVar("T")
+
+WORKERS = 8
+"""Threads for the kernel; most of an ADD is waiting for the kernel's own locks."""
+HOLD_FOR = 10.0
+"""Seconds after a start in which nothing is revoked while known nodes were not yet heard."""
+AUDIT_EVERY = 30.0
+"""Seconds between reading everything back."""
+MANIFEST_EVERY = 10.0
+"""Seconds between manifests: how long a record that was lost stays unnoticed at most."""
+POLICY_CONFIRM_WITHIN = 5.0
+"""Seconds ``policy apply`` waits for each node."""
+
+
+class Node:
+    """The daemon of one node; what the API serves."""
+
+    def __init__(self, config: Config, journal: Journal) -> None:
+        """Raises InvalidConfig when the identity is unusable; touches nothing yet."""
+        self._config = config
+        self._journal = journal
+        paths = config.fabric.identity
+        self._identity = Identity.load(Path(paths.certificate), Path(paths.key))
+        if self._identity.name != config.node:
+            raise InvalidConfig(
+                f'fabric.identity.certificate: it is of "{self._identity.name}", and this node '
+                f'is "{config.node}"; issue one for this node'
+            )
+        trust = Trust.load(Path(paths.ca), Path(config.policy.authority))
+        trust.verify_node(self._identity.pem, config.node, time.time())
+        self.store = Store(config.cluster, trust)
+        self._saved = Saved(Path(config.paths.state), Path(config.paths.cache), self.store)
+        self._executor = ThreadPoolExecutor(WORKERS, "kernel")
+        self._state = State(Path(config.paths.state))
+        self.links = Links(
+            config,
+            self._state,
+            self._executor,
+            journal,
+            infos=lambda: self.store.infos().values(),
+            attachments=lambda: list(self.replicas.attachments.values()),
+            changed=self._replan,
+        )
+        self.programmer = Programmer(self._plan, config.addresses.vips, self._executor, journal)
+        self.programmer.passed = self._passed
+        self._fabric = ZenohFabric(
+            Settings(
+                cluster=config.cluster,
+                node=config.node,
+                listen=tuple(config.fabric.listen),
+                connect=tuple(config.fabric.connect),
+                ca=paths.ca,
+                certificate=paths.certificate,
+                key=paths.key,
+            )
+        )
+        self.peers = Peers(
+            config.node,
+            self.store,
+            self._fabric,
+            program=self.programmer.request,
+            answer=lambda: self._statements.everything(),
+            changed=self._store_changed,
+            journal=journal,
+        )
+        self._statements = Statements(
+            self._identity, self.store, self.peers.take, self._fabric.publish
+        )
+        self.replicas = Replicas(
+            lambda: self.links.facts,
+            self._state,
+            self._executor,
+            policy=self.store.policy,
+            opened=self._opened,
+            closed=self._closed,
+            journal=journal,
+        )
+        self._api = Api(self, Path(config.paths.socket), journal)
+        self._slots: dict[plan.Group, tuple[str, ...]] = {}
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._lock: int | None = None
+        self.ready = False
+        self.policy_received_ns = 0
+        self.policy_programmed_ns = 0
+
+    @property
+    def config(self) -> Config:
+        """What this node was told."""
+        return self._config
+
+    # --- life
+
+    async def start(self) -> None:
+        """Bring everything up; on failure `stop` undoes what would be in the way."""
+        began = time.monotonic()
+        self._take_lock()
+        for problem in self._saved.load(time.time()):
+            self._journal.warning("saved records", problem=problem)
+        self._statements.resume()
+        await self.links.start()
+        await self._blocking(ruleset.ensure_host)
+        self._statements.info(self._info())
+        await self._adopt()
+        self._start(self.programmer.run())
+        if self.store.policy() is not None:
+            self.policy_received_ns = time.monotonic_ns()
+        await self.programmer.request()
+        await self._fabric.open(self.peers)
+        self._statements.again()
+        for node in self.store.infos():
+            if node not in self.peers.alive:
+                self.peers.watch(node)
+        for loop in (
+            self.links.watch(),
+            self.replicas.watch(),
+            self.replicas.keep_alive(),
+            self._let_go(),
+            self._audit(),
+            self._save(),
+            self._tell(),
+        ):
+            self._start(loop)
+        await self._api.open()
+        self.ready = True
+        self._journal.info(
+            "ready",
+            attachments=len(self.replicas.attachments),
+            mtu=self.links.facts.mtu,
+            duration_ms=round((time.monotonic() - began) * 1e3),
+        )
+
+    async def stop(self) -> None:
+        """Close what is ours alone. The kernel, and with it all traffic, stays as it is."""
+        await self._api.close()
+        await self.peers.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._fabric.close()
+        if self._lock is not None:
+            self._saved.write(self.store.dump())
+            os.close(self._lock)
+        self.programmer.close()
+        self._executor.shutdown()
+        self._journal.info("stopped")
+
+    def _take_lock(self) -> None:
+        folder = Path(self._config.paths.state)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(folder / "noctuled.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            self._lock = None
+            raise TryAgain(
+                f"paths.state: another noctuled runs on {folder}; stop it, or give this one its own"
+            ) from error
+
+    async def _adopt(self) -> None:
+        """Take over attachments, and set straight what this node says of them."""
+        await self.replicas.adopt()
+        self.programmer.adopt(self.replicas.attachments, await self._blocking(host.pairs))
+        said = self._statements.replicas()
+        for attachment in self.replicas.attachments.values():
+            if attachment.id not in said:
+                self._statements.replica(attachment)
+        for gone in said - self.replicas.attachments.keys():
+            self._statements.withdraw(gone)
+
+    # --- what the API asks
+
+    async def attach(self, request: AttachRequest) -> AttachAnswer:
+        """ADD."""
+        return await self.replicas.attach(request)
+
+    async def detach(self, request: AttachRequest) -> None:
+        """DEL."""
+        await self.replicas.detach(request)
+
+    async def check(self, request: AttachRequest) -> None:
+        """CHECK."""
+        await self.replicas.check(request)
+
+    async def collect(self, request: GCRequest) -> None:
+        """GC."""
+        await self.replicas.collect(request)
+
+    async def status(self) -> Status:
+        """Everything this node knows."""
+        counters = await self._blocking(
+            report.counters, list(self.replicas.attachments.values()), dict(self.store.counts)
+        )
+        return report.status(self, counters)
+
+    async def verify(self) -> Verification:
+        """Read the kernel back and compare; what differs is mended by the next pass."""
+        attachments = list(self.replicas.attachments.values())
+        return Verification(
+            node=self._config.node,
+            attachments=len(attachments),
+            differences=await self.programmer.audit(attachments),
+        )
+
+    def policy_state(self) -> PolicyState:
+        """The policy in force."""
+        policy, envelope = self.store.policy(), self.store.envelope(self.store.keys.policy)
+        return PolicyState(
+            cluster=self._config.cluster,
+            vips=self._config.addresses.vips,
+            version=policy.version if policy else 0,
+            envelope=base64.b64encode(envelope).decode() if envelope else "",
+        )
+
+    async def apply_policy(self, envelope: bytes) -> PolicyApplied:
+        """Accept a new version, and wait until the nodes that live have it in their kernels."""
+        began = time.monotonic()
+        verdict = self.peers.take(envelope)
+        policy = self.store.policy()
+        if not verdict.changed or policy is None:
+            raise InvalidConfig(
+                f"policy: not accepted: {verdict.outcome}"
+                + (f": {verdict.reason}" if verdict.reason else "")
+                + "; sign the next version with the authority's key"
+            )
+        self._fabric.publish(self.store.keys.policy, envelope)
+        others = sorted(self.store.infos().keys() - {self._config.node})
+        programmed = self.programmer.request()
+        confirming = asyncio.ensure_future(
+            self.peers.confirm(envelope, others, POLICY_CONFIRM_WITHIN)
+        )
+        await programmed
+        live = {self._config.node: (time.monotonic() - began) * 1e3}
+        silent = [node for node in others if node not in self.peers.alive]
+        for node, seconds in (await confirming).items():
+            if seconds is None:
+                silent.append(node)
+            else:
+                live[node] = seconds * 1e3
+        self._journal.info("policy applied", version=policy.version, live=live, silent=silent)
+        return PolicyApplied(version=policy.version, live=live, silent=sorted(silent))
+
+    # --- planning
+
+    def _plan(self) -> Work:
+        policy = self.store.policy()
+        attachments = dict(self.replicas.attachments)
+        made = plan.plan(
+            policy,
+            self.store.replicas(),
+            [
+                plan.Local(attachment=a.id, service=a.service, network=a.network, address=a.address)
+                for a in attachments.values()
+            ],
+            node=self._config.node,
+            alive=self.store.infos().keys() - self.peers.lost,
+            quality=self.links.quality(),
+            previous=self._slots,
+        )
+        self._slots = made.slots
+        return Work(
+            attachments=attachments,
+            views=made.views,
+            policy_version=policy.version if policy else 0,
+        )
+
+    def slots(self) -> dict[plan.Group, tuple[str, ...]]:
+        """The slots of the last plan, by network and service."""
+        return self._slots
+
+    def _replan(self) -> None:
+        self.programmer.request()
+
+    def _passed(self) -> None:
+        policy = self.store.policy()
+        if policy and self.programmer.policy_version == policy.version:
+            self.policy_programmed_ns = self.policy_programmed_ns or time.monotonic_ns()
+
+    def _info(self) -> NodeInfo:
+        return NodeInfo(
+            node=self._config.node,
+            certificate=self._identity.pem,
+            endpoints=tuple(self._config.fabric.listen),
+            slice=self._config.addresses.slice,
+            mtu=self.links.up.limit,
+            mesh_macs=tuple(self.links.up.hard.values()),
+            instance=secrets.token_hex(8),
+        )
+
+    # --- attachments that come and go
+
+    def _opened(self, attachment: Attachment) -> asyncio.Future[str]:
+        """Tell everyone of a new attachment; the result says what the neighbours answered."""
+        self.programmer.introduce(attachment.id)
+        sealed = self._statements.replica(attachment)
+        return asyncio.ensure_future(self._in_use(sealed, attachment))
+
+    async def _in_use(self, sealed: bytes, attachment: Attachment) -> str:
+        """Wait until our sets and, for a while, the neighbours' know the attachment."""
+        policy = self.store.policy()
+        service = policy.services.get(attachment.service) if policy else None
+        if policy is None or service is None:
+            await self.programmer.request()
+            return "closed: policy does not know the service"
+        near = {policy.by_id[number].name for number in policy.neighbours(service.id)}
+        nodes = {replica.node for replica in self.store.replicas() if replica.service in near}
+        within = self._config.fabric.confirm_ms / 1e3
+        programmed = self.programmer.request()
+        answers = await self.peers.confirm(sealed, sorted(nodes), within)
+        await programmed
+        missing = sorted(node for node, seconds in answers.items() if seconds is None)
+        if missing:
+            return f"gave up on {', '.join(missing)}"
+        return f"{len(answers)} confirmed"
+
+    def _closed(self, attachment: Attachment) -> None:
+        """Tell everyone that an attachment is gone."""
+        self.programmer.forget(attachment.id)
+        self._statements.withdraw(attachment.id)
+
+    def _store_changed(self, policy: bool) -> None:
+        if policy:
+            self.policy_received_ns = time.monotonic_ns()
+            self.policy_programmed_ns = 0
+            if envelope := self.store.envelope(self.store.keys.policy):
+                self._saved.write_policy(envelope)
+        self._changed.set()
+
+    # --- loops
+
+    async def _let_go(self) -> None:
+        """End the hold when all nodes that live were heard, or when waiting is enough."""
+        until = time.monotonic() + HOLD_FOR
+        known = self.store.infos().keys() - {self._config.node}
+        while time.monotonic() < until and not known <= self.peers.judged:
+            await asyncio.sleep(0.1)
+        self.programmer.hold = False
+        await self.programmer.request()
+
+    async def _audit(self) -> None:
+        while True:
+            await asyncio.sleep(AUDIT_EVERY)
+            try:
+                for difference in await self.programmer.audit(
+                    list(self.replicas.attachments.values())
+                ):
+                    self._journal.warning("drift", difference=difference)
+            except NoctuleError as error:
+                self._journal.error("audit", error=error.message, details=error.details)
+
+    async def _save(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._blocking(self._saved.write, self.store.dump())
+            await asyncio.sleep(0.2)
+
+    async def _tell(self) -> None:
+        """Publish the manifest now and then, so that a record that was lost is missed."""
+        while True:
+            await asyncio.sleep(MANIFEST_EVERY)
+            self._statements.manifest()
+
+    # --- how
+
+    def _start(self, loop: Coroutine[None, None, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(self._forever(loop)))
+
+    async def _forever(self, loop: Coroutine[None, None, None]) -> None:
+        """A loop that dies of a bug is an error in the log, not a silent gap."""
+        try:
+            await loop
+        except Exception as error:
+            self._journal.error("loop ended", exc=error)
+
+    async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, function, *arguments)

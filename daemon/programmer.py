@@ -1,0 +1,209 @@
+"""From the plan to the kernel: one pass at a time, only differences, never a flush.
+
+1. A pass plans once and then changes each attachment whose view differs; attachments are
+   independent of each other and are changed side by side, in worker threads.
+2. Whatever asks for a pass while one runs gets the next one: a burst of a hundred records
+   costs two passes.
+3. Grant before use: host pairs are added before the attachments change and removed after.
+4. What a predecessor left is not touched while `hold` lasts: a daemon that does not yet know
+   what its predecessor knew must cut nobody off. After that it is read back and corrected.
+5. A change that fails is logged, and made again, from what the kernel says, after the next
+   audit. An audit also puts back tables that somebody removed by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from typing import TypeVar
+
+import msgspec
+
+from daemon.journal import Journal
+from netconf import keys, program
+from netconf.errors import KernelFailure, NoctuleError, UnknownContainer
+from netconf.namespace import Namespace
+from netconf.nft import host, ruleset
+from netconf.state import Attachment
+from netconf.view import EMPTY, View
+
+Pair = tuple[str, str]
+T = TypeVar("T")
+
+
+class Work(msgspec.Struct):
+    """What one pass is to bring about."""
+
+    attachments: Mapping[str, Attachment]
+    views: Mapping[str, View]
+    policy_version: int
+
+
+class Programmer:
+    """Knows what the kernel was last told, and tells it the rest."""
+
+    def __init__(
+        self, plan: Callable[[], Work], vips: str, executor: Executor, journal: Journal
+    ) -> None:
+        """`plan` is called in the loop's thread at the start of each pass; `vips` is the CIDR
+        of the VIPs, for a ruleset that must be loaded again."""
+        self._plan = plan
+        self._vips = vips
+        self._executor = executor
+        self._journal = journal
+        self._kernel = program.Programmer()
+        self._programmed: dict[str, View | None] = {}
+        """By attachment; None where only the kernel knows."""
+        self._pairs: frozenset[Pair] = frozenset()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._wanted = asyncio.Event()
+        self.hold = True
+        self.policy_version = 0
+        """The version that every local set agreed with after the last pass."""
+        self.passed: Callable[[], None] = lambda: None
+        """Called after each pass, in the loop's thread."""
+
+    def adopt(self, attachments: Iterable[str], pairs: Iterable[Pair]) -> None:
+        """Take over from a predecessor: these attachments, and the host filter's pairs."""
+        self._programmed = dict.fromkeys(attachments)
+        self._pairs = frozenset(pairs)
+
+    def request(self) -> asyncio.Future[None]:
+        """Ask for a pass; the result comes when one that began later has ended."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._wanted.set()
+        return future
+
+    def introduce(self, attachment: str) -> None:
+        """`attachment` was just made: its sets are empty."""
+        self._programmed[attachment] = EMPTY
+
+    def forget(self, attachment: str) -> None:
+        """`attachment` is gone: nothing of it is to be changed or kept open any more."""
+        self._programmed.pop(attachment, None)
+        self._kernel.forget(attachment)
+
+    def close(self) -> None:
+        """Let go of all namespaces; the kernel stays as it is."""
+        self._kernel.close()
+
+    async def run(self) -> None:
+        """Do passes until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            waiting, self._waiting = self._waiting, []
+            try:
+                await self._pass()
+            except NoctuleError as error:
+                self._journal.error("pass failed", error=error.message, details=error.details)
+            except Exception as error:  # a pass that dies must not end programming for good
+                self._journal.error("pass failed", exc=error)
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+            self.passed()
+
+    async def _pass(self) -> None:
+        work = self._plan()
+        changes = []
+        pairs: set[Pair] = set()
+        for attachment in work.attachments.values():
+            old = self._programmed.get(attachment.id)
+            new = work.views.get(attachment.id, EMPTY)
+            pairs |= program.pairs_of(attachment.mac, new)
+            if new != old and not (old is None and self.hold):
+                changes.append((attachment, old, new))
+        if added := pairs - self._pairs:
+            await self._blocking(host.change_pairs, added, frozenset())
+            self._pairs |= added
+        done = await asyncio.gather(*(self._change(*change) for change in changes))
+        # A pair whose attachment could not be changed yet is still in use.
+        if all(done) and not self.hold and (removed := self._pairs - pairs):
+            await self._blocking(host.change_pairs, frozenset(), removed)
+            self._pairs -= removed
+        if all(done) and not self.hold:
+            self.policy_version = work.policy_version
+
+    async def _change(self, attachment: Attachment, old: View | None, new: View) -> bool:
+        """Change one attachment; False when it is to be tried again."""
+        try:
+            await self._blocking(
+                self._kernel.apply, attachment, old, new, lambda: keys.read_key(attachment.key_file)
+            )
+        except UnknownContainer:
+            return True  # The collector takes it down; there is nothing to program.
+        except NoctuleError as error:
+            if attachment.id in self._programmed:
+                self._programmed[attachment.id] = None
+                self._journal.error(
+                    "attachment not programmed",
+                    attachment=attachment.id,
+                    service=attachment.service,
+                    error=error.message,
+                    details=error.details,
+                )
+            return False
+        if attachment.id in self._programmed:
+            self._programmed[attachment.id] = new
+        return True
+
+    async def audit(self, attachments: Iterable[Attachment]) -> list[str]:
+        """Read the kernel back; return the differences, and have the next pass mend them."""
+        attachments = list(attachments)
+        found = await self._blocking(_restore_host, attachments)
+        for attachment in attachments:
+            view = self._programmed.get(attachment.id)
+            if view is None:
+                continue
+            said = await self._blocking(self._compare, attachment, view)
+            # A pass that changed it meanwhile has answered the question already.
+            if said and self._programmed.get(attachment.id) is view:
+                self._programmed[attachment.id] = None
+                found.extend(f"{attachment.id} ({attachment.service}): {one}" for one in said)
+        actual = await self._blocking(host.pairs)
+        expected = self._pairs
+        for sender, receiver in sorted(expected ^ actual):
+            lacks = (sender, receiver) in expected
+            found.append(
+                f"host filter: pair {sender} → {receiver} "
+                + ("is missing" if lacks else "should not be there")
+            )
+        self._pairs = frozenset(actual)
+        if found or None in self._programmed.values():
+            self.request()
+        return found
+
+    def _compare(self, attachment: Attachment, view: View) -> list[str]:
+        try:
+            return program.differences(self._kernel.observe(attachment), view)
+        except UnknownContainer:
+            return []
+        except KernelFailure as error:
+            return self._restore(attachment) or [error.message]
+
+    def _restore(self, attachment: Attachment) -> list[str]:
+        """Load a container's ruleset again if it is gone."""
+        with Namespace.open(attachment.netns) as namespace:
+            if ruleset.container_present(namespace):
+                return []
+            ruleset.load_container(namespace, self._vips)
+        return ["table inet noctule is missing"]
+
+    async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, function, *arguments)
+
+
+def _restore_host(attachments: Iterable[Attachment]) -> list[str]:
+    """Put back what is missing of the host filter, its pairs excepted; say what was."""
+    ruleset.ensure_host()
+    present = host.ports()
+    found = []
+    for attachment in attachments:
+        if (attachment.vh, attachment.mac) not in present:
+            host.add_port(attachment.vh, attachment.mac)
+            found.append(f"host filter: port {attachment.vh} is missing")
+    return found

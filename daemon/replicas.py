@@ -1,0 +1,267 @@
+"""The replicas on this node: made, taken down, adopted, collected, kept alive on the mesh.
+
+1. The state files are the truth about what exists; memory follows them, also when the
+   executable made or removed an attachment while this daemon was away.
+2. ADD: kernel first (closed), then our record, then our sets and the neighbours' at the same
+   time. It answers when its own sets are true and the neighbours confirmed, or gave up.
+3. DEL: the record is withdrawn before the kernel is touched, so peers stop dialling first.
+4. A namespace that vanished without DEL is noticed by its identity, and taken down.
+5. What a crash left half made is taken down; what was complete is adopted untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from daemon.api import AttachAnswer, AttachRequest, Candidate, GCRequest
+from daemon.journal import Journal
+from daemon.model.policy import Policy
+from netconf import attach, frames, names
+from netconf.errors import InvalidConfig, NoctuleError
+from netconf.state import Attachment, NodeNet, Request, State
+
+T = TypeVar("T")
+
+COLLECT_EVERY = 0.25
+"""Seconds between looks at each namespace: one stat of each, 2 ms for a thousand."""
+KEEP_ALIVE_EVERY = 200.0
+"""Seconds; batman-adv forgets a silent client after 600 (BATADV_TT_LOCAL_TIMEOUT)."""
+
+
+class Replicas:
+    """The attachments of this node."""
+
+    def __init__(
+        self,
+        node: Callable[[], NodeNet],
+        state: State,
+        executor: Executor,
+        *,
+        policy: Callable[[], Policy | None],
+        opened: Callable[[Attachment], asyncio.Future[str]],
+        closed: Callable[[Attachment], None],
+        journal: Journal,
+    ) -> None:
+        """`opened` publishes a new attachment and resolves when it can be used, with a word
+        on how that went; `closed` withdraws one."""
+        self._node = node
+        self._state = state
+        self._executor = executor
+        self._policy = policy
+        self._opened = opened
+        self._closed = closed
+        self._journal = journal
+        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
+        """By attachment that something is being done with: whose turn, and how many wait."""
+        self.attachments: dict[str, Attachment] = {}
+
+    # --- what the API asks
+
+    async def attach(self, request: AttachRequest) -> AttachAnswer:
+        """ADD. Raises NoctuleError and leaves nothing behind."""
+        began = time.monotonic()
+        service = self.service_of(request.services)
+        wanted = Request(
+            container=request.container,
+            ifname=request.ifname,
+            netns=request.netns,
+            network=request.network,
+            service=service,
+            key_file=request.key_file,
+            address=request.address,
+            mac=request.mac,
+        )
+        attachment_id = names.attachment_id(request.network, request.container, request.ifname)
+        async with self._only(attachment_id):
+            made = await self._blocking(self._attach, wanted)
+            self.attachments[made.id] = made
+            built = time.monotonic()
+            outcome = await self._opened(made)
+        node = self._node()
+        self._journal.info(
+            "attached",
+            attachment=made.id,
+            container=made.container,
+            service=made.service,
+            address=made.address,
+            neighbours=outcome,
+            kernel_ms=round((built - began) * 1e3, 1),
+            duration_ms=round((time.monotonic() - began) * 1e3, 1),
+        )
+        return AttachAnswer(
+            address=made.address,
+            prefix=int(node.pool.rpartition("/")[2]),
+            mac=made.mac,
+            mtu=made.mtu - names.MACSEC_OVERHEAD,
+            vips=node.vips,
+            service=made.service,
+        )
+
+    async def detach(self, request: AttachRequest) -> None:
+        """DEL. Succeeds when there is nothing left to do."""
+        await self.remove(
+            names.attachment_id(request.network, request.container, request.ifname), "asked"
+        )
+
+    async def check(self, request: AttachRequest) -> None:
+        """CHECK. Raises CheckFailure naming what differs."""
+        attachment_id = names.attachment_id(request.network, request.container, request.ifname)
+        await self._blocking(attach.check, self._node(), self._state, attachment_id)
+
+    async def collect(self, request: GCRequest) -> None:
+        """GC: remove the network's attachments that nobody wants; then say what failed."""
+        wanted = {
+            names.attachment_id(request.network, valid.container, valid.ifname)
+            for valid in request.valid
+        }
+        failures: list[str] = []
+        for attachment in await self._blocking(self._state.all):
+            if attachment.network == request.network and attachment.id not in wanted:
+                try:
+                    await self.remove(attachment.id, "collected")
+                except NoctuleError as error:
+                    failures.append(f"{attachment.container}: {error.message}")
+        if failures:
+            raise NoctuleError("GC could not remove everything", details="; ".join(failures))
+
+    # --- what happens without being asked
+
+    async def adopt(self) -> None:
+        """Take over what a predecessor left: the complete untouched, the rest away."""
+        for attachment in await self._blocking(self._state.all):
+            if attachment.phase == "ready" and await self._blocking(attach.alive, attachment):
+                self.attachments[attachment.id] = attachment
+            else:
+                await self._try_remove(attachment.id, "incomplete")
+
+    async def watch(self) -> None:
+        """Notice what vanished or appeared without this daemon; runs until cancelled."""
+        while True:
+            await asyncio.sleep(COLLECT_EVERY)
+            try:
+                await self._look()
+            except NoctuleError as error:
+                self._journal.error("collector", error=error.message, details=error.details)
+
+    async def _look(self) -> None:
+        for attachment in list(self.attachments.values()):
+            if attachment.id not in self._turns and not same_namespace(attachment):
+                await self._try_remove(attachment.id, "namespace gone")
+        found = self._state.ids()
+        for attachment_id in self.attachments.keys() - found - self._turns.keys():
+            self._forget(attachment_id)
+        for attachment_id in found - self.attachments.keys() - self._turns.keys():
+            await self._discover(attachment_id)
+
+    async def _discover(self, attachment_id: str) -> None:
+        """Adopt the executable's own ADD, made while this daemon did not answer."""
+        attachment = await self._blocking(self._state.get, attachment_id)
+        if attachment is None or attachment.phase != "ready" or attachment_id in self._turns:
+            return
+        if await self._blocking(attach.alive, attachment):
+            self.attachments[attachment_id] = attachment
+            self._opened(attachment)
+            self._journal.info("adopted", attachment=attachment_id, service=attachment.service)
+        else:
+            await self._try_remove(attachment_id, "namespace gone")
+
+    async def keep_alive(self) -> None:
+        """Keep the mesh from forgetting silent replicas; runs until cancelled."""
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_EVERY)
+            for attachment in list(self.attachments.values()):
+                try:
+                    await self._blocking(frames.keep_alive, names.lower_end(attachment.id))
+                except (NoctuleError, OSError) as error:
+                    self._journal.warning("keep-alive", attachment=attachment.id, error=str(error))
+
+    # --- how
+
+    async def remove(self, attachment_id: str, why: str) -> None:
+        """Withdraw and take down one attachment; nothing to do is success."""
+        async with self._only(attachment_id):
+            began = time.monotonic()
+            known = self._forget(attachment_id)
+            gone = await self._blocking(self._detach, attachment_id)
+            removed = known or gone
+            if removed is not None:
+                self._journal.info(
+                    "detached",
+                    attachment=attachment_id,
+                    service=removed.service,
+                    why=why,
+                    duration_ms=round((time.monotonic() - began) * 1e3, 1),
+                )
+
+    async def _try_remove(self, attachment_id: str, why: str) -> None:
+        try:
+            await self.remove(attachment_id, why)
+        except NoctuleError as error:
+            self._journal.error(
+                "not removed", attachment=attachment_id, error=error.message, why=why
+            )
+
+    def _forget(self, attachment_id: str) -> Attachment | None:
+        known = self.attachments.pop(attachment_id, None)
+        if known is not None:
+            self._closed(known)
+        return known
+
+    def service_of(self, candidates: Iterable[Candidate]) -> str:
+        """Return the first candidate that applies: an alias only if policy knows it."""
+        policy = self._policy()
+        for candidate in candidates:
+            known = policy is not None and candidate.name in policy.services
+            if candidate.origin == "alias" and not known:
+                continue
+            node = self._node().node
+            if known and policy is not None and not policy.may_host(candidate.name, node):
+                raise InvalidConfig(
+                    f'service: policy does not let node "{node}" host "{candidate.name}"; '
+                    f"add it to services.{candidate.name}.nodes"
+                )
+            return candidate.name
+        raise InvalidConfig(
+            'service: none given, and no alias is a service of the policy; set "service" in the '
+            "network configuration, args.cni.service or NOCTULE_SERVICE in CNI_ARGS"
+        )
+
+    def _attach(self, wanted: Request) -> Attachment:
+        with self._state.shared():
+            return attach.attach(self._node(), self._state, wanted)
+
+    def _detach(self, attachment_id: str) -> Attachment | None:
+        with self._state.shared():
+            return attach.detach(self._state, attachment_id)
+
+    async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, function, *arguments)
+
+    @asynccontextmanager
+    async def _only(self, attachment_id: str) -> AsyncIterator[None]:
+        """Do one thing at a time with one attachment."""
+        lock, users = self._turns.get(attachment_id, (asyncio.Lock(), 0))
+        self._turns[attachment_id] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._turns.pop(attachment_id)
+            if users > 1:
+                self._turns[attachment_id] = (lock, users - 1)
+
+
+def same_namespace(attachment: Attachment) -> bool:
+    """Tell whether the namespace path still leads to the attachment's namespace."""
+    try:
+        status = Path(attachment.netns).stat()
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == attachment.netns_id

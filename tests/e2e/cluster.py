@@ -1,0 +1,409 @@
+"""A cluster in one machine: three nodes as network namespaces, everything else real.
+
+::
+
+    n1 ── 192.0.2.0/24 ── n2 ── 198.51.100.0/24 ── n3
+       a shared segment       routed IP only: the mesh crosses it by GENEVE
+
+1. What is made here is removed by `close`, whatever happened: daemons by pid, namespaces
+   by name, files by folder.
+2. A container is a process in a network namespace of its own; its CNI configuration and
+   environment are what a runtime would give.
+3. Waiting is for a condition, with a limit; nothing sleeps for luck.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from netconf.namespace import Namespace
+
+HERE = Path(__file__).parent
+PLUGIN = "/opt/cni/bin/noctule"
+NETWORK = "mesh"
+NODES = ("n1", "n2", "n3")
+FABRIC = {"n1": "192.0.2.1", "n2": "192.0.2.2", "n3": "198.51.100.3"}
+SLICE = {"n1": "10.64.16.0/20", "n2": "10.64.32.0/20", "n3": "10.64.48.0/20"}
+PORT = 7447
+PATIENCE = 90.0
+"""Seconds for anything that is waited for: emulated machines are slow, broken ones forever."""
+
+LINKS = {
+    "n1": "    - interface: eth1",
+    "n2": "    - interface: eth1\n    - geneve: {remote: 198.51.100.3, id: 7}",
+    "n3": "    - geneve: {remote: 198.51.100.2, id: 7}",
+}
+
+POLICY = """\
+services:
+  web: {}
+  api: {ports: [{protocol: tcp, port: 80, target: 8080}], balance: {strategy: weighted}}
+  db:  {ports: [{protocol: tcp, port: 5432}], nodes: [n1, n2]}
+allow:
+  - {from: web, to: api, ports: [tcp/80, icmp]}
+  - {from: api, to: db, ports: [tcp/5432, icmp]}
+"""
+
+
+class Failed(AssertionError):
+    """The plugin answered with an error."""
+
+    def __init__(self, error: dict[str, Any], stderr: str) -> None:
+        super().__init__(f"{error} {stderr}")
+        self.code = error.get("code")
+        self.error = error
+
+
+def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; with `check`, its failure says what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def until(condition: Callable[[], Any], what: str, limit: float = PATIENCE) -> Any:
+    """Return the first true result of `condition`; AssertionError after `limit` seconds."""
+    end = time.monotonic() + limit
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {limit:.0f} s in vain for: {what}")
+        time.sleep(0.02)
+
+
+def inside(namespace: str, *command: str, check: bool = True, **options: Any) -> Any:
+    """Run a command in the network namespace at a path."""
+    return run("nsenter", f"--net={namespace}", *command, check=check, **options)
+
+
+def socket_in(namespace: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """Return an IPv4 socket that belongs to the namespace at a path."""
+    with Namespace.open(namespace) as opened, opened.enter():
+        return socket.socket(socket.AF_INET, kind)
+
+
+@dataclass
+class Container:
+    """A process in its own network namespace, and what CNI made of it."""
+
+    name: str
+    node: str
+    service: str
+    process: subprocess.Popen[str]
+    ifname: str = "eth0"
+    result: dict[str, Any] = field(default_factory=dict)
+    add_ms: float = 0.0
+
+    @property
+    def netns(self) -> str:
+        """Path of its network namespace."""
+        return f"/proc/{self.process.pid}/ns/net"
+
+    @property
+    def address(self) -> str:
+        """Its address, without the prefix."""
+        return str(self.result["ips"][0]["address"]).partition("/")[0]
+
+    def dial(self, address: str, port: int, timeout: float = 20.0) -> socket.socket:
+        """Connect from inside; OSError as the kernel reports it."""
+        sock = socket_in(self.netns)
+        sock.settimeout(timeout)
+        try:
+            sock.connect((address, port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def greet(self, address: str, port: int) -> str:
+        """Connect and return the name that answers."""
+        with self.dial(address, port) as sock, sock.makefile() as lines:
+            return lines.readline().strip()
+
+    def kill(self) -> None:
+        """End the process, and with it the namespace."""
+        self.process.kill()
+        self.process.wait()
+
+
+class Cluster:
+    """Three nodes; a context manager that removes all it made."""
+
+    def __init__(self, *, confirm_ms: int = 2000) -> None:
+        """`confirm_ms`: under emulation a neighbour needs many times the default 100 ms."""
+        self.confirm_ms = confirm_ms
+        self.base = Path(tempfile.mkdtemp(prefix="noctule-"))
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.containers: dict[str, Container] = {}
+        self._namespaces: list[str] = []
+
+    def __enter__(self) -> Cluster:
+        try:
+            self._underlay()
+            self._files()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            for node in NODES:
+                print(f"--- log of {node}\n{self.log(node)[-4000:]}", file=sys.stderr)
+        self.close()
+
+    def close(self) -> None:
+        """Remove everything."""
+        for container in self.containers.values():
+            container.kill()
+        for daemon in self.daemons.values():
+            daemon.kill()
+            daemon.wait()
+        for name in self._namespaces:
+            run("ip", "netns", "del", name, check=False)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    # --- nodes
+
+    def _underlay(self) -> None:
+        for node in NODES:
+            run("ip", "netns", "add", node)
+            self._namespaces.append(node)
+            run("ip", "-n", node, "link", "set", "lo", "up")
+        for left, left_name, right, right_name in (
+            ("n1", "eth1", "n2", "eth1"),
+            ("n2", "eth2", "n3", "eth1"),
+        ):
+            run("ip", "link", "add", left_name, "netns", left, "type", "veth",
+                "peer", "name", right_name, "netns", right)  # fmt: skip
+            run("ip", "-n", left, "link", "set", left_name, "up")
+            run("ip", "-n", right, "link", "set", right_name, "up")
+        for node, address, device in (
+            ("n1", "192.0.2.1/24", "eth1"),
+            ("n2", "192.0.2.2/24", "eth1"),
+            ("n2", "198.51.100.2/24", "eth2"),
+            ("n3", "198.51.100.3/24", "eth1"),
+        ):
+            run("ip", "-n", node, "addr", "add", address, "dev", device)
+        run("ip", "-n", "n1", "route", "add", "198.51.100.0/24", "via", "192.0.2.2")
+        run("ip", "-n", "n3", "route", "add", "192.0.2.0/24", "via", "198.51.100.2")
+        inside("/run/netns/n2", "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+
+    def _files(self) -> None:
+        pki = self.base / "pki"
+        run("noctulectl", "pki", "init", str(pki))
+        for node in NODES:
+            run("noctulectl", "pki", "issue", str(pki), node, FABRIC[node])
+            folder = self.base / node
+            folder.mkdir()
+            (folder / "node.yaml").write_text(self.node_yaml(node))
+        (self.base / "mesh.key").write_bytes(os.urandom(32))
+        (self.base / "policy.yaml").write_text(POLICY)
+
+    def node_yaml(self, node: str) -> str:
+        """Return the configuration of `node`."""
+        folder, pki = self.base / node, self.base / "pki"
+        connect = ", ".join(f"tls/{FABRIC[o]}:{PORT}" for o in NODES if o != node)
+        return f"""\
+cluster: lab
+node: {node}
+mesh:
+  links:
+{LINKS[node]}
+addresses: {{pool: 10.64.0.0/12, slice: {SLICE[node]}, vips: 10.80.0.0/16}}
+fabric:
+  listen: [tls/{FABRIC[node]}:{PORT}]
+  connect: [{connect}]
+  confirm_ms: {self.confirm_ms}
+  identity: {{ca: {pki}/ca.crt, certificate: {pki}/{node}.crt, key: {pki}/{node}.key}}
+policy: {{authority: {pki}/authority.crt}}
+paths: {{state: {folder}/run, socket: {folder}/run/noctuled.sock, cache: {folder}/cache}}
+"""
+
+    def start(self, *nodes: str) -> None:
+        """Start daemons and wait until each answers."""
+        for node in nodes:
+            with (self.base / node / "log").open("ab") as log:
+                self.daemons[node] = subprocess.Popen(
+                    ["nsenter", f"--net=/run/netns/{node}", "noctuled",
+                     "--config", str(self.base / node / "node.yaml")],
+                    stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                )  # fmt: skip
+        for node in nodes:
+            until(lambda n=node: self._up(n), f"noctuled of {node} to answer")
+
+    def _up(self, node: str) -> bool:
+        daemon = self.daemons[node]
+        if daemon.poll() is not None:
+            raise AssertionError(f"noctuled of {node} ended: {self.log(node)[-3000:]}")
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                sock.connect(str(self.socket(node)))
+            except OSError:
+                return False
+        return True
+
+    def kill(self, *nodes: str) -> None:
+        """End daemons with SIGKILL."""
+        for node in nodes:
+            self.daemons[node].send_signal(signal.SIGKILL)
+        for node in nodes:
+            self.daemons.pop(node).wait()
+
+    def meet(self, *nodes: str) -> None:
+        """Wait until the daemons of `nodes` all see each other."""
+        wanted = set(nodes)
+        for node in nodes:
+            until(
+                lambda n=node: wanted <= {o["node"] for o in self.status(n)["nodes"] if o["alive"]},
+                f"{node} to see {', '.join(nodes)}",
+            )
+
+    def mesh(self) -> None:
+        """Wait until batman-adv of each node has a path to each other."""
+        for node in NODES:
+            until(
+                lambda n=node: all(o["quality"] > 0 for o in self.status(n)["nodes"]),
+                f"{node} to have paths on the mesh",
+            )
+
+    def socket(self, node: str) -> Path:
+        """Path of the daemon's socket."""
+        return self.base / node / "run" / "noctuled.sock"
+
+    def log(self, node: str) -> str:
+        """What the daemon wrote."""
+        path = self.base / node / "log"
+        return path.read_text() if path.exists() else ""
+
+    def ctl(self, node: str, *arguments: str, check: bool = True) -> Any:
+        """Run ``noctulectl … --json`` against a node; return what it printed."""
+        done = run("noctulectl", "--socket", str(self.socket(node)), *arguments, "--json",
+                   check=check)  # fmt: skip
+        return json.loads(done.stdout) if done.stdout else None
+
+    def api(self, node: str, method: str, target: str, body: bytes = b"") -> Any:
+        """Ask the daemon directly: no process to start, so it can be used in tight loops."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(60)
+            sock.connect(str(self.socket(node)))
+            sock.sendall(
+                f"{method} {target} HTTP/1.0\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+    def status(self, node: str) -> Any:
+        """What the node knows."""
+        return self.api(node, "GET", "/v1/status")
+
+    def apply(self, text: str, node: str = "n1") -> Any:
+        """Sign and publish a policy through `node`."""
+        (self.base / "policy.yaml").write_text(text)
+        return self.ctl(node, "policy", "apply", str(self.base / "policy.yaml"),
+                        "--key", str(self.base / "pki" / "authority.key"))  # fmt: skip
+
+    def vip(self, service: str, node: str = "n1") -> str:
+        """Return the VIP of a service."""
+        services = self.status(node)["services"]
+        return str(next(s["vip"] for s in services if s["name"] == service))
+
+    # --- containers
+
+    def launch(self, name: str, node: str, service: str, *ports: int) -> Container:
+        """Start a replica's process in a new namespace; no network yet."""
+        process = subprocess.Popen(
+            ["unshare", "--net", sys.executable, "-I", "-S", str(HERE / "replica.py"), name,
+             *map(str, ports)],
+            stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        container = Container(name, node, service, process)
+        self.containers[name] = container
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return container
+
+    def add(self, name: str, node: str, service: str, *ports: int) -> Container:
+        """Start a replica and attach it."""
+        container = self.launch(name, node, service, *ports)
+        began = time.monotonic()
+        container.result = self.cni("ADD", container)
+        container.add_ms = (time.monotonic() - began) * 1e3
+        return container
+
+    def delete(self, name: str) -> None:
+        """Detach a replica and end it."""
+        container = self.containers.pop(name)
+        self.cni("DEL", container)
+        container.kill()
+
+    def config(self, container: Container, **fields: Any) -> dict[str, Any]:
+        """Return the network configuration a runtime would pass for a container."""
+        return {
+            "cniVersion": "1.1.0", "name": NETWORK, "type": "noctule",
+            "service": container.service, "key": {"file": str(self.base / "mesh.key")},
+            "socket": str(self.socket(container.node)), **fields,
+        }  # fmt: skip
+
+    def environment(self, command: str, container: Container, **variables: str) -> dict[str, str]:
+        """Return the environment of the CNI specification."""
+        return {
+            "CNI_COMMAND": command, "CNI_CONTAINERID": container.name,
+            "CNI_NETNS": container.netns, "CNI_IFNAME": container.ifname,
+            "CNI_PATH": "/opt/cni/bin", "PATH": os.environ["PATH"], **variables,
+        }  # fmt: skip
+
+    def cni(self, command: str, container: Container, **fields: Any) -> dict[str, Any]:
+        """Run the executable as a runtime would, in the node's namespace; Failed on errors."""
+        config = self.config(container, **fields)
+        if command == "CHECK":
+            config.setdefault("prevResult", container.result)
+        return self.execute(
+            container.node, self.environment(command, container), json.dumps(config)
+        )
+
+    def execute(self, node: str, environment: dict[str, str], stdin: str) -> dict[str, Any]:
+        """Run the executable with exactly this; Failed on errors."""
+        done = inside(f"/run/netns/{node}", PLUGIN, check=False, input=stdin, env=environment)
+        try:
+            answer = json.loads(done.stdout) if done.stdout.strip() else {}
+        except ValueError as error:
+            raise AssertionError(f"not JSON: {done.stdout!r} {done.stderr!r}") from error
+        if done.returncode != 0:
+            raise Failed(answer, done.stderr)
+        return dict(answer)
+
+
+@contextlib.contextmanager
+def running(policy: str = POLICY) -> Iterator[Cluster]:
+    """A cluster with all three daemons up, meshed, and a policy in force."""
+    with Cluster() as cluster:
+        cluster.start(*NODES)
+        cluster.meet(*NODES)
+        cluster.apply(policy)
+        cluster.mesh()
+        yield cluster
