@@ -103,7 +103,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag="manifest"):
 Body: TypeAlias = NodeInfo | Replica | Withdrawn | Manifest | Policy
 _body_decoder: msgspec.msgpack.Decoder[Body] = msgspec.msgpack.Decoder(Body)
 _envelope_decoder = msgspec.msgpack.Decoder(Envelope)
-_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_encoder = msgspec.msgpack.Encoder()
 
 
 class Key(msgspec.Struct, frozen=True):
