@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,12 +21,13 @@ from socketserver import ThreadingUnixStreamServer
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = sysconfig.get_paths()["purelib"]
+PACKAGES = [path for path in sys.path if path.endswith(("site-packages", "dist-packages", "deps"))]
+"""Where this process found netconf's dependencies; packaging adds its own folder instead."""
 
 LAUNCHER = """
 import sys
 sys.path.insert(0, {root!r})
-sys.path.append({packages!r})
+sys.path += {packages!r}
 {settings}
 from cni.main import main
 sys.exit(main())
@@ -114,13 +114,23 @@ class Outcome:
         assert (self.status, self.stdout) == (0, ""), self
 
 
+def command(netns: str = "") -> list[str]:
+    """Return the command that runs Python code as packaging does, in the namespace `netns`."""
+    enter = ["nsenter", f"--net={netns}", "--"] if netns else []
+    return [*enter, sys.executable, "-I", "-S", "-c"]
+
+
 def run(
     variables: dict[str, str],
     stdin: bytes | dict[str, Any] | int = b"",
     *,
     answer: float = 20.0,
+    netns: str = "",
 ) -> Outcome:
-    """Start the executable; `answer` is its time limit for the daemon, in seconds."""
+    """Start the executable; `answer` is its time limit for the daemon, in seconds.
+
+    It runs in the network namespace at the path `netns`, if given.
+    """
     settings = "" if answer == 20.0 else f"import cni.client; cni.client.ANSWER = {answer}"
     code = LAUNCHER.format(root=str(ROOT), packages=PACKAGES, settings=settings)
     data: dict[str, Any] = (
@@ -129,10 +139,10 @@ def run(
         else {"input": json.dumps(stdin).encode() if isinstance(stdin, dict) else stdin}
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code],
+        [*command(netns), code],
         env={os.fsdecode(name): value for name, value in variables.items()},
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
         **data,
     )

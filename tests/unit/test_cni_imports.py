@@ -7,11 +7,10 @@ one is a decision: `python3 -I -S -X importtime` says what it costs on every con
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from cni_kit import LAUNCHER, PACKAGES, ROOT, configuration, environment, previous, serving
+from cni_kit import LAUNCHER, PACKAGES, ROOT, command, configuration, environment, previous, serving
 
 OURS = {"cni", "cni.main", "cni.environment", "cni.config", "cni.codec", "cni.client", "cni.result"}
 INTERPRETER = {
@@ -31,7 +30,7 @@ before = set(sys.modules)
 def imported(verb: str, stdin: bytes) -> set[str]:
     code = LAUNCHER.format(root=str(ROOT), packages=PACKAGES, settings=REPORT)
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code],
+        [*command(), code],
         env=environment(verb),
         input=stdin,
         capture_output=True,

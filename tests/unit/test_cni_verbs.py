@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from cni_kit import (
     PACKAGES,
     ROOT,
     Daemon,
+    command,
     configuration,
     environment,
     previous,
@@ -256,7 +256,7 @@ def test_a_runtime_that_no_longer_listens() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code],
+        [*command(), code],
         env={"CNI_COMMAND": "VERSION"},
         stdin=subprocess.DEVNULL,
         stdout=writer,
@@ -272,7 +272,7 @@ def test_parallel_calls(daemon: Daemon) -> None:
     stdin = str(configuration(daemon.socket)).replace("'", '"').encode()
     calls = [
         subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", code],
+            [*command(), code],
             env=environment("ADD", CNI_CONTAINERID=f"c{number}"),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -1,0 +1,204 @@
+"""The executable without a daemon, on a real kernel: what a container gets and what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from netconf import links, macsec
+from netconf.namespace import Namespace
+from netconf.nft import ruleset
+from netconf.nft.elements import EGRESS, INGRESS, PEER
+from netconf.nft.wire import NftSocket
+from tests.kernel.conftest import Container, MeshNode
+from tests.kernel.test_attach import picture
+from tests.unit import cni_kit
+from tests.unit.cni_kit import Outcome
+
+MakeContainer = Callable[[], Container]
+
+
+class Runtime:
+    """A container runtime on one node, whose daemon has run and is away."""
+
+    def __init__(self, node: MeshNode) -> None:
+        self.node = node
+        self.socket = node.state.directory / "noctuled.sock"
+        node.state.write_node(node.net)
+
+    def variables(self, verb: str, container: Container, **changes: str | None) -> dict[str, str]:
+        """Return the environment of a call."""
+        return cni_kit.environment(
+            verb,
+            **{
+                "CNI_CONTAINERID": container.sandbox.name,
+                "CNI_NETNS": container.sandbox.path,
+                "PATH": os.environ["PATH"],
+                **changes,
+            },
+        )
+
+    def config(self, container: Container, **changes: Any) -> dict[str, Any]:
+        """Return the network configuration."""
+        return cni_kit.configuration(
+            self.socket, **{"key": {"file": str(container.key)}, **changes}
+        )
+
+    def call(self, verb: str, container: Container, **changes: Any) -> Outcome:
+        """Call the executable; capitals change the environment, others the configuration."""
+        variables = {name: value for name, value in changes.items() if name.isupper()}
+        fields = {name: value for name, value in changes.items() if not name.isupper()}
+        return cni_kit.run(
+            self.variables(verb, container, **variables),
+            self.config(container, **fields),
+            netns=self.node.sandbox.path,
+        )
+
+    def picture(self, container: Container | None = None) -> dict[str, object]:
+        """Everything that an attachment could leave behind."""
+        return picture(self.node, container.sandbox if container else None)
+
+
+@pytest.fixture
+def runtime(mesh_nodes: tuple[MeshNode, MeshNode]) -> Runtime:
+    return Runtime(mesh_nodes[0])
+
+
+def test_add_check_del(runtime: Runtime, container: MakeContainer) -> None:
+    one = container()
+    before = runtime.picture(one)
+
+    added = runtime.call("ADD", one)
+    assert added.status == 0, added
+    result = added.json
+    (interface,) = result["interfaces"]
+    (ip,) = result["ips"]
+    address = ip["address"].partition("/")[0]
+    octets = "".join(f":{int(octet):02x}" for octet in address.split("."))
+    assert interface == {
+        "name": "eth0",
+        "mac": f"02:4e{octets}",
+        "mtu": runtime.node.net.mtu - 24,
+        "sandbox": one.sandbox.path,
+    }
+    assert ip["address"].endswith("/12")
+    assert result["routes"] == [{"dst": "10.80.0.0/16"}]
+    line = json.loads(added.stderr)
+    assert (line["event"], line["address"]) == ("attached without noctuled", address)
+
+    # Complete and encrypted ...
+    with (
+        Namespace.open(one.sandbox.path) as netns,
+        links.open(netns) as rtnl,
+        macsec.open(netns) as genl,
+    ):
+        facts = links.get(rtnl, "eth0")
+        assert facts is not None
+        assert (facts.kind, facts.mac, facts.mtu, facts.up) == (
+            "macsec", interface["mac"], interface["mtu"], True,
+        )  # fmt: skip
+        (secy,) = macsec.dump(genl).values()
+        assert macsec.lacking(secy) == []
+        assert secy.rx == {}
+    names = {link["ifname"] for link in json.loads(one.sandbox.ip("-j", "link"))}
+    assert names == {"lo", "eth0"}
+    # ... and closed.
+    with Namespace.open(one.sandbox.path) as netns:
+        assert ruleset.container_present(netns)
+        nft = NftSocket(netns)
+        try:
+            assert [list(nft.dump(target)) for target in (PEER, EGRESS, INGRESS)] == [[], [], []]
+        finally:
+            nft.close()
+
+    assert runtime.call("CHECK", one, prevResult=result).status == 0
+    one.sandbox.ip("link", "set", "eth0", "down")
+    runtime.call("CHECK", one, prevResult=result).failed(102, "down")
+
+    deleted = runtime.call("DEL", one, prevResult=result)
+    deleted.succeeded()
+    assert json.loads(deleted.stderr)["event"] == "detached without noctuled"
+    runtime.call("DEL", one).succeeded()
+    assert runtime.picture(one) == before
+
+
+def test_del_when_everything_else_is_gone(runtime: Runtime, container: MakeContainer) -> None:
+    before = runtime.picture()
+    one = container()
+    assert runtime.call("ADD", one).status == 0
+    one.sandbox.remove()
+    one.key.unlink()
+    (runtime.node.state.directory / "node.json").unlink()
+    # As containerd calls it: no namespace; and the configuration has changed meanwhile.
+    runtime.call("DEL", one, CNI_NETNS="", key=None, service=None, servise="x").succeeded()
+    assert runtime.picture() == before
+    runtime.call("DEL", one, CNI_NETNS=None).succeeded()
+    shutil.rmtree(runtime.node.state.directory)
+    runtime.call("DEL", one).succeeded()
+
+
+def test_add_that_fails_leaves_nothing(runtime: Runtime, container: MakeContainer) -> None:
+    one = container()
+    one.sandbox.ip("link", "add", "eth0", "type", "dummy")
+    before = runtime.picture(one)
+    runtime.call("ADD", one).failed(7, "CNI_IFNAME", "eth0")
+    one.key.write_bytes(b"short")
+    runtime.call("ADD", one, CNI_IFNAME="eth1").failed(7, "key.file")
+    runtime.call("ADD", one, CNI_IFNAME="eth1", key={"file": "/nowhere"}).failed(7, "key.file")
+    runtime.call("ADD", one, CNI_NETNS="/run/netns/nowhere").failed(3, "CNI_NETNS")
+    assert runtime.picture(one) == before
+
+
+def test_the_address_asked_for(runtime: Runtime, container: MakeContainer) -> None:
+    one, two = container(), container()
+    wanted = runtime.node.net.slice.replace(".0/20", ".77")
+    added = runtime.call("ADD", one, runtimeConfig={"ips": [f"{wanted}/12"]})
+    assert added.json["ips"][0]["address"] == f"{wanted}/12"
+    runtime.call("ADD", two, CNI_ARGS=f"IP={wanted}").failed(7, wanted)
+    runtime.call("ADD", one).failed(7, "already")  # no DEL in between
+
+
+def start(runtime: Runtime, container: Container) -> subprocess.Popen[bytes]:
+    """Start an ADD and do not wait for it."""
+    code = cni_kit.LAUNCHER.format(root=str(cni_kit.ROOT), packages=cni_kit.PACKAGES, settings="")
+    call = subprocess.Popen(
+        [*cni_kit.command(runtime.node.sandbox.path), code],
+        env=runtime.variables("ADD", container),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert call.stdin is not None
+    call.stdin.write(json.dumps(runtime.config(container)).encode())
+    call.stdin.close()
+    call.stdin = None
+    return call
+
+
+def test_parallel_adds(runtime: Runtime, container: MakeContainer) -> None:
+    containers = [container() for _ in range(2)]
+    calls = [start(runtime, one) for one in containers]
+    results = [json.loads(call.communicate(timeout=120)[0]) for call in calls]
+    assert [call.returncode for call in calls] == [0, 0], results
+    assert len({result["ips"][0]["address"] for result in results}) == 2
+
+
+def test_killed_in_the_middle(runtime: Runtime, container: MakeContainer) -> None:
+    one = container()
+    before = runtime.picture()
+    call = start(runtime, one)
+    files = runtime.node.state.directory / "attachments"
+    while call.poll() is None and not any(files.iterdir()):
+        os.sched_yield()
+    call.send_signal(signal.SIGKILL)
+    call.communicate(timeout=120)
+    assert any(files.iterdir())
+    runtime.call("DEL", one).succeeded()
+    assert runtime.picture() == before
+    assert runtime.call("ADD", one).status == 0
