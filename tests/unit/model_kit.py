@@ -30,9 +30,13 @@ allow:
 """
 
 
-@functools.cache
 def folder(cluster: str = "lab") -> Path:
     """A folder with a CA, an authority, and a pair for each node of SLICES."""
+    return _folder(cluster)
+
+
+@functools.cache
+def _folder(cluster: str) -> Path:
     made = tempfile.TemporaryDirectory(prefix="noctule-pki-")
     atexit.register(made.cleanup)
     path = Path(made.name)

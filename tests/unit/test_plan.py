@@ -6,7 +6,7 @@ from collections import Counter
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.model.balance import SLOTS
@@ -90,6 +90,7 @@ def everywhere(made: Policy, replicas: list[Replica]) -> dict[str, View]:
     }
 
 
+@settings(deadline=None, max_examples=50)
 @given(policies(), clusters())
 def test_what_one_end_may_send_the_other_may_receive(made: Policy, replicas: list[Replica]) -> None:
     views = everywhere(made, replicas)
@@ -104,6 +105,7 @@ def test_what_one_end_may_send_the_other_may_receive(made: Policy, replicas: lis
             assert out == into
 
 
+@settings(deadline=None, max_examples=50)
 @given(policies(), clusters())
 def test_nothing_is_seen_without_an_edge(made: Policy, replicas: list[Replica]) -> None:
     networks = {one.address: one.network for one in replicas}
@@ -132,6 +134,7 @@ def test_nothing_is_seen_without_an_edge(made: Policy, replicas: list[Replica]) 
             assert count == SLOTS
 
 
+@settings(deadline=None, max_examples=50)
 @given(policies(), clusters(), st.data())
 def test_planning_again_changes_nothing(
     made: Policy, replicas: list[Replica], data: st.DataObject
@@ -141,6 +144,7 @@ def test_planning_again_changes_nothing(
     assert again == first
 
 
+@settings(deadline=None, max_examples=50)
 @given(policies(), clusters(), st.sampled_from(["n2", "n3"]))
 def test_a_dead_node_leaves_everything(made: Policy, replicas: list[Replica], dead: str) -> None:
     before = planned(made, replicas)

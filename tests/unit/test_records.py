@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.fabric.interface import MAX_PAYLOAD
@@ -39,6 +39,7 @@ NAMES = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,10}", fullmatch=True)
 ANY = st.text(max_size=6)
 
 
+@settings(deadline=None, max_examples=60)
 @given(NAMES, NAMES, NAMES)
 def test_every_key_is_read_as_it_was_built(cluster: str, node: str, one: str) -> None:
     keys = Keys(cluster)
@@ -68,6 +69,7 @@ def test_what_is_no_record_is_no_key(rest: str) -> None:
         KEYS.parse(KEYS.root + rest)
 
 
+@settings(deadline=None, max_examples=60)
 @given(*[st.tuples(ANY, ANY, st.integers(1, 2**40), ANY, st.binary(max_size=6))] * 2)
 def test_different_records_have_different_bytes_to_sign(
     one: tuple[str, str, int, str, bytes], two: tuple[str, str, int, str, bytes]
@@ -125,6 +127,7 @@ def test_a_body_that_does_not_fit_its_key_is_refused(key: str, body: Body) -> No
         open_body(parsed, decode(seal(KEYS, key, 7, body, identity("n1"))))
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_envelope_or_an_explained_error(data: bytes) -> None:
     try:
@@ -177,6 +180,7 @@ def test_the_manifest_of_a_full_bridge_fits() -> None:
     assert len(seal(long, long.manifest(node), 2**62, body, identity("n1"))) < LIMIT
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, LIMIT).map(bytes), max_size=12))
 def test_an_answer_is_cut_into_messages_that_the_fabric_carries(envelopes: list[bytes]) -> None:
     cut = parts(envelopes)
@@ -197,6 +201,7 @@ def test_questions_and_answers_come_back_and_are_not_mixed_up() -> None:
             decode_question(encode_message(answer))
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**62), st.integers(0, 2**62))
 def test_versions_only_grow(last: int, now_ns: int) -> None:
     assert next_version(last, now_ns) > last

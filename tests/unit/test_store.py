@@ -1,0 +1,366 @@
+"""The store: the same end whatever the order, nothing from whoever may not say it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daemon.ctl import pki
+from daemon.model.identity import Identity, Trust
+from daemon.model.records import (
+    LIMIT,
+    Body,
+    Manifest,
+    Withdrawn,
+    decode,
+    encode,
+    next_version,
+    seal,
+)
+from daemon.model.store import Outcome, Store
+from netconf.errors import DecodeFailure
+from tests.unit.model_kit import (
+    KEYS,
+    NOW,
+    SLICES,
+    TEXT,
+    attachment,
+    filled,
+    folder,
+    identity,
+    info,
+    policy,
+    record,
+    replica,
+    store,
+    trust,
+)
+
+PINNED = "services: {web: {}}\nnodes: {n1: {slice: 10.64.16.0/20}, n2: {slice: 10.64.32.0/20}}\n"
+
+
+@functools.cache
+def history() -> tuple[bytes, ...]:
+    """What two nodes and the authority published, in order: comings, goings, changes."""
+    made: list[tuple[str, int, Body]] = [
+        ("authority", 1, policy()),
+        ("n1", 1, info("n1")),
+        ("n1", 2, replica("n1", 1)),
+        ("n1", 3, replica("n1", 2, "api")),
+        (
+            "n1",
+            4,
+            Manifest(
+                versions={"info": 1, f"replica/{attachment(1)}": 2, f"replica/{attachment(2)}": 3}
+            ),
+        ),
+        ("n1", 5, replica("n1", 1, healthy=False)),
+        ("n1", 6, Withdrawn(attachment=attachment(2))),
+        ("n1", 7, replica("n1", 3)),
+        (
+            "n1",
+            8,
+            Manifest(
+                versions={"info": 1, f"replica/{attachment(1)}": 5, f"replica/{attachment(3)}": 7}
+            ),
+        ),
+        ("n1", 9, replica("n1", 4)),
+        ("n2", 10, info("n2", mtu=1418)),
+        ("n2", 11, info("n2", mtu=1468)),
+        ("n2", 12, replica("n2", 1, "api")),
+        ("n2", 12, replica("n2", 1, "db")),  # a clash, as from a node restored from a copy
+        ("n2", 13, Withdrawn(attachment=attachment(9))),
+        ("authority", 2, policy(version=2)),
+    ]
+    return tuple(record(*one) for one in made)
+
+
+def merged(records: list[bytes]) -> Store:
+    """Offer in the order given; ask again for what came before its signer was known."""
+    made = store()
+    again = [r for r in records if made.offer(r, NOW).outcome is Outcome.UNKNOWN_SIGNER]
+    made.sync(again, NOW)
+    return made
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_any_order_and_repetition_ends_the_same(data: st.DataObject) -> None:
+    repeated = data.draw(st.lists(st.sampled_from(history()), max_size=5))
+    shuffled = data.draw(st.permutations([*history(), *repeated]))
+    want, got = merged(list(history())), merged(shuffled)
+    assert got.dump() == want.dump()
+    assert got.replicas() == want.replicas()
+    assert got.refusals() == want.refusals()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.sampled_from(range(16)), max_size=16, unique=True))
+def test_a_sync_heals_whatever_was_missed(heard: list[int]) -> None:
+    whole = merged(list(history()))
+    partly = merged([history()[i] for i in heard])
+    partly.sync(whole.records(), NOW)
+    assert partly.dump() == whole.dump()
+
+
+def test_what_the_history_says_in_the_end() -> None:
+    made = merged(list(history()))
+    assert made.policy() == policy(version=2)
+    assert made.infos() == {"n1": info("n1"), "n2": info("n2")}
+    # Unlisted and older than the manifest: gone, tombstone and all. Newer: here.
+    assert [r.attachment for r in made.replicas() if r.node == "n1"] == [
+        attachment(1),
+        attachment(3),
+        attachment(4),
+    ]
+    assert made.replica("n1", attachment(1)) == replica("n1", 1, healthy=False)
+    assert made.withdrawn() == [KEYS.replica("n2", attachment(9))]
+    assert made.highest("n1") == 9
+    assert made.highest("n2") == 13
+    assert made.highest("n3") == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(range(16)), st.data())
+def test_a_tampered_record_is_never_accepted(which: int, data: st.DataObject) -> None:
+    original = history()[which]
+    position = data.draw(st.integers(0, len(original) - 1))
+    flipped = original[position] ^ data.draw(st.integers(1, 255))
+    tampered = original[:position] + bytes([flipped]) + original[position + 1 :]
+    made = filled()
+    before = made.dump()
+    verdict = made.offer(tampered, NOW)
+    assert verdict.outcome is not Outcome.ACCEPTED
+    assert made.dump() == before
+    assert made.counts[verdict.outcome] >= 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(["n1", "n2", "n3", "authority"]),
+    st.sampled_from(["n1", "n2", "n3", "authority"]),
+    st.sampled_from(["policy", "info", "manifest", "replica", "withdrawn"]),
+    st.sampled_from(["n1", "n2", "n3"]),
+)
+def test_only_the_entitled_signer_is_heard(
+    name: str, signed_by: str, kind: str, owner: str
+) -> None:
+    key, body = {
+        "policy": (KEYS.policy, policy(version=9)),
+        "info": (KEYS.info(owner), info(owner, mtu=1400)),
+        "manifest": (KEYS.manifest(owner), Manifest(versions={})),
+        "replica": (KEYS.replica(owner, attachment(1)), replica(owner, 1)),
+        "withdrawn": (KEYS.replica(owner, attachment(1)), Withdrawn(attachment=attachment(1))),
+    }[kind]
+    envelope = decode(seal(KEYS, key, 9, body, identity(signed_by)))
+    # The signer's name is part of what is signed, so make a fresh signature over `name`.
+    forged = _signed_as(name, signed_by, key, body)
+    entitled = "authority" if kind == "policy" else owner
+    made = filled()
+    for data in (encode(msgspec.structs.replace(envelope, signer=name)), forged):
+        verdict = made.offer(data, NOW)
+        allowed = name == entitled and signed_by == entitled
+        assert (verdict.outcome in (Outcome.ACCEPTED, Outcome.KNOWN)) == allowed
+        if name != entitled:
+            assert verdict.outcome is Outcome.NOT_ENTITLED
+
+
+def _signed_as(name: str, signed_by: str, key: str, body: Body) -> bytes:
+    liar = copy.copy(identity(signed_by))
+    liar.name = name
+    return seal(KEYS, key, 9, body, liar)
+
+
+def test_each_refusal_has_its_reason_and_its_counter() -> None:
+    made = store()
+    other = seal(KEYS, "noctule/other/node/n1/info", 1, info("n1"), identity("n1"))
+    stranger = identity("n1", "other")
+    cases = [
+        (bytes(LIMIT + 1), Outcome.OVERSIZED),
+        (b"\xff", Outcome.MALFORMED),
+        (seal(KEYS, "noctule/lab/node/*/info", 1, info("n1"), identity("n1")), Outcome.MALFORMED),
+        (seal(KEYS, KEYS.info("n1"), 1, replica("n1", 1), identity("n1")), Outcome.MALFORMED),
+        (other, Outcome.FOREIGN_CLUSTER),
+        (record("n1", 1, replica("n1", 1)), Outcome.UNKNOWN_SIGNER),
+        (seal(KEYS, KEYS.info("n2"), 1, info("n2"), identity("n1")), Outcome.NOT_ENTITLED),
+        (
+            seal(KEYS, KEYS.info("n1"), 1, info("n1", certificate=stranger.pem), stranger),
+            Outcome.BAD_CERTIFICATE,
+        ),
+        (seal(KEYS, KEYS.info("n1"), 1, info("n1"), stranger), Outcome.BAD_SIGNATURE),
+        (record("n1", 1, info("n1")), Outcome.ACCEPTED),
+        (record("n1", 1, info("n1")), Outcome.KNOWN),
+        (record("n1", 2, info("n1")), Outcome.ACCEPTED),
+        (record("n1", 1, info("n1")), Outcome.STALE),
+    ]
+    for data, outcome in cases:
+        assert made.offer(data, NOW).outcome is outcome
+    for outcome in Outcome:
+        assert made.counts[outcome] == sum(outcome is one for _, one in cases)
+
+
+def test_a_record_of_another_cluster_with_our_key_has_a_wrong_signature() -> None:
+    theirs = type(KEYS)("other")
+    data = seal(theirs, KEYS.info("n1"), 1, info("n1"), identity("n1"))
+    assert store().offer(data, NOW).outcome is Outcome.BAD_SIGNATURE
+
+
+def test_an_expired_node_is_not_let_in() -> None:
+    late = NOW + 800 * 86_400
+    assert store().offer(record("n1", 1, info("n1")), late).outcome is Outcome.BAD_CERTIFICATE
+
+
+def test_a_new_certificate_counts_and_the_old_one_is_over() -> None:
+    made = filled(record("n1", 2, replica("n1", 1)))
+    renewed = _renewed()
+    fresh = info("n1", certificate=renewed.pem)
+    early = seal(KEYS, KEYS.replica("n1", attachment(1)), 4, replica("n1", 1), renewed)
+    assert made.offer(early, NOW).outcome is Outcome.BAD_SIGNATURE
+    assert made.offer(seal(KEYS, KEYS.info("n1"), 3, fresh, renewed), NOW).changed
+    assert len(made.replicas()) == 1  # stays until the node signs it anew
+    assert made.offer(early, NOW).changed
+    old = record("n1", 5, replica("n1", 2))
+    assert made.offer(old, NOW).outcome is Outcome.BAD_SIGNATURE
+
+
+@functools.cache
+def _renewed() -> Identity:
+    """n1's next certificate, from the same CA, made under n1's name in another folder."""
+    spare = folder() / "renewed"
+    spare.mkdir()
+    for name in ("ca.crt", "ca.key"):
+        (spare / name).write_bytes((folder() / name).read_bytes())
+    return Identity.load(*pki.issue(spare, "n1", [], NOW))
+
+
+def test_a_swarm_manager_signs_policy_where_no_authority_is_pinned() -> None:
+    made = Store("lab", Trust.load(folder() / "ca.crt", None))
+    made.offer(record("n1", 1, info("n1")), NOW)
+    by_node = seal(KEYS, KEYS.policy, 1, policy(), identity("n1"))
+    assert made.offer(by_node, NOW).outcome is Outcome.NOT_ENTITLED
+    by_nobody = seal(KEYS, KEYS.policy, 1, policy(), identity("n2"))
+    assert made.offer(by_nobody, NOW).outcome is Outcome.UNKNOWN_SIGNER
+
+
+def test_a_manifest_removes_what_it_does_not_list_and_tells_what_is_missing() -> None:
+    made = filled(record("n1", 2, replica("n1", 1)), record("n1", 3, replica("n1", 2)))
+    own = made.manifest("n1")
+    assert own == Manifest(
+        versions={"info": 1, f"replica/{attachment(1)}": 2, f"replica/{attachment(2)}": 3}
+    )
+    other = filled(record("n1", 4, own))
+    assert other.behind("n1") == [f"replica/{attachment(1)}", f"replica/{attachment(2)}"]
+    other.sync(made.records(), NOW)
+    assert other.behind("n1") == []
+    made.offer(record("n1", 5, Manifest(versions={"info": 1})), NOW)
+    assert made.replicas() == ()
+    assert made.offer(record("n1", 2, replica("n1", 1)), NOW).outcome is Outcome.STALE
+    assert made.offer(record("n1", 6, replica("n1", 1)), NOW).changed
+    assert "n1" in made.infos()  # a manifest speaks of replicas only
+
+
+@pytest.mark.parametrize(
+    ("text", "records", "reason"),
+    [
+        (TEXT, [("n1", 2, replica("n1", 1, "cache"))], 'policy knows no service "cache"'),
+        (TEXT, [("n3", 2, replica("n3", 1, "db"))], "policy does not let n3 host db"),
+        (PINNED, [("n3", 2, replica("n3", 1))], "policy does not list this node"),
+        (
+            TEXT,
+            [("n1", 2, replica("n1", 1, address="10.64.32.1"))],
+            "10.64.32.1 is not in 10.64.16.0/20, the slice of n1",
+        ),
+        (
+            TEXT,
+            [
+                ("n2", 2, info("n2", slice="10.64.16.0/24")),
+                ("n2", 3, replica("n2", 1, address="10.64.16.9")),
+            ],
+            "slice 10.64.16.0/24 overlaps with 10.64.16.0/20 of n1",
+        ),
+        (
+            PINNED,
+            [
+                ("n2", 2, info("n2", slice="10.64.64.0/20")),
+                ("n2", 3, replica("n2", 1, address="10.64.64.9")),
+            ],
+            "slice 10.64.64.0/20 is not 10.64.32.0/20, which policy gives to n2",
+        ),
+        (
+            TEXT,
+            [
+                ("n2", 2, info("n2", slice="10.80.1.0/24")),
+                ("n2", 3, replica("n2", 1, address="10.80.1.9")),
+            ],
+            "slice 10.80.1.0/24 overlaps with the VIPs 10.80.0.0/16",
+        ),
+        (
+            TEXT,
+            [
+                ("n1", 3, replica("n1", 1)),
+                ("n1", 2, replica("n1", 2, address=replica("n1", 1).address)),
+            ],
+            f"10.64.16.1 is {attachment(1)}'s by a newer record",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_explained(
+    text: str, records: list[tuple[str, int, Body]], reason: str
+) -> None:
+    made = filled(record("authority", 2, policy(text, 2)), *(record(*one) for one in records))
+    assert any(reason in refusal.reason for refusal in made.refusals())
+    refused = [r for r in made.refusals() if "/replica/" in r.key]
+    assert refused or "does not list" in reason
+    effective = {(r.node, r.attachment) for r in made.replicas()}
+    assert not any((r.node, r.key[-12:]) in effective for r in refused)
+
+
+def test_without_a_policy_nothing_has_effect() -> None:
+    made = store()
+    made.sync([record("n1", 2, replica("n1", 1)), record("n1", 1, info("n1"))], NOW)
+    assert made.replicas() == ()
+    assert "there is no policy yet" in made.refusals()[0].reason
+
+
+def test_a_snapshot_brings_everything_back_verified() -> None:
+    want = merged(list(history()))
+    got = store()
+    assert all(verdict.changed for verdict in got.load(want.dump(), NOW))
+    assert got.dump() == want.dump()
+    assert got.replicas() == want.replicas()
+
+
+def test_a_snapshot_is_believed_no_more_than_its_records() -> None:
+    dump = merged(list(history())).dump()
+    strangers = Store("lab", Trust.load(folder("other") / "ca.crt", folder("other") / "ca.crt"))
+    assert not any(verdict.changed for verdict in strangers.load(dump, NOW))
+    elsewhere = Store("elsewhere", trust())
+    assert {v.outcome for v in elsewhere.load(dump, NOW)} == {Outcome.FOREIGN_CLUSTER}
+    for broken in (b"", dump[:-1], b"\x00" * 20):
+        with pytest.raises(DecodeFailure, match="snapshot: "):
+            store().load(broken, NOW)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_a_damaged_snapshot_never_adds_anything(data: st.DataObject) -> None:
+    whole = merged(list(history()))
+    dump = bytearray(whole.dump())
+    dump[data.draw(st.integers(0, len(dump) - 1))] ^= data.draw(st.integers(1, 255))
+    made = store()
+    try:
+        made.load(bytes(dump), NOW)
+    except DecodeFailure:
+        assert made.records() == []
+    assert set(made.records()) <= set(whole.records())
+
+
+def test_versions_go_on_after_a_restart_even_if_the_clock_went_back() -> None:
+    made = filled(record("n1", 500, replica("n1", 1)))
+    assert next_version(made.highest("n1"), 100) == 501
+    assert SLICES.keys() == made.infos().keys()
