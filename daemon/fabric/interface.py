@@ -24,8 +24,8 @@ from daemon.fabric.keys import check_name
 from netconf.errors import InvalidConfig, TryAgain
 
 MAX_PAYLOAD = 60_000
-"""Bytes of one record, question or reply: below one zenoh batch (65,535) with its headers,
-so that nothing is ever fragmented and the receiver's limit can be as tight."""
+"""Bytes of one record, question or reply: with its headers below the 65,536 bytes to which
+a receiver puts fragments together (a TLS link's batch has 49,152)."""
 
 LEASE_MS = 500
 """Milliseconds of silence after which a peer is gone. 300 raised false alarms at 5 % loss,
@@ -55,6 +55,8 @@ class Counters(msgspec.Struct):
     """Records and questions dropped because the daemon could not keep up."""
     reopened: int = 0
     """Sessions opened after the first."""
+    splits: int = 0
+    """How many of them to mend a link that carried nothing (see ``split``)."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

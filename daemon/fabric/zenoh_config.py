@@ -29,7 +29,9 @@ RETRY_MS = (100, 500)
 """First and longest pause before a failed dial is repeated."""
 
 MAX_LINKS = 2
-"""Links per peer: both sides dial, and with 1 each may refuse the other's."""
+"""Links per peer that it may dial. Never 1: only above 1 must a further link prove that it
+belongs to the same session; with 1, any node of the cluster can add its link to another
+node's session by naming its zenoh id, and then speaks with that node's rights."""
 
 MAX_MESSAGE = 65_536
 """Bytes of a reassembled message; the default of 1 GiB invites exhaustion."""

@@ -4,6 +4,7 @@
 2. A callback belongs to one session (its generation); after the session is replaced, what
    it still says is ignored.
 3. A node says that it will be back before it replaces its session; see ``presence``.
+4. A link that carries no token is mended by replacing the session; see ``split``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from daemon.fabric.interface import (
 )
 from daemon.fabric.keys import Keys, check_name
 from daemon.fabric.presence import Presence
+from daemon.fabric.split import CHECK, SplitWatch
 from daemon.fabric.zenoh_session import Handlers, Session
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class ZenohFabric:
         self._presence = Presence(settings.node)
         self._doubt_timer: asyncio.TimerHandle | None = None
         self._answers: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
         self._answering = asyncio.Semaphore(ANSWERS_AT_ONCE)
 
     @property
@@ -78,6 +81,7 @@ class ZenohFabric:
             self._inbox = Inbox(self._loop)
             await self._start()
             self._opened = True
+            self._watch = self._loop.create_task(self._watch_links())
 
     def publish(self, key: str, value: bytes) -> None:
         """Tell everyone; dropped where a link is congested or nobody is connected."""
@@ -135,12 +139,7 @@ class ZenohFabric:
             ):
                 return False
             self._settings, self._fingerprint = wanted, mark
-            await self._stop(returning=True)
-            if nodes is not None:
-                for node in self._presence.expel(nodes):
-                    self._tell(self._listener.on_alive, node, False)
-            await self._start()
-            self._counters.reopened += 1
+            await self._reopen()
             return True
 
     async def close(self) -> None:
@@ -150,6 +149,8 @@ class ZenohFabric:
                 return
             self._opened = False
             self._inbox.close()
+            if self._watch is not None:
+                self._watch.cancel()
             for task in self._answers:
                 task.cancel()
             if self._doubt_timer is not None:
@@ -169,6 +170,37 @@ class ZenohFabric:
         except asyncio.CancelledError:
             opening.add_done_callback(_close_late)
             raise
+
+    async def _reopen(self) -> None:
+        """Replace the session, if any."""
+        await self._stop(returning=True)
+        if self._settings.nodes is not None:
+            for node in self._presence.expel(self._settings.nodes):
+                self._tell(self._listener.on_alive, node, False)
+        await self._start()
+        self._counters.reopened += 1
+
+    async def _watch_links(self) -> None:
+        """Reopen the session when a link carries no token."""
+        watch = SplitWatch()
+        while True:
+            await asyncio.sleep(CHECK)
+            async with self._changing:
+                if self._session is None:
+                    continue
+                linked = await asyncio.to_thread(self._session.linked)
+                if self._settings.nodes is not None:
+                    linked &= self._settings.nodes
+                linked -= {self._settings.node}
+                split = watch.look(linked, self._presence.alive, self._loop.time())
+                if not split:
+                    continue
+                log.warning("fabric links without a token, reopening: %s", ", ".join(sorted(split)))
+                self._counters.splits += 1
+                try:
+                    await self._reopen()
+                except FabricError as error:
+                    log.warning("fabric: %s", error)
 
     async def _stop(self, *, returning: bool) -> None:
         """Close the session, if any; `returning` tells the peers that it will be replaced."""

@@ -117,6 +117,14 @@ class Session:
         except zenoh.ZError as error:
             raise FabricError("the question could not be sent", details=str(error)) from error
 
+    def linked(self) -> frozenset[str]:
+        """The common names of the certificates at the other ends of all links."""
+        try:
+            links = self._session.info.links()
+        except zenoh.ZError:
+            return frozenset()
+        return frozenset(link.auth_identifier for link in links if link.auth_identifier)
+
     async def close(self) -> None:
         """Close, and wait for it at most `CLOSE_LIMIT`."""
         loop = asyncio.get_running_loop()

@@ -225,6 +225,29 @@ def test_another_cluster_and_long_messages_are_not_heard(tmp_path: Path) -> None
     asyncio.run(run())
 
 
+def test_no_link_joins_the_session_of_another(tmp_path: Path) -> None:
+    """n3 dials n1 under n2's zenoh id, while n1's session with n2 has no dialled link."""
+
+    async def run() -> None:
+        async with world("zenoh", tmp_path) as w:
+            await w.join("n2", nodes=ALL, connect=())
+            await w.join("n1", nodes=ALL)
+            await w.heard["n1"].until(lambda: w.heard["n1"].alive)
+            with attacker(w.settings("n4")) as spy:
+                links: set[str] = set()
+                async with asyncio.timeout(10):
+                    while len(links) < 2:
+                        links = {str(link.zid) for link in spy.info.links()}
+                        await asyncio.sleep(0)
+            for zid in links:
+                # A peer as n2 is: a client would be told apart before any proof is asked.
+                config = client_config(w.settings("n3")) | {"id": zid, "mode": "peer"}
+                with pytest.raises(zenoh.ZError):
+                    await asyncio.to_thread(zenoh.open, zenoh.Config.from_json5(json.dumps(config)))
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("flaw", ["no certificate", "another authority"])
 @pytest.mark.parametrize("nodes", [None, ALL])
 def test_strangers_do_not_get_in(tmp_path: Path, flaw: str, nodes: frozenset[str] | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
 from pathlib import Path
@@ -15,6 +16,7 @@ from daemon.fabric import Keys, Settings
 from daemon.fabric.answer import MAX_REPLIES, Answer, split
 from daemon.fabric.inbox import BURST, Inbox
 from daemon.fabric.presence import LOSS_GRACE, PROMISE, RETURN_GRACE, Presence
+from daemon.fabric.split import PATIENCE, PAUSE, PAUSE_LIMIT, SplitWatch
 from daemon.fabric.zenoh_config import access_control, session_config
 from netconf.errors import InvalidConfig
 
@@ -120,6 +122,34 @@ def test_after_reopening_everyone_has_to_show_up() -> None:
     assert not presence.appeared("n2")
     assert presence.due(5.0 + RETURN_GRACE) == ["n3"]
     assert presence.alive == {"n2"}
+
+
+# -- splits
+
+NOBODY: frozenset[str] = frozenset()
+N2 = frozenset({"n2"})
+
+
+def test_a_link_without_a_token_is_given_some_time() -> None:
+    watch = SplitWatch()
+    assert watch.look(N2, N2, 0) == NOBODY
+    assert watch.look(N2, NOBODY, 1) == NOBODY
+    assert watch.look(N2, N2, 1.5) == NOBODY
+    assert watch.look(N2, NOBODY, 2) == NOBODY
+    assert watch.look(N2 | {"n3"}, NOBODY, 2 + PATIENCE) == N2
+
+
+def test_a_peer_that_shows_no_token_is_tried_less_and_less() -> None:
+    watch = SplitWatch()
+    step = PATIENCE / 2
+    tries = [i * step for i in range(4000) if watch.look(N2, NOBODY, i * step)]
+    pauses = [round(b - a, 3) for a, b in itertools.pairwise(tries)]
+    assert pauses[:3] == [PAUSE, 2 * PAUSE, 4 * PAUSE]
+    assert max(pauses) <= PAUSE_LIMIT + step
+    # Once all is well, the next case is not made to wait.
+    assert watch.look(N2, N2, 5000) == NOBODY
+    watch.look(N2, NOBODY, 5001)
+    assert watch.look(N2, NOBODY, 5001 + PATIENCE) == N2
 
 
 # -- answers
