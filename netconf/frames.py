@@ -53,3 +53,10 @@ def _sender() -> socket.socket:
         # Protocol 0: it only sends; no received frame is copied to it.
         _sockets[here] = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)
     return _sockets[here]
+
+
+def close() -> None:
+    """Close the sockets, letting their namespaces go."""
+    with _opening:
+        while _sockets:
+            _sockets.popitem()[1].close()
