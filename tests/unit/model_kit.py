@@ -86,7 +86,7 @@ def replica(node: str, number: int, service: str = "web", **changes: object) -> 
         "network": "mesh",
         "service": service,
         "address": str(IPv4Network(SLICES[node])[number]),
-        "salts": {0: bytes([number]) * 32},
+        "salts": {0: number.to_bytes(32, "big")},
     }
     return Replica(**(fields | changes))  # type: ignore[arg-type]
 

@@ -150,13 +150,14 @@ def test_a_tampered_record_is_never_accepted(which: int, data: st.DataObject) ->
 def test_only_the_entitled_signer_is_heard(
     name: str, signed_by: str, kind: str, owner: str
 ) -> None:
-    key, body = {
+    statements: dict[str, tuple[str, Body]] = {
         "policy": (KEYS.policy, policy(version=9)),
         "info": (KEYS.info(owner), info(owner, mtu=1400)),
         "manifest": (KEYS.manifest(owner), Manifest(versions={})),
         "replica": (KEYS.replica(owner, attachment(1)), replica(owner, 1)),
         "withdrawn": (KEYS.replica(owner, attachment(1)), Withdrawn(attachment=attachment(1))),
-    }[kind]
+    }
+    key, body = statements[kind]
     envelope = decode(seal(KEYS, key, 9, body, identity(signed_by)))
     # The signer's name is part of what is signed, so make a fresh signature over `name`.
     forged = _signed_as(name, signed_by, key, body)
@@ -235,7 +236,8 @@ def _renewed() -> Identity:
     spare.mkdir()
     for name in ("ca.crt", "ca.key"):
         (spare / name).write_bytes((folder() / name).read_bytes())
-    return Identity.load(*pki.issue(spare, "n1", [], NOW))
+    certificate, key = pki.issue(spare, "n1", [], NOW)
+    return Identity.load(certificate, key)
 
 
 def test_a_swarm_manager_signs_policy_where_no_authority_is_pinned() -> None:
