@@ -10,8 +10,7 @@
    linux/netfilter/nf_tables.h, nfnetlink.h and nfnetlink_conntrack.h. Headers are host
    order, numbers inside attributes network order.
 5. Flows are deleted by their ct mark, and where asked by protocol and service port too
-   (CTA_FILTER, since 5.8).
-"""
+   ("""
 
 from __future__ import annotations
 
@@ -26,7 +25,6 @@ import msgspec
 from netconf.nft.elements import Element, Key, Set, pack, protocol_number, unpack
 
 NLM_F_REQUEST: Final = 0x1
-NLM_F_ACK: Final = 0x4
 NLM_F_DUMP: Final = 0x300
 NLM_F_CREATE: Final = 0x400
 NLA_F_NESTED: Final = 0x8000
@@ -63,21 +61,17 @@ NFTA_OBJ_TYPE: Final = 3
 NFTA_OBJ_DATA: Final = 4
 NFT_OBJECT_COUNTER: Final = 1
 
+IPCTNL_MSG_CT_GET: Final = 1
 IPCTNL_MSG_CT_DELETE: Final = 2
 CTA_TUPLE_ORIG: Final = 1
 CTA_TUPLE_REPLY: Final = 2
 CTA_MARK: Final = 8
+CTA_ID: Final = 12
 CTA_MARK_MASK: Final = 21
-CTA_FILTER: Final = 25
 CTA_TUPLE_PROTO: Final = 2
 CTA_PROTO_NUM: Final = 1
 CTA_PROTO_SRC_PORT: Final = 2
 CTA_PROTO_DST_PORT: Final = 3
-CTA_FILTER_ORIG_FLAGS: Final = 1
-CTA_FILTER_REPLY_FLAGS: Final = 2
-CTA_FILTER_F_CTA_PROTO_NUM: Final = 1 << 3
-CTA_FILTER_F_CTA_PROTO_SRC_PORT: Final = 1 << 4
-CTA_FILTER_F_CTA_PROTO_DST_PORT: Final = 1 << 5
 
 ELEMENTS_LIMIT: Final = 0xFFFF - 3
 """Bytes of elements in one attribute: nla_len is 16 bits and counts its own 4-byte header."""
@@ -243,34 +237,37 @@ def envelope(messages: Iterable[bytes], sequence: int) -> bytes:
     return b"".join((begin, *messages, end))
 
 
-def encode_flow_delete(flows: Flows, sequence: int) -> bytes:
-    """Return the message that deletes conntrack entries (IPCTNL_MSG_CT_DELETE)."""
-    body = attribute(CTA_MARK, struct.pack("!I", flows.mark))
+def encode_flows(kind: int, flags: int, sequence: int, mark: int) -> bytes:
+    """Return the message about all conntrack entries with `mark` (get them, delete them)."""
+    body = attribute(CTA_MARK, struct.pack("!I", mark))
     body += attribute(CTA_MARK_MASK, struct.pack("!I", 0xFFFFFFFF))
+    return message(NFNL_SUBSYS_CTNETLINK << 8 | kind, flags, sequence, 0, body)
+
+
+def encode_flow_delete(flow: bytes, sequence: int) -> bytes:
+    """Return the message that deletes the one conntrack entry with attributes `flow`."""
+    parts = dict(attributes(flow))
+    body = nested(CTA_TUPLE_ORIG, parts[CTA_TUPLE_ORIG]) + attribute(CTA_ID, parts[CTA_ID])
     kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE
-    if flows.direction is None:
-        return message(kind, NLM_F_REQUEST | NLM_F_ACK, sequence, 0, body)
-    # The replica's own port: where a flow from here gets its replies from, or where one
-    # from there was sent to. Seen so, DNAT does not matter.
-    if flows.direction == "out":
-        tuple_kind, port_kind, filter_kind = CTA_TUPLE_REPLY, CTA_PROTO_SRC_PORT, "reply"
-        port_flag = CTA_FILTER_F_CTA_PROTO_SRC_PORT
-    else:
-        tuple_kind, port_kind, filter_kind = CTA_TUPLE_ORIG, CTA_PROTO_DST_PORT, "orig"
-        port_flag = CTA_FILTER_F_CTA_PROTO_DST_PORT
-    protocol = attribute(CTA_PROTO_NUM, bytes((protocol_number(flows.protocol),)))
-    wanted = CTA_FILTER_F_CTA_PROTO_NUM
-    if flows.port:
-        protocol += attribute(port_kind, struct.pack("!H", flows.port))
-        wanted |= port_flag
-    body += nested(tuple_kind, nested(CTA_TUPLE_PROTO, protocol))
-    body += nested(
-        CTA_FILTER,
-        attribute(CTA_FILTER_ORIG_FLAGS, struct.pack("=I", wanted * (filter_kind == "orig"))),
-        attribute(CTA_FILTER_REPLY_FLAGS, struct.pack("=I", wanted * (filter_kind == "reply"))),
+    return message(kind, NLM_F_REQUEST, sequence, socket.AF_INET, body)
+
+
+def matches(flow: bytes, wanted: Flows) -> bool:
+    """Tell whether a conntrack entry's attributes are of the grant in `wanted`.
+
+    The port is the dialled replica's own: where a flow from here gets its replies from, or
+    where one from there was sent to. Seen so, DNAT does not matter.
+    """
+    parts = dict(attributes(flow))
+    side, port = (
+        (CTA_TUPLE_REPLY, CTA_PROTO_SRC_PORT)
+        if wanted.direction == "out"
+        else (CTA_TUPLE_ORIG, CTA_PROTO_DST_PORT)
     )
-    # Version 1: with version 0 the kernel ignores the family, and then refuses tuples.
-    return message(kind, NLM_F_REQUEST | NLM_F_ACK, sequence, socket.AF_INET, body, version=1)
+    protocol = dict(attributes(dict(attributes(parts[side]))[CTA_TUPLE_PROTO]))
+    if protocol[CTA_PROTO_NUM][0] != protocol_number(wanted.protocol):
+        return False
+    return not wanted.port or int.from_bytes(protocol.get(port, b""), "big") == wanted.port
 
 
 def decode_element(target: Set, raw: bytes) -> tuple[Element, int]:

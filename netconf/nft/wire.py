@@ -17,13 +17,15 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from netconf.nft.elements import Element, Key, Set
 from netconf.nft.encoding import (
     HEADER,
+    IPCTNL_MSG_CT_DELETE,
+    IPCTNL_MSG_CT_GET,
     NFGEN,
     NFT_MSG_DELTABLE,
     NFT_MSG_GETOBJ,
@@ -51,7 +53,9 @@ from netconf.nft.encoding import (
     decode_elements,
     encode_change,
     encode_flow_delete,
+    encode_flows,
     envelope,
+    matches,
     message,
     nftables,
     string,
@@ -74,6 +78,9 @@ RECEIVE_BUFFER: Final = 1 << 17
 
 SEND_SLACK: Final = 4096
 """Room that the kernel keeps of the send buffer for itself (af_netlink.c, netlink_sendmsg)."""
+
+FLOWS_AT_ONCE: Final = 500
+"""Deletions in one datagram: each may be answered by an error, and all must fit the socket."""
 
 DUMP_ATTEMPTS: Final = 8
 """A dump that a writer interrupted (NLM_F_DUMP_INTR) starts again, this often at most."""
@@ -160,8 +167,12 @@ class NftSocket:
     def table_comment(self, family: int, table: str) -> str | None:
         """Return a table's comment, ``""`` if it has none, None if there is no table."""
         body = string(NFTA_TABLE_NAME, table)
+
+        def ask(sequence: int) -> bytes:
+            return message(nftables(NFT_MSG_GETTABLE), NLM_F_REQUEST, sequence, family, body)
+
         try:
-            for payload in self._request(NFT_MSG_GETTABLE, NLM_F_REQUEST, family, body):
+            for payload in self._request(ask):
                 return decode_comment(dict(attributes(payload)).get(NFTA_TABLE_USERDATA, b""))
         except FileNotFoundError:
             pass
@@ -179,10 +190,29 @@ class NftSocket:
 
     def delete_flows(self, flows: Flows) -> None:
         """Delete conntrack entries; none to delete is fine."""
-        self._sequence += 1
-        self._transmit(encode_flow_delete(flows, self._sequence))
+        if flows.direction is None:
+            self._sequence += 1
+            kind = IPCTNL_MSG_CT_DELETE
+            self._delete_flows(encode_flows(kind, NLM_F_REQUEST, self._sequence, flows.mark))
+            return
+        found = [entry for entry in self._flows(flows.mark) if matches(entry, flows)]
+        for start in range(0, len(found), FLOWS_AT_ONCE):
+            self._sequence += 1
+            some = found[start : start + FLOWS_AT_ONCE]
+            self._delete_flows(b"".join(encode_flow_delete(one, self._sequence) for one in some))
+
+    def _delete_flows(self, datagram: bytes) -> None:
+        self._transmit(datagram)
         for _, code, _ in self._errors():
-            raise OSError(code, f"{os.strerror(code)} (delete flows with mark {flows.mark:#x})")
+            if code != errno.ENOENT:  # it ended by itself meanwhile
+                raise OSError(code, f"{os.strerror(code)} (delete flows)")
+
+    def _flows(self, mark: int) -> list[bytes]:
+        def ask(sequence: int) -> bytes:
+            flags = NLM_F_REQUEST | NLM_F_DUMP
+            return encode_flows(IPCTNL_MSG_CT_GET, flags, sequence, mark)
+
+        return self._retried(ask)
 
     def _elements(self, target: Set) -> Iterator[tuple[Element, int]]:
         body = string(NFTA_SET_ELEM_LIST_TABLE, target.table)
@@ -191,18 +221,23 @@ class NftSocket:
             yield from decode_elements(target, payload)
 
     def _dump(self, kind: int, family: int, body: bytes) -> list[bytes]:
-        for attempt in range(DUMP_ATTEMPTS):
-            try:
-                return list(self._request(kind, NLM_F_REQUEST | NLM_F_DUMP, family, body))
-            except InterruptedError:
-                if attempt == DUMP_ATTEMPTS - 1:
-                    raise
-        raise AssertionError("not reached")
+        def ask(sequence: int) -> bytes:
+            flags = NLM_F_REQUEST | NLM_F_DUMP
+            return message(nftables(kind), flags, sequence, family, body)
 
-    def _request(self, kind: int, flags: int, family: int, body: bytes) -> Iterator[bytes]:
+        return self._retried(ask)
+
+    def _retried(self, ask: Callable[[int], bytes]) -> list[bytes]:
+        """Return the answers to a dump that no writer interrupted."""
+        for _ in range(DUMP_ATTEMPTS - 1):
+            with contextlib.suppress(InterruptedError):
+                return list(self._request(ask))
+        return list(self._request(ask))
+
+    def _request(self, ask: Callable[[int], bytes]) -> Iterator[bytes]:
         """Yield the payloads (behind nfgenmsg) of all answers to one request."""
         self._sequence += 1
-        self._transmit(message(nftables(kind), flags, self._sequence, family, body))
+        self._transmit(ask(self._sequence))
         while (datagram := self._receive()) is not None:
             for answer, answer_flags, _, payload in _messages(datagram):
                 if answer in (NLMSG_ERROR, NLMSG_DONE):

@@ -83,7 +83,7 @@ def outcome(nft, batch):
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(batches(), max_size=8))
 def test_the_fake_does_as_the_kernel_does(nft, sequence):

@@ -6,7 +6,7 @@ import struct
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netconf.nft.elements import EGRESS, LB, PAIR, PEER, PORT, Field, pack, unpack
@@ -17,6 +17,7 @@ from netconf.nft.encoding import (
     NFTA_SET_ELEM_LIST_ELEMENTS,
     Batch,
     Flows,
+    attribute,
     attributes,
     decode_comment,
     decode_elements,
@@ -24,6 +25,8 @@ from netconf.nft.encoding import (
     encode_flow_delete,
     envelope,
     mark_of,
+    matches,
+    nested,
 )
 
 VALUES = {
@@ -95,6 +98,7 @@ def test_a_long_list_becomes_several_messages_with_every_element_once():
     assert found == list(change.elements)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.data())
 def test_an_offset_names_its_element(count, data):
     (change,) = Batch().add(LB, elements(count)).changes
@@ -117,11 +121,34 @@ def test_a_batch_begins_and_ends_for_nf_tables():
     assert struct.unpack_from("!H", raw, 18) == (10,)
 
 
-def test_flows_by_mark_alone_carry_no_filter():
-    whole = dict(attributes(encode_flow_delete(Flows(5), 1)[20:]))
-    assert set(whole) == {8, 21}
-    one = dict(attributes(encode_flow_delete(Flows(5, "in", "tcp", 80), 1)[20:]))
-    assert set(one) == {1, 8, 21, 25}
+def flow(protocol, source_port, dialled_port, replica_port):
+    def side(kind, source, target):
+        ports = attribute(2, struct.pack("!H", source)) + attribute(3, struct.pack("!H", target))
+        return nested(kind, nested(2, attribute(1, bytes((protocol,))) + ports))
+
+    there = side(1, source_port, dialled_port)
+    back = side(2, replica_port, source_port)
+    return there + back + attribute(12, b"idid")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_it"),
+    [
+        (Flows(1, "out", "tcp", 8080), True),
+        (Flows(1, "out", "tcp", 80), False),
+        (Flows(1, "out", "udp", 8080), False),
+        (Flows(1, "in", "tcp", 80), True),
+        (Flows(1, "in", "tcp", 8080), False),
+        (Flows(1, "out", "icmp", 0), False),
+    ],
+)
+def test_a_flow_is_of_the_grant_for_the_dialled_replicas_own_port(wanted, is_it):
+    assert matches(flow(6, 40000, 80, 8080), wanted) is is_it
+
+
+def test_one_flow_is_deleted_by_its_tuple_and_id():
+    sent = dict(attributes(encode_flow_delete(flow(6, 40000, 80, 8080), 1)[20:]))
+    assert set(sent) == {1, 12}
 
 
 @given(st.binary(max_size=200))

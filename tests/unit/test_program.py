@@ -134,7 +134,7 @@ def agrees(kernel, view):
     assert program.differences(observed, view) == []
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(views(), min_size=1, max_size=5))
 def test_any_sequence_of_views_ends_in_the_last_one_in_permitted_order(sequence):
     kernel = FakeContainer()
@@ -153,6 +153,7 @@ def test_any_sequence_of_views_ends_in_the_last_one_in_permitted_order(sequence)
         old = new
 
 
+@settings(deadline=None)
 @given(views())
 def test_nothing_to_do_does_nothing(view):
     kernel = FakeContainer()
@@ -168,6 +169,7 @@ def test_nothing_to_do_does_nothing(view):
     assert all(not batch.changes for batch in kernel.tables.sent)
 
 
+@settings(deadline=None)
 @given(views(), views())
 def test_whatever_is_there_can_be_taken_over(found, view):
     kernel = FakeContainer()
@@ -278,6 +280,7 @@ class OnFake(program.Programmer):
         return self.kernel
 
 
+@settings(deadline=None)
 @given(views(), views(), views())
 def test_drift_is_read_back_and_repaired_or_left_but_never_made_worse(believed, real, new):
     from threading import Lock
