@@ -1,0 +1,43 @@
+"""The mesh section's own rules: what is wrong whatever the kernel has."""
+
+from __future__ import annotations
+
+import pytest
+
+from netconf.errors import InvalidConfig
+from netconf.mesh import Geneve, Link, MeshConfig, validate
+
+GOOD = Link(interface="eth1")
+
+
+def test_what_the_design_shows_is_valid() -> None:
+    validate(MeshConfig(links=[GOOD, Link(geneve=Geneve(remote="192.0.2.3", id=7))]))
+    validate(MeshConfig(links=[Link(geneve=Geneve(remote="2001:db8::3", id=0))], mtu=1400))
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (MeshConfig(links=[]), r"mesh\.links: there is none"),
+        (MeshConfig(links=[GOOD, Link()]), r"mesh\.links\[1\]: give either"),
+        (
+            MeshConfig(links=[Link(interface="eth1", geneve=Geneve(remote="192.0.2.3", id=7))]),
+            r"mesh\.links\[0\]: give either",
+        ),
+        (MeshConfig(links=[GOOD, GOOD]), r"mesh\.links\[1\]: eth1 is link 0 already"),
+        (
+            MeshConfig(links=[Link(geneve=Geneve(remote="peer", id=7))]),
+            r"mesh\.links\[0\]\.geneve\.remote: 'peer'",
+        ),
+        (
+            MeshConfig(links=[Link(geneve=Geneve(remote="192.0.2.3", id=1 << 24))]),
+            r"mesh\.links\[0\]\.geneve\.id: 16777216",
+        ),
+        (MeshConfig(links=[Link(interface="e", throughput=5)]), r"links\[0\]\.throughput"),
+        (MeshConfig(links=[GOOD], mtu=1501), r"mesh\.mtu: 1501"),
+        (MeshConfig(links=[GOOD], mtu=100), r"mesh\.mtu: 100"),
+    ],
+)
+def test_what_is_wrong_is_named(config: MeshConfig, text: str) -> None:
+    with pytest.raises(InvalidConfig, match=text):
+        validate(config)

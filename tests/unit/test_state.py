@@ -1,0 +1,220 @@
+"""State files: one address, one owner, whatever runs in parallel or dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netconf import names
+from netconf.errors import (
+    AddressesExhausted,
+    DecodeFailure,
+    InvalidConfig,
+    IOFailure,
+    NotAvailable,
+    TryAgain,
+)
+from netconf.state import Attachment, NodeNet, Request, State
+
+NODE = NodeNet(
+    cluster="lab",
+    node="n1",
+    pool="10.64.0.0/12",
+    slice="10.64.16.0/29",
+    vips="10.80.0.0/16",
+    mtu=1468,
+)
+SALT = bytes(32)
+
+
+def request(number: int, **changes: str) -> Request:
+    made = Request(container=f"c{number}", ifname="eth0", netns="/run/netns/x", network="mesh")
+    return msgspec.structs.replace(made, **changes)
+
+
+def allocate(state: State, number: int, node: NodeNet = NODE, **changes: str) -> Attachment:
+    return state.allocate(request(number, **changes), node, netns_id=(4, 17), salt=SALT)
+
+
+def test_an_attachment_survives_the_process(tmp_path: Path) -> None:
+    made = allocate(State(tmp_path), 1)
+    assert made.phase == "adding"
+    assert (tmp_path / "attachments" / f"{made.id}@{made.address}.json").exists()
+    again = State(tmp_path)
+    assert again.get(made.id) == made
+    assert again.all() == [made]
+    ready = msgspec.structs.replace(made, phase="ready")
+    again.save(ready)
+    assert State(tmp_path).get(made.id) == ready
+    again.remove(ready)
+    again.remove(ready)
+    assert (again.get(made.id), again.all()) == (None, [])
+
+
+def test_names_follow_from_the_address(tmp_path: Path) -> None:
+    made = allocate(State(tmp_path), 1, address="10.64.16.5")
+    assert made.mac == "02:4e:0a:40:10:05"
+    assert made.sci == bytes.fromhex("024e0a4010050001")
+    assert (made.vh, made.vc) == (f"vh{made.id}", f"vc{made.id}")
+    assert len(made.vh) < 16
+
+
+def test_addresses_are_not_reused_at_once_and_the_slice_ends(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    made = [allocate(state, number) for number in range(6)]
+    assert [attachment.address for attachment in made] == [f"10.64.16.{n}" for n in range(1, 7)]
+    with pytest.raises(AddressesExhausted, match=r"10\.64\.16\.0/29"):
+        allocate(state, 6)
+    state.remove(made[1])
+    state.remove(made[3])
+    assert [allocate(state, number).address for number in (6, 7)] == ["10.64.16.2", "10.64.16.4"]
+    state.remove(made[0])
+    assert allocate(state, 8).address == "10.64.16.1"
+
+
+@given(st.binary(max_size=20))
+def test_a_damaged_hint_is_no_obstacle(
+    tmp_path_factory: pytest.TempPathFactory, hint: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("state")
+    state = State(folder)
+    (folder / "last").write_bytes(hint)
+    assert allocate(state, 1).address.startswith("10.64.16.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"address": "10.64.16.0"}, "address: .*network or broadcast"),
+        ({"address": "10.64.16.7"}, "address: .*network or broadcast"),
+        ({"address": "10.64.32.1"}, "address: .*not in this node's slice 10.64.16.0/29"),
+        ({"address": "10.64.16.999"}, "address: "),
+        ({"address": "fd00::1"}, "address: "),
+        ({"address": "10.64.16.1"}, "another attachment has it"),
+        ({"mac": "02:4e:0a:40:10"}, "mac: "),
+        ({"mac": "00:11:22:33:44:55"}, "mac: .*not a replica's MAC"),
+        ({"address": "10.64.16.3", "mac": "02:4e:0a:40:10:04"}, "mac: .*02:4e:0a:40:10:03"),
+    ],
+)
+def test_requests_that_cannot_be_honoured(
+    tmp_path: Path, changes: dict[str, str], text: str
+) -> None:
+    state = State(tmp_path)
+    first = allocate(state, 0, address="10.64.16.1")
+    with pytest.raises(InvalidConfig, match=text):
+        allocate(state, 1, **changes)
+    assert state.all() == [first]
+
+
+def test_requests_that_can(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    assert allocate(state, 1, address="10.64.16.6").address == "10.64.16.6"
+    assert allocate(state, 2, mac="02:4e:0a:40:10:05").address == "10.64.16.5"
+    assert allocate(state, 3).address == "10.64.16.1"
+
+
+def test_an_attachment_is_allocated_once(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    allocate(state, 1)
+    with pytest.raises(InvalidConfig, match="already"):
+        allocate(state, 1)
+
+
+def test_what_a_dead_writer_left_is_removed(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    left = tmp_path / "attachments" / f"{'0' * 12}@10.64.16.1.tmp"
+    left.write_bytes(b'{"id": "0000')
+    assert state.all() == []
+    assert allocate(state, 1).address == "10.64.16.1"
+    assert not left.exists()
+
+
+def test_a_file_of_another_version_is_named(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    strange = tmp_path / "attachments" / f"{'0' * 12}@10.64.16.1.json"
+    strange.write_bytes(b"{}")
+    with pytest.raises(DecodeFailure, match=str(strange)):
+        state.get("0" * 12)
+    assert allocate(state, 1).address == "10.64.16.2"
+
+
+def test_the_node_is_left_for_those_without_the_daemon(tmp_path: Path) -> None:
+    state = State(tmp_path / "deep" / "folder")
+    with pytest.raises(NotAvailable, match="start it"):
+        state.read_node()
+    state.write_node(NODE)
+    assert State(tmp_path / "deep" / "folder").read_node() == NODE
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(IOFailure, match="state folder"):
+        State(tmp_path / "file")
+
+
+def _allocate_some(folder: str, worker: int, count: int) -> list[str]:
+    state = State(folder)
+    wide = msgspec.structs.replace(NODE, slice="10.64.16.0/20")
+    return [allocate(state, worker * 1000 + number, wide).address for number in range(count)]
+
+
+def test_no_address_is_handed_out_twice(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(2, mp_context=spawn) as processes,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        work = [
+            (processes if worker < 2 else threads).submit(_allocate_some, str(tmp_path), worker, 25)
+            for worker in range(6)
+        ]
+        given_out = [address for job in work for address in job.result()]
+    assert len(given_out) == len(set(given_out)) == 150
+    assert {attachment.address for attachment in State(tmp_path).all()} == set(given_out)
+
+
+def test_shared_and_exclusive(tmp_path: Path) -> None:
+    one, other = State(tmp_path), State(tmp_path)
+    with (
+        one.shared(),
+        other.shared(0),
+        pytest.raises(TryAgain, match=r"lock has been locked for 0.02 s"),
+        other.exclusive(0.02),
+    ):
+        pytest.fail("exclusive with shared")
+    with one.exclusive(), pytest.raises(TryAgain), other.shared(0):
+        pytest.fail("shared with exclusive")
+    with other.exclusive(0):
+        pass
+
+
+def test_one_operation_per_attachment(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    this, that = (names.attachment_id("mesh", name, "eth0") for name in ("this", "that"))
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with state.holding(this):
+            entered.set()
+            leave.wait(10)
+
+    worker = threading.Thread(target=hold)
+    worker.start()
+    try:
+        assert entered.wait(10)
+        with state.holding(that, 0):
+            pass
+        with pytest.raises(TryAgain), state.holding(this, 0):
+            pytest.fail("two at once")
+    finally:
+        leave.set()
+        worker.join()
+    with state.holding(this, 0):
+        pass
