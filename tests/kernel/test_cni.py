@@ -202,3 +202,18 @@ def test_killed_in_the_middle(runtime: Runtime, container: MakeContainer) -> Non
     runtime.call("DEL", one).succeeded()
     assert runtime.picture() == before
     assert runtime.call("ADD", one).status == 0
+
+
+def test_a_daemon_that_dies_over_its_work(runtime: Runtime, container: MakeContainer) -> None:
+    one = container()
+    before = runtime.picture()
+    first = runtime.call("ADD", one).json  # what the daemon had done
+    with cni_kit.dying(runtime.socket):
+        second = runtime.call("ADD", one)
+    assert second.status == 0, second
+    assert second.json["ips"] != first["ips"]
+    assert len(list((runtime.node.state.directory / "attachments").iterdir())) == 1
+    runtime.socket.unlink()
+    with cni_kit.dying(runtime.socket):
+        runtime.call("DEL", one).succeeded()
+    assert runtime.picture() == before

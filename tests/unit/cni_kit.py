@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket as sockets
 import subprocess
 import sys
 import threading
@@ -216,3 +217,22 @@ def serving(socket: Path) -> Iterator[Daemon]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def dying(path: Path) -> Iterator[None]:
+    """A daemon that takes one request and dies over it, as if killed."""
+    with sockets.socket(sockets.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                listener.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cni_kit import ATTACHED, configuration, environment, previous, run, serving
+from cni_kit import ATTACHED, configuration, dying, environment, previous, run, serving
 
 NOT_RUN = "noctuled has not run since boot; start it: systemctl start noctuled"
 
@@ -168,25 +166,6 @@ def test_an_answer_to_attach_of_another_shape(tmp_path: Path, changes: dict[str,
         run(environment("ADD"), configuration(daemon.socket)).failed(11, "attach")
         daemon.replies["/v1/attach"] = (200, {})
         run(environment("ADD"), configuration(daemon.socket)).failed(11, "address")
-
-
-@contextmanager
-def dying(path: Path) -> Iterator[None]:
-    """A daemon that takes one request and dies over it, as if killed."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                listener.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield
-        thread.join()
 
 
 def test_a_daemon_that_dies_over_the_request(tmp_path: Path) -> None:
