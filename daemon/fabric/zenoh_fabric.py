@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 ANSWERS_AT_ONCE = 8
 """Questions answered at the same time: an answer holds a thread while it is sent."""
 
+RETRY = 2.0
+"""Seconds before a session that could not be reopened is tried again."""
+
 GOODBYE = b"back at once"
 """What a node puts at its liveliness key before it reopens its session."""
 
@@ -181,26 +184,32 @@ class ZenohFabric:
         self._counters.reopened += 1
 
     async def _watch_links(self) -> None:
-        """Reopen the session when a link carries no token."""
+        """Reopen the session when a link carries no token, or when there is none."""
         watch = SplitWatch()
+        pause = CHECK
         while True:
-            await asyncio.sleep(CHECK)
+            await asyncio.sleep(pause)
             async with self._changing:
-                if self._session is None:
-                    continue
-                linked = await asyncio.to_thread(self._session.linked)
-                if self._settings.nodes is not None:
-                    linked &= self._settings.nodes
-                linked -= {self._settings.node}
-                split = watch.look(linked, self._presence.alive, self._loop.time())
-                if not split:
-                    continue
-                log.warning("fabric links without a token, reopening: %s", ", ".join(sorted(split)))
-                self._counters.splits += 1
                 try:
-                    await self._reopen()
+                    await self._mend(watch)
+                    pause = CHECK
                 except FabricError as error:
-                    log.warning("fabric: %s", error)
+                    log.warning("fabric, trying again in %g s: %s", RETRY, error)
+                    pause = RETRY
+
+    async def _mend(self, watch: SplitWatch) -> None:
+        """Look once; reopen if need be."""
+        if self._session is None:
+            await self._reopen()
+            return
+        linked = await asyncio.to_thread(self._session.linked)
+        if self._settings.nodes is not None:
+            linked &= self._settings.nodes
+        linked -= {self._settings.node}
+        if split := watch.look(linked, self._presence.alive, self._loop.time()):
+            log.warning("fabric links without a token, reopening: %s", ", ".join(sorted(split)))
+            self._counters.splits += 1
+            await self._reopen()
 
     async def _stop(self, *, returning: bool) -> None:
         """Close the session, if any; `returning` tells the peers that it will be replaced."""

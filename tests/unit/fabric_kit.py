@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from daemon.ctl import pki
 from daemon.fabric import Fabric, Settings
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from tests.unit.memory_fabric import Network
@@ -77,37 +73,16 @@ class Authority:
     """A certificate authority of one test, and the certificates of its nodes."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        name = self._name("test authority")
-        certificate = (
-            self._builder(name, self._key.public_key(), name)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(self._key, hashes.SHA256())
-        )
+        self._folder = folder
+        pki.init(folder, "test", time.time())
         self.ca = folder / "ca.crt"
-        self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        self._issuer = name
 
     def issue(self, node: str, address: str = "127.0.0.1") -> tuple[Path, Path]:
-        """Write and return certificate and key of `node`, valid at `address`."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.IPAddress(ipaddress.ip_address(address))
-        certificate = (
-            self._builder(self._name(node), key.public_key(), self._issuer)
-            .add_extension(x509.SubjectAlternativeName([name]), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        paths = self.folder / f"{node}.crt", self.folder / f"{node}.key"
-        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        paths[1].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
+        """Write and return certificate and key of `node`, new each time, valid at `address`."""
+        paths = self._folder / f"{node}.crt", self._folder / f"{node}.key"
+        for path in paths:
+            path.unlink(missing_ok=True)
+        pki.issue(self._folder, node, [address], time.time())
         return paths
 
     def settings(
@@ -124,25 +99,6 @@ class Authority:
             certificate=str(certificate),
             key=str(key),
             nodes=nodes,
-        )
-
-    @staticmethod
-    def _name(text: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-    @staticmethod
-    def _builder(
-        name: x509.Name, key: ec.EllipticCurvePublicKey, issuer: x509.Name
-    ) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(issuer)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=1))
         )
 
 

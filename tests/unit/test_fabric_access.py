@@ -20,7 +20,7 @@ import msgspec
 import pytest
 import zenoh
 
-from daemon.fabric import FabricError, Keys, Settings
+from daemon.fabric import FabricError, Keys, Settings, zenoh_fabric
 from daemon.fabric.interface import parse_endpoint
 from daemon.fabric.zenoh_config import session_config
 from daemon.fabric.zenoh_fabric import ZenohFabric
@@ -354,5 +354,28 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
             fabric = ZenohFabric(other)
             with pytest.raises(FabricError, match=r"fabric\.listen: cannot open tls/127"):
                 await fabric.open(w.heard["n1"])
+
+    asyncio.run(run())
+
+
+def test_a_session_that_could_not_be_reopened_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with world("zenoh", tmp_path) as w:
+            await w.join_all("n1", "n2")
+            with monkeypatch.context() as patch:
+                patch.setattr(zenoh_fabric, "Session", refuse)
+                with pytest.raises(FabricError, match="port is taken"):
+                    await w.fabrics["n1"].reconfigure(w.settings("n1").connect, ALL)
+            async with asyncio.timeout(10):
+                while not w.heard["n2"].records:
+                    w.fabrics["n1"].publish(KEYS.policy, b"back")
+                    await asyncio.sleep(0)
+            assert w.fabrics["n1"].counters.unsent
+            await w.heard["n1"].until(lambda: w.heard["n1"].alive == {"n2"})
+
+    def refuse(*_: object) -> None:
+        raise FabricError("the port is taken")
 
     asyncio.run(run())
