@@ -60,7 +60,8 @@ def attach(node: NodeNet, state: State, request: Request) -> Attachment:
         salt = keys.new_salt()
         made = state.allocate(request, node, netns_id=netns.identity, salt=salt)
         try:
-            _build(node, made, netns, cak)
+            with doing(f"attach {made.ifname}"):
+                _build(node, made, netns, cak)
             made = msgspec.structs.replace(made, phase="ready")
             state.save(made)
         except BaseException as error:
@@ -185,12 +186,14 @@ def _build(node: NodeNet, made: Attachment, netns: Namespace, cak: bytes) -> Non
 
 def _veth(outside: Netlink, node: NodeNet, made: Attachment) -> int:
     """Make the veth pair; return the index of the lower device."""
-    bridge = links.get(outside, node.bridge)
-    if bridge is None:
+    try:
+        ((bridge,),) = outside.batch([links.index_request(node.bridge)])
+    except OSError as error:
         raise TryAgain(
             f"the bridge {node.bridge} is missing in the node's namespace: "
-            "noctuled makes it when it starts"
-        )
+            "noctuled makes it when it starts",
+            details=str(error),
+        ) from error
     peer: links.Attributes = [
         ("IFLA_IFNAME", made.vc),
         ("IFLA_ADDRESS", made.mac),
@@ -201,12 +204,12 @@ def _veth(outside: Netlink, node: NodeNet, made: Attachment) -> int:
             made.vh,
             "veth",
             [("VETH_INFO_PEER", {"attrs": peer})],
-            [("IFLA_MTU", node.mtu), ("IFLA_MASTER", bridge.index)],
+            [("IFLA_MTU", node.mtu), ("IFLA_MASTER", bridge["index"])],
         ),
         links.set_request(made.vh, quiet=True),
         links.set_request(made.vc, quiet=True),
-        links.get_request(made.vh),
-        links.get_request(made.vc),
+        links.index_request(made.vh),
+        links.index_request(made.vc),
     ]
     with doing(f"make the veth pair {made.vh}"):
         try:
@@ -215,7 +218,7 @@ def _veth(outside: Netlink, node: NodeNet, made: Attachment) -> int:
             # Ours by its name, and without a state file: someone emptied the state folder.
             links.delete(outside, made.vh)
             answers = outside.batch(pair)
-        vh, vc = (links.facts(answer[0]).index for answer in answers[3:])
+        vh, vc = (int(answer[0]["index"]) for answer in answers[3:])
         outside.batch(
             [
                 links.port_request(vh, links.CLOSED_PORT),
@@ -243,9 +246,9 @@ def _secy(outside: Netlink, inside: Netlink, made: Attachment, netns: Namespace,
             ) from error
         changes = [
             links.set_request(made.ifname, quiet=True, noarp=True),
-            links.get_request(made.ifname),
+            links.index_request(made.ifname),
         ]
-        return links.facts(inside.batch(changes)[1][0]).index
+        return int(inside.batch(changes)[1][0]["index"])
 
 
 def _open_up(inside: Netlink, node: NodeNet, made: Attachment, index: int) -> None:
