@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import socket
 import sys
-from enum import Enum
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -25,22 +25,59 @@ Element: TypeAlias = tuple[Key, Key]
 REGISTER = 4
 """NFT_REG32_SIZE of linux/netfilter/nf_tables.h: what a concatenated field is padded to."""
 
+_PADDING = [bytes(-length % REGISTER) for length in range(REGISTER)]
 
-class Field(Enum):
-    """The nftables data types in use, by their names, with their lengths in bytes."""
 
-    IPV4_ADDR = ("ipv4_addr", 4)
-    ETHER_ADDR = ("ether_addr", 6)
-    INET_PROTO = ("inet_proto", 1)
-    INET_SERVICE = ("inet_service", 2)
-    MARK = ("mark", 4)
-    SLOT = ("numgen", 4)
-    IFNAME = ("ifname", 16)
+class Field(msgspec.Struct, frozen=True):
+    """One nftables data type: its name, bytes on the wire before padding, both directions."""
 
-    @property
-    def length(self) -> int:
-        """Bytes on the wire, before padding."""
-        return self.value[1]
+    name: str
+    length: int
+    pack: Callable[[Any], bytes]
+    unpack: Callable[[bytes], Value]
+
+
+def _native(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)
+
+
+def _from_native(raw: bytes) -> int:
+    return int.from_bytes(raw, sys.byteorder)
+
+
+_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
+_PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
+
+
+def protocol_number(name: str) -> int:
+    """Return the IANA number of a protocol `name`, or of its decimal digits."""
+    return _PROTOCOLS[name] if name in _PROTOCOLS else int(name)
+
+
+IPV4_ADDR = Field("ipv4_addr", 4, socket.inet_aton, socket.inet_ntoa)
+ETHER_ADDR = Field(
+    "ether_addr", 6, lambda mac: bytes.fromhex(mac.replace(":", "")), lambda raw: raw.hex(":")
+)
+INET_PROTO = Field(
+    "inet_proto",
+    1,
+    lambda name: bytes((protocol_number(name),)),
+    lambda raw: _PROTOCOL_NAMES.get(raw[0], str(raw[0])),
+)
+INET_SERVICE = Field(
+    "inet_service",
+    2,
+    lambda port: port.to_bytes(2, "big"),
+    lambda raw: int.from_bytes(raw, "big"),
+)
+MARK = Field("mark", 4, _native, _from_native)
+SLOT = Field("numgen", 4, _native, _from_native)
+IFNAME = Field(
+    "ifname",
+    16,
+    lambda name: name.encode().ljust(16, b"\0"),
+    lambda raw: raw.rstrip(b"\0").decode(),
+)
 
 
 class Set(msgspec.Struct, frozen=True):
@@ -57,45 +94,44 @@ NFPROTO_INET = 1
 NFPROTO_BRIDGE = 7
 TABLE = "noctule"
 
-_GRANT = (Field.MARK, Field.INET_PROTO, Field.INET_SERVICE)
-_DIALLED = (Field.IPV4_ADDR, Field.INET_PROTO, Field.INET_SERVICE)
+_GRANT = (MARK, INET_PROTO, INET_SERVICE)
+_DIALLED = (IPV4_ADDR, INET_PROTO, INET_SERVICE)
 
 
 def _inet(name: str, key: tuple[Field, ...], data: tuple[Field, ...] = ()) -> Set:
     return Set(NFPROTO_INET, TABLE, name, key, data)
 
 
-LB = _inet("lb", (*_DIALLED, Field.SLOT), (Field.IPV4_ADDR, Field.INET_SERVICE))
-PEER = _inet("peer", (Field.IPV4_ADDR,), (Field.MARK,))
+LB = _inet("lb", (*_DIALLED, SLOT), (IPV4_ADDR, INET_SERVICE))
+PEER = _inet("peer", (IPV4_ADDR,), (MARK,))
 EGRESS = _inet("egress", _GRANT)
 INGRESS = _inet("ingress", _GRANT)
-EGRESS_ICMP = _inet("egress_icmp", (Field.MARK,))
-INGRESS_ICMP = _inet("ingress_icmp", (Field.MARK,))
+EGRESS_ICMP = _inet("egress_icmp", (MARK,))
+INGRESS_ICMP = _inet("ingress_icmp", (MARK,))
 DENIED_OUT = _inet("denied_out", _DIALLED)
 DENIED_IN = _inet("denied_in", _DIALLED)
-DENIED_OUT_OTHER = _inet("denied_out_other", (Field.IPV4_ADDR, Field.INET_PROTO))
-DENIED_IN_OTHER = _inet("denied_in_other", (Field.IPV4_ADDR, Field.INET_PROTO))
+DENIED_OUT_OTHER = _inet("denied_out_other", (IPV4_ADDR, INET_PROTO))
+DENIED_IN_OTHER = _inet("denied_in_other", (IPV4_ADDR, INET_PROTO))
 
-PORT = Set(NFPROTO_BRIDGE, TABLE, "port", (Field.IFNAME, Field.ETHER_ADDR))
-PAIR = Set(NFPROTO_BRIDGE, TABLE, "pair", (Field.ETHER_ADDR, Field.ETHER_ADDR))
-
-_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
-_PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
-
-
-def protocol_number(name: str) -> int:
-    """Return the IANA number of a protocol `name`, or of its decimal digits."""
-    return _PROTOCOLS[name] if name in _PROTOCOLS else int(name)
+PORT = Set(NFPROTO_BRIDGE, TABLE, "port", (IFNAME, ETHER_ADDR))
+PAIR = Set(NFPROTO_BRIDGE, TABLE, "pair", (ETHER_ADDR, ETHER_ADDR))
 
 
 def pack(fields: tuple[Field, ...], values: Key) -> bytes:
-    """Return the wire form of `values`; ValueError if their number is not the fields'."""
-    if len(fields) == 1:
-        return _pack(fields[0], values[0])
-    return b"".join(
-        raw + bytes(-len(raw) % REGISTER)
-        for raw in (_pack(field, value) for field, value in zip(fields, values, strict=True))
-    )
+    """Return the wire form of `values`; ValueError if they are not what the fields hold."""
+    try:
+        if len(fields) == 1:
+            (value,) = values
+            return fields[0].pack(value)
+        return b"".join(
+            [
+                field.pack(value) + _PADDING[field.length % REGISTER]
+                for field, value in zip(fields, values, strict=True)
+            ]
+        )
+    except (TypeError, AttributeError, OverflowError, OSError) as error:
+        held = " . ".join(field.name for field in fields)
+        raise ValueError(f"{values!r} is no {held}: {error}") from error
 
 
 def unpack(fields: tuple[Field, ...], raw: bytes) -> Key:
@@ -103,40 +139,6 @@ def unpack(fields: tuple[Field, ...], raw: bytes) -> Key:
     values = []
     offset = 0
     for field in fields:
-        values.append(_unpack(field, raw[offset : offset + field.length]))
+        values.append(field.unpack(raw[offset : offset + field.length]))
         offset += field.length + -field.length % REGISTER
     return tuple(values)
-
-
-def _pack(field: Field, value: Value) -> bytes:
-    match field, value:
-        case Field.IPV4_ADDR, str():
-            return socket.inet_aton(value)
-        case Field.ETHER_ADDR, str():
-            return bytes.fromhex(value.replace(":", ""))
-        case Field.INET_PROTO, str():
-            return bytes((protocol_number(value),))
-        case Field.INET_SERVICE, int():
-            return value.to_bytes(2, "big")
-        case ((Field.MARK | Field.SLOT), int()):
-            return value.to_bytes(4, sys.byteorder)
-        case Field.IFNAME, str():
-            return value.encode().ljust(Field.IFNAME.length, b"\0")
-        case _:
-            raise ValueError(f"{value!r} is no {field.value[0]}")
-
-
-def _unpack(field: Field, raw: bytes) -> Value:
-    match field:
-        case Field.IPV4_ADDR:
-            return socket.inet_ntoa(raw)
-        case Field.ETHER_ADDR:
-            return raw.hex(":")
-        case Field.INET_PROTO:
-            return _PROTOCOL_NAMES.get(raw[0], str(raw[0]))
-        case Field.INET_SERVICE:
-            return int.from_bytes(raw, "big")
-        case Field.MARK | Field.SLOT:
-            return int.from_bytes(raw, sys.byteorder)
-        case Field.IFNAME:
-            return raw.rstrip(b"\0").decode()

@@ -9,7 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netconf.nft.elements import EGRESS, LB, PAIR, PEER, PORT, Field, pack, unpack
+from netconf.nft.elements import (
+    EGRESS,
+    ETHER_ADDR,
+    IFNAME,
+    INET_PROTO,
+    INET_SERVICE,
+    IPV4_ADDR,
+    LB,
+    MARK,
+    PAIR,
+    PEER,
+    PORT,
+    SLOT,
+    pack,
+    unpack,
+)
 from netconf.nft.encoding import (
     ELEMENTS_LIMIT,
     HEADER,
@@ -30,19 +45,19 @@ from netconf.nft.encoding import (
 )
 
 VALUES = {
-    Field.IPV4_ADDR: st.ip_addresses(v=4).map(str),
-    Field.ETHER_ADDR: st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":")),
-    Field.INET_PROTO: st.sampled_from(["tcp", "udp", "icmp", "132"]),
-    Field.INET_SERVICE: st.integers(0, 65535),
-    Field.MARK: st.integers(0, 2**32 - 1),
-    Field.SLOT: st.integers(0, 63),
-    Field.IFNAME: st.from_regex(r"[a-z0-9]{1,15}", fullmatch=True),
+    IPV4_ADDR.name: st.ip_addresses(v=4).map(str),
+    ETHER_ADDR.name: st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":")),
+    INET_PROTO.name: st.sampled_from(["tcp", "udp", "icmp", "132"]),
+    INET_SERVICE.name: st.integers(0, 65535),
+    MARK.name: st.integers(0, 2**32 - 1),
+    SLOT.name: st.integers(0, 63),
+    IFNAME.name: st.from_regex(r"[a-z0-9]{1,15}", fullmatch=True),
 }
 
 
 @pytest.mark.parametrize("target", [LB, PEER, EGRESS, PORT, PAIR], ids=lambda s: s.name)
 def test_what_is_packed_is_unpacked(target):
-    @given(st.tuples(*(VALUES[field] for field in target.key)))
+    @given(st.tuples(*(VALUES[field.name] for field in target.key)))
     def check(values):
         assert unpack(target.key, pack(target.key, values)) == values
 
@@ -56,8 +71,8 @@ def test_concatenated_fields_are_padded_to_registers_and_single_ones_are_not():
         "024e0a4010050000024e0a4010060000"
     )
     assert pack(PORT.key, ("vh0", "02:4e:0a:40:10:05"))[:16] == b"vh0".ljust(16, b"\0")
-    assert pack((Field.ETHER_ADDR,), ("02:4e:0a:40:10:05",)) == bytes.fromhex("024e0a401005")
-    assert pack((Field.IPV4_ADDR,), ("10.64.16.5",)) == bytes((10, 64, 16, 5))
+    assert pack((ETHER_ADDR,), ("02:4e:0a:40:10:05",)) == bytes.fromhex("024e0a401005")
+    assert pack((IPV4_ADDR,), ("10.64.16.5",)) == bytes((10, 64, 16, 5))
 
 
 def test_a_value_of_another_kind_is_refused():
@@ -65,6 +80,8 @@ def test_a_value_of_another_kind_is_refused():
         pack(EGRESS.key, (7, "tcp", "http"))
     with pytest.raises(ValueError):
         pack(EGRESS.key, (7, "tcp"))
+    with pytest.raises(ValueError):
+        pack((IPV4_ADDR,), ("10.64.0.256",))
 
 
 def test_a_mark_is_the_address_as_it_lies_in_the_packet():
