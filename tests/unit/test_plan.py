@@ -126,6 +126,7 @@ def test_nothing_is_seen_without_an_edge(made: Policy, replicas: list[Replica]) 
         grants = view.egress
         for (vip, protocol, port, number), (address, target) in view.slots.items():
             assert (vip, protocol, port) in dialled
+            assert protocol != "icmp"
             assert 0 <= number < SLOTS
             assert address in view.peers
             assert address in healthy

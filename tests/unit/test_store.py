@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import tempfile
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.ctl import pki
-from daemon.model.identity import Identity, Trust
+from daemon.model.identity import MANAGER_UNIT, Identity, Trust
 from daemon.model.records import (
     LIMIT,
     Body,
@@ -229,24 +231,30 @@ def test_a_new_certificate_counts_and_the_old_one_is_over() -> None:
     assert made.offer(old, NOW).outcome is Outcome.BAD_SIGNATURE
 
 
-@functools.cache
 def _renewed() -> Identity:
-    """n1's next certificate, from the same CA, made under n1's name in another folder."""
-    spare = folder() / "renewed"
-    spare.mkdir()
+    """n1's next certificate, from the same CA, made in another folder."""
+    spare = Path(tempfile.mkdtemp(dir=folder()))
     for name in ("ca.crt", "ca.key"):
         (spare / name).write_bytes((folder() / name).read_bytes())
     certificate, key = pki.issue(spare, "n1", [], NOW)
     return Identity.load(certificate, key)
 
 
-def test_a_swarm_manager_signs_policy_where_no_authority_is_pinned() -> None:
+def test_a_swarm_manager_signs_policy_where_no_authority_is_pinned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = Store("lab", Trust.load(folder() / "ca.crt", None))
-    made.offer(record("n1", 1, info("n1")), NOW)
-    by_node = seal(KEYS, KEYS.policy, 1, policy(), identity("n1"))
+    made.offer(record("n2", 1, info("n2")), NOW)
+    by_node = seal(KEYS, KEYS.policy, 1, policy(), identity("n2"))
     assert made.offer(by_node, NOW).outcome is Outcome.NOT_ENTITLED
-    by_nobody = seal(KEYS, KEYS.policy, 1, policy(), identity("n2"))
-    assert made.offer(by_nobody, NOW).outcome is Outcome.UNKNOWN_SIGNER
+    monkeypatch.setattr(pki, "NODE_UNIT", MANAGER_UNIT)
+    manager = _renewed()
+    by_manager = seal(KEYS, KEYS.policy, 1, policy(), manager)
+    assert made.offer(by_manager, NOW).outcome is Outcome.UNKNOWN_SIGNER
+    about = info("n1", certificate=manager.pem)
+    made.offer(seal(KEYS, KEYS.info("n1"), 1, about, manager), NOW)
+    assert made.offer(by_manager, NOW).changed
+    assert made.policy() == policy()
 
 
 def test_a_manifest_removes_what_it_does_not_list_and_tells_what_is_missing() -> None:
