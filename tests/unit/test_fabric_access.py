@@ -31,6 +31,8 @@ KEYS = Keys("test")
 ALL = frozenset({"n1", "n2", "n3"})
 DONE = (KEYS.record("n2", "done"), b"done")
 LAST = itertools.count()
+SURELY = zenoh.CongestionControl.BLOCK
+"""What is sent without it may be dropped on a busy machine, and an attack would prove nothing."""
 
 
 def attacker_config(settings: Settings, **changes: object) -> dict[str, Any]:
@@ -68,7 +70,7 @@ async def done(w: World, session: Any) -> list[tuple[str, bytes]]:
             session.put(*DONE)
             await asyncio.sleep(0)
     last = (DONE[0], b"last %d" % next(LAST))
-    session.put(*last)
+    session.put(*last, congestion_control=SURELY)
     await heard.until(lambda: last in heard.records)
     return [record for record in heard.records if record[0] != DONE[0]]
 
@@ -93,7 +95,7 @@ def test_a_node_cannot_put_or_delete_for_another(tmp_path: Path) -> None:
                     KEYS.alive("n3"),
                     KEYS.ask("n1"),
                 ):
-                    session.put(key, b"forged")
+                    session.put(key, b"forged", congestion_control=SURELY)
                     session.delete(key)
                 session.delete(KEYS.record("n2", "info"))
                 session.delete(KEYS.policy)
@@ -109,7 +111,9 @@ def test_wildcards_within_its_own_tree_are_refused_by_us(tmp_path: Path) -> None
             with attacker(w.settings("n2")) as session:
                 await linked(w, session)
                 for key in ("*", "**", "replica/*", "replica/a$*", "info/@x"):
-                    session.put(KEYS.record("n2", *key.split("/")), b"wild")
+                    session.put(
+                        KEYS.record("n2", *key.split("/")), b"wild", congestion_control=SURELY
+                    )
                 assert await done(w, session) == []
                 # ``info/@x`` is verbatim for zenoh and not matched by our subscription.
                 assert w.fabrics["n1"].counters.rejected == 4
@@ -133,7 +137,7 @@ def test_a_token_cannot_be_forged_nor_taken_back(tmp_path: Path) -> None:
                 assert heard.changes == [("n3", True)]
                 forged.undeclare()
                 wild.undeclare()
-                session.put(KEYS.alive("n3"), b"back at once")
+                session.put(KEYS.alive("n3"), b"back at once", congestion_control=SURELY)
                 await done(w, session)
                 true = live.declare_token(KEYS.alive("n2"))
                 await heard.until(lambda: "n2" in heard.alive)
@@ -191,7 +195,7 @@ def test_who_is_not_listed_neither_speaks_nor_hears(tmp_path: Path) -> None:
                 )
                 await linked(w, friend)
                 for key in (KEYS.record("n3", "info"), KEYS.policy):
-                    stranger.put(key, b"stranger")
+                    stranger.put(key, b"stranger", congestion_control=SURELY)
                 async with asyncio.timeout(10):
                     while not friends:
                         w.fabrics["n1"].publish(KEYS.policy, b"for those listed")
@@ -212,11 +216,15 @@ def test_another_cluster_and_long_messages_are_not_heard(tmp_path: Path) -> None
         async with victim(tmp_path, None) as w:
             with attacker(w.settings("n2")) as session:
                 await linked(w, session)
-                session.put(Keys("other").policy, b"foreign")
-                session.put(KEYS.policy, bytes(60_001))
-                session.put(KEYS.policy, bytes(200_000))  # zenoh drops what is reassembled
-                session.put("noctule/**", b"wild")
-                session.put(KEYS.record("n3", "info"), b"signed by n3, one hopes")
+                session.put(Keys("other").policy, b"foreign", congestion_control=SURELY)
+                session.put(KEYS.policy, bytes(60_001), congestion_control=SURELY)
+                session.put(
+                    KEYS.policy, bytes(200_000), congestion_control=SURELY
+                )  # zenoh drops what is reassembled
+                session.put("noctule/**", b"wild", congestion_control=SURELY)
+                session.put(
+                    KEYS.record("n3", "info"), b"signed by n3, one hopes", congestion_control=SURELY
+                )
                 assert await done(w, session) == [
                     (KEYS.record("n3", "info"), b"signed by n3, one hopes")
                 ]
