@@ -52,6 +52,10 @@ class Recorder:
         """The nodes that are alive after all changes heard."""
         return {node for node, alive in dict(self.changes).items() if alive}
 
+    async def until_alive(self, nodes: set[str]) -> None:
+        """Wait until exactly `nodes` are alive."""
+        await self.until(lambda: self.alive == nodes)
+
     async def until(self, condition: Callable[[], Any]) -> None:
         """Wait until `condition` holds; it is looked at after everything heard."""
         async with asyncio.timeout(LIMIT):
@@ -142,8 +146,7 @@ class World:
         for name in names:
             await self.join(name, nodes=nodes)
         for name in names:
-            others = set(names) - {name}
-            await self.heard[name].until(lambda n=name, o=others: self.heard[n].alive == o)
+            await self.heard[name].until_alive(set(names) - {name})
 
     async def close(self) -> None:
         """Close all fabrics."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import heapq
 import itertools
 import random
@@ -138,7 +139,7 @@ class MemoryFabric:
             return
         self.counters.published += 1
         for other in self._network.neighbours(self):
-            self._network.send(lambda to=other: to.hear(self, key, value), droppable=True)
+            self._network.send(functools.partial(other.hear, self, key, value), droppable=True)
 
     async def ask(self, node: str, question: bytes, timeout: float) -> list[bytes]:
         target = next((n for n in self._network.neighbours(self) if n.settings.node == node), None)
@@ -175,7 +176,7 @@ class MemoryFabric:
         """Learn who is there; each change is told once, when the message arrives."""
         for node in sorted(present ^ self._alive):
             alive = node in present
-            self._network.send(lambda node=node, alive=alive: self._tell_alive(node, alive))
+            self._network.send(functools.partial(self._tell_alive, node, alive))
         self._alive = present
 
     def hear(self, sender: MemoryFabric, key: str, value: bytes) -> None:
