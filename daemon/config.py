@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from daemon import yamlfile
+from daemon.fabric.interface import LEASE_MS
 from netconf import mesh
 from netconf.errors import InvalidConfig, IOFailure
 from netconf.mesh import MeshConfig
@@ -46,6 +47,8 @@ class Fabric(msgspec.Struct, forbid_unknown_fields=True):
     connect: list[str] = []
     confirm_ms: int = 100
     """How long ADD waits for the neighbours' confirmation, in milliseconds (0–10,000)."""
+    lease_ms: int = LEASE_MS
+    """Milliseconds of silence after which a peer's daemon counts as gone (100–60,000)."""
 
 
 class Authority(msgspec.Struct, forbid_unknown_fields=True):
@@ -160,3 +163,5 @@ def _check_fabric(fabric: Fabric) -> None:
         raise InvalidConfig("fabric.listen: empty; peers must be able to dial this node")
     if not 0 <= fabric.confirm_ms <= 10_000:
         raise InvalidConfig("fabric.confirm_ms: choose between 0 and 10000 milliseconds")
+    if not 100 <= fabric.lease_ms <= 60_000:
+        raise InvalidConfig("fabric.lease_ms: choose between 100 and 60000 milliseconds")

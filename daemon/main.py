@@ -1,12 +1,14 @@
 """``noctuled``: reads its configuration, runs one node until told to stop.
 
 Exit status 0 after SIGTERM or SIGINT, 1 when it could not start; the reason is one log line.
+SIGUSR1 prints what every thread is doing: the question to ask of a daemon that hangs.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import signal
 from pathlib import Path
 
@@ -22,6 +24,7 @@ def main() -> int:
     parser.add_argument("--log", default="info", choices=["debug", "info", "warning", "error"])
     arguments = parser.parse_args()
     journal.start(arguments.log)
+    faulthandler.register(signal.SIGUSR1)
     log = journal.Journal()
     try:
         settings = config.read(arguments.config)

@@ -93,6 +93,7 @@ class Node:
                 ca=paths.ca,
                 certificate=paths.certificate,
                 key=paths.key,
+                lease_ms=config.fabric.lease_ms,
             )
         )
         self.peers = Peers(

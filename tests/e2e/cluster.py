@@ -146,9 +146,11 @@ class Container:
 class Cluster:
     """Three nodes; a context manager that removes all it made."""
 
-    def __init__(self, *, confirm_ms: int = 2000) -> None:
-        """`confirm_ms`: under emulation a neighbour needs many times the default 100 ms."""
+    def __init__(self, *, confirm_ms: int = 2000, lease_ms: int = 10_000) -> None:
+        """Under emulation a neighbour needs many times the default 100 ms to confirm, and a
+        busy one is silent for longer than the default lease."""
         self.confirm_ms = confirm_ms
+        self.lease_ms = lease_ms
         self.base = Path(tempfile.mkdtemp(prefix="noctule-"))
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.containers: dict[str, Container] = {}
@@ -237,6 +239,7 @@ fabric:
   listen: [tls/{FABRIC[node]}:{PORT}]
   connect: [{connect}]
   confirm_ms: {self.confirm_ms}
+  lease_ms: {self.lease_ms}
   identity: {{ca: {pki}/ca.crt, certificate: {pki}/{node}.crt, key: {pki}/{node}.key}}
 policy: {{authority: {pki}/authority.crt}}
 paths: {{state: {folder}/run, socket: {folder}/run/noctuled.sock, cache: {folder}/cache}}
