@@ -33,12 +33,21 @@ ENVIRONMENT = {
 
 
 def source_files(checkout: Path) -> list[Path]:
-    """Every file of the checkout that git knows or would offer to add."""
-    command = ["git", "-C", str(checkout), "ls-files", "-z", "-co", "--exclude-standard"]
+    """Every file git knows or would offer to add; without git, every visible one."""
+    if not (checkout / ".git").exists():
+        paths = {path.relative_to(checkout) for path in checkout.rglob("*")}
+        return sorted(path for path in paths if (checkout / path).is_file() and _visible(path))
+    # Root may well run the lab on somebody else's checkout, which git minds.
+    command = ["git", "-c", "safe.directory=*", "-C", str(checkout)]
+    command += ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listing = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     paths = {Path(os.fsdecode(name)) for name in listing.split(b"\0") if name}
     # git still lists what has been deleted but not committed.
     return sorted(path for path in paths if (checkout / path).is_file())
+
+
+def _visible(path: Path) -> bool:
+    return not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
 def stage_code(checkout: Path, root: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_kernel_not_packed_by_xz_is_left_alone() -> None:
     packed = bytearray(0x1000)
     packed[0x24C] = 16  # the payload's length
     packed[0x200:0x204] = b"\x1f\x8b\x08\x00"  # gzip's magic
-    assert kernel.uncompressed(packed) == packed
+    assert kernel.uncompressed(bytes(packed)) == packed
 
 
 # What each boot brings along.
@@ -173,6 +173,13 @@ def test_any_other_script_is_carried_along(tmp_path: Path) -> None:
     text, carried = payload.guest_command(script, [], tmp_path / "checkout")
     assert carried
     assert text.endswith("exec /run/lab/a.py\n")
+
+
+def test_an_exported_tree_needs_no_git(tmp_path: Path) -> None:
+    for name in ("cni/main.py", "cni/__pycache__/main.pyc", ".venv/bin/python"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert payload.source_files(tmp_path) == [Path("cni/main.py")]
 
 
 def test_the_environment_finds_installed_code_before_anything_else() -> None:
