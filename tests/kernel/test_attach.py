@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def picture(node: MeshNode, inside: Node | None = None) -> dict[str, object]:
             for line in run("ip", "netns", "exec", place.name, "nft", "list", "ruleset").split("\n")
             if "packets" not in line
         ]
-        shown[f"routes {place.name}"] = place.ip("route", "show", "table", "all")
+        # IPv4: the wire's own IPv6 routes still appear while its addresses are probed.
+        shown[f"routes {place.name}"] = place.ip("-4", "route", "show", "table", "all")
     return shown
 
 
@@ -367,6 +369,20 @@ def test_an_attachment_is_made_once(
         node.attach(box.request(network="another", ifname="eth1"))
     node.check(made.id)
     assert [found.id for found in node.state.all()] == [made.id]
+
+
+def test_different_containers_in_parallel(
+    mesh_nodes: tuple[MeshNode, MeshNode], container: MakeContainer
+) -> None:
+    node = mesh_nodes[0]
+    boxes = [container() for _ in range(6)]
+    before = picture(node)
+    with ThreadPoolExecutor(len(boxes)) as threads:
+        made = list(threads.map(lambda box: node.attach(box.request()), boxes))
+        assert len({attachment.address for attachment in made}) == len(boxes)
+        list(threads.map(lambda attachment: node.check(attachment.id), made))
+        list(threads.map(lambda attachment: node.detach(attachment.id), made))
+    assert picture(node) == before
 
 
 def dying_child(node: MeshNode, act: Callable[[], object], step: int) -> int:
