@@ -37,6 +37,7 @@ from daemon.statements import Statements
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
 from netconf.errors import InvalidConfig, NoctuleError, TryAgain
 from netconf.nft import host, ruleset
+from netconf.rehearsal import rehearse
 from netconf.state import Attachment, State
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class Node:
     """The daemon of one node; what the API serves."""
 
     def __init__(self, config: Config, journal: Journal) -> None:
-        """Raises InvalidConfig when the identity is unusable; touches nothing yet."""
+        """Raises InvalidConfig when the identity is unusable; reads, and changes nothing yet."""
         self._config = config
         self._journal = journal
         paths = config.fabric.identity
@@ -71,6 +72,8 @@ class Node:
         trust.verify_node(self._identity.pem, config.node, time.time())
         self.store = Store(config.cluster, trust)
         self._saved = Saved(Path(config.paths.state), Path(config.paths.cache), self.store)
+        for problem in self._saved.load(time.time()):
+            journal.warning("saved records", problem=problem)
         self._executor = ThreadPoolExecutor(WORKERS, "kernel")
         self._state = State(Path(config.paths.state))
         self.links = Links(
@@ -89,7 +92,8 @@ class Node:
                 cluster=config.cluster,
                 node=config.node,
                 listen=tuple(config.fabric.listen),
-                connect=tuple(config.fabric.connect),
+                connect=tuple(self._endpoints()),
+                nodes=self._speakers(),
                 ca=paths.ca,
                 certificate=paths.certificate,
                 key=paths.key,
@@ -137,11 +141,10 @@ class Node:
         """Bring everything up; on failure `stop` undoes what would be in the way."""
         began = time.monotonic()
         self._take_lock()
-        for problem in self._saved.load(time.time()):
-            self._journal.warning("saved records", problem=problem)
         self._statements.resume()
         await self.links.start()
         await self._blocking(ruleset.ensure_host)
+        await self._blocking(rehearse, self._config.addresses.vips)
         self._statements.info(self._info())
         await self._adopt()
         self._start(self.programmer.run())
@@ -369,6 +372,20 @@ class Node:
                 self._saved.write_policy(envelope)
         self._changed.set()
 
+    def _speakers(self) -> frozenset[str] | None:
+        """Who may speak on the fabric: the nodes that policy pins, or whoever the CA certified."""
+        policy = self.store.policy()
+        pinned = policy.nodes if policy else None
+        return frozenset(pinned) | {self._config.node} if pinned is not None else None
+
+    def _endpoints(self) -> list[str]:
+        """Whom to dial: those we were told, and those that nodes tell of themselves."""
+        told = dict.fromkeys(self._config.fabric.connect)
+        for info in self.store.infos().values():
+            if info.node != self._config.node:
+                told.update(dict.fromkeys(info.endpoints))
+        return list(told)
+
     # --- loops
 
     async def _let_go(self) -> None:
@@ -392,10 +409,15 @@ class Node:
                 self._journal.error("audit", error=error.message, details=error.details)
 
     async def _save(self) -> None:
+        """Save what was learned, and let the fabric follow it."""
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self._blocking(self._saved.write, self.store.dump())
+            try:
+                await self._blocking(self._saved.write, self.store.dump())
+                await self._fabric.reconfigure(self._endpoints(), self._speakers())
+            except NoctuleError as error:
+                self._journal.error("not saved", error=error.message, details=error.details)
             await asyncio.sleep(0.2)
 
     async def _tell(self) -> None:

@@ -76,7 +76,8 @@ class Peers:
     def on_record(self, key: str, value: bytes) -> None:
         """Offer what was published."""
         verdict = self.take(value)
-        missing = verdict.outcome is Outcome.UNKNOWN_SIGNER or (
+        # A record may overtake the info whose (new) certificate it needs.
+        missing = verdict.outcome in (Outcome.UNKNOWN_SIGNER, Outcome.BAD_SIGNATURE) or (
             verdict.changed
             and verdict.key == self._store.keys.manifest(verdict.node)
             and self._store.behind(verdict.node)
