@@ -217,6 +217,7 @@ def test_a_peer_that_began_anew_is_heard_again(world):
 
 def test_drift_is_read_back_and_repaired(world):
     web, api = world.open()
+    assert not world.programmer.disturbed(world.web.attachment)
     nft = NftSocket(world.web.node.ns)
     nft.send(Batch().delete(LB, [(VIP, "tcp", 80, 5)]).delete(PEER, [(world.api.address,)]))
     nft.send(Batch().add(EGRESS, [((9, "tcp", 1), ())]))
@@ -224,6 +225,7 @@ def test_drift_is_read_back_and_repaired(world):
     world.web.node.ip("neighbour", "del", world.api.address, "dev", "eth0")
     with macsec.open(world.web.node.ns) as genl:
         macsec.del_rx_sc(genl, world.web.ifindex, world.api.sci)
+    assert world.programmer.disturbed(world.web.attachment)
     observed = world.programmer.observe(world.web.attachment)
     assert len(program.differences(observed, web)) == 6
     world.apply(world.web, web, EMPTY)

@@ -50,6 +50,9 @@ class FakeContainer:
     def dump(self, target):
         return self.tables.dump(target)
 
+    def generation(self):
+        return len(self.tables.sent)
+
     def delete_flows(self, flows):
         self.tables.delete_flows(flows)
 
@@ -295,6 +298,9 @@ def test_drift_is_read_back_and_repaired_or_left_but_never_made_worse(believed, 
     # What neither errors nor differs from belief is the audit's to find: reality is read.
     programmer.apply(attachment, None, new, lambda: CAK)
     agrees(kernel, new)
+    assert not programmer.disturbed(attachment)
+    kernel.tables.send(Batch())
+    assert programmer.disturbed(attachment)
 
 
 def test_a_namespace_that_is_gone_is_an_unknown_container(tmp_path):
