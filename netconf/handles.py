@@ -28,7 +28,7 @@ class Handles:
         """Open the sockets in `netns`; UnknownContainer if it has no `ifname`."""
         self.lock = threading.Lock()
         self.identity = netns.identity
-        self.generation: int | None = None
+        self.last_generation: int | None = None
         """Of nftables, when it was last programmed; None before, and after a failure."""
         with contextlib.ExitStack() as opened, doing(f"open sockets in {netns.path}"):
             self.nft = NftSocket(netns)

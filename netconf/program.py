@@ -194,9 +194,9 @@ class Programmer:
         """
         handles = self._open(attachment)
         with handles.lock, doing(f"program attachment {attachment.id}"):
-            handles.generation = None
+            handles.last_generation = None
             self._change(handles, attachment.network, old, new, cak)
-            handles.generation = handles.nft.generation()
+            handles.last_generation = handles.nft.generation()
 
     def disturbed(self, attachment: Attached) -> bool:
         """Tell, in microseconds, whether nftables may have been changed since the last apply.
@@ -205,7 +205,7 @@ class Programmer:
         """
         handles = self._open(attachment)
         with handles.lock, doing(f"read attachment {attachment.id}"):
-            return handles.generation != handles.nft.generation()
+            return handles.last_generation != handles.nft.generation()
 
     def observe(self, attachment: Attached) -> Observed:
         """Read the attachment's kernel state back; the errors of `apply`."""
