@@ -137,7 +137,7 @@ def agrees(kernel, view):
     assert program.differences(observed, view) == []
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(views(), min_size=1, max_size=5))
 def test_any_sequence_of_views_ends_in_the_last_one_in_permitted_order(sequence):
     kernel = FakeContainer()
