@@ -21,7 +21,7 @@ TYPED   := $(wildcard cni netconf daemon) tests/lab
 .PHONY: help setup demo test lint unit guest bench lab shell image install clean
 
 help:
-	@sed -n 's/^#$$//; s/^# \{0,1\}//p; /^$$/q' Makefile
+	@sed -n '/^\#/!q; s/^\# \{0,1\}//p' Makefile
 
 setup:
 	@tests/lab/setup.sh
