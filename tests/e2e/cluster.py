@@ -49,6 +49,10 @@ LINKS = {
 }
 
 POLICY = """\
+nodes:
+  n1: {slice: 10.64.16.0/20}
+  n2: {slice: 10.64.32.0/20}
+  n3: {slice: 10.64.48.0/20}
 services:
   web: {}
   api: {ports: [{protocol: tcp, port: 80, target: 8080}], balance: {strategy: weighted}}
