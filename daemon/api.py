@@ -184,7 +184,11 @@ class Api:
             return _problem(500, 999, f"noctuled failed: {error!r}; its log has the traceback")
 
     async def _attach(self, request: web.Request) -> web.Response:
-        answer = await self._service.attach(await _body(request, AttachRequest))
+        wanted = await _body(request, AttachRequest)
+        answer = await self._service.attach(wanted)
+        if request.transport is None or request.transport.is_closing():
+            # Whoever asked is gone and knows nothing of it: what nobody knows must not stay.
+            await self._service.detach(wanted)
         return _answer(answer)
 
     async def _detach(self, request: web.Request) -> web.Response:

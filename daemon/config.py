@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -16,11 +15,10 @@ import msgspec
 
 from daemon import yamlfile
 from daemon.fabric.interface import LEASE_MS
+from daemon.model.document import NAME
 from netconf import mesh
 from netconf.errors import InvalidConfig, IOFailure
 from netconf.mesh import MeshConfig
-
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 
 
 class Addresses(msgspec.Struct, forbid_unknown_fields=True):
@@ -104,7 +102,7 @@ def parse(text: str, name: str = "node.yaml") -> Config:
 
 def _check(config: Config) -> None:
     for field, value in (("cluster", config.cluster), ("node", config.node)):
-        if not _NAME.fullmatch(value):
+        if not NAME.fullmatch(value):
             raise InvalidConfig(
                 f'{field}: "{value}" is not a name; begin with a letter or digit and use '
                 "letters, digits, '_', '.' and '-' only"
@@ -116,6 +114,13 @@ def _check(config: Config) -> None:
         value = getattr(config.paths, name)
         if not Path(value).is_absolute():
             raise InvalidConfig(f'paths.{name}: "{value}" is relative; give an absolute path')
+    # The executable is told of the socket only, and finds the state beside it when no daemon
+    # answers.
+    if Path(config.paths.socket).parent != Path(config.paths.state):
+        raise InvalidConfig(
+            f'paths.socket: "{config.paths.socket}" is not in paths.state; '
+            f"put it into {config.paths.state}"
+        )
     # sun_path of unix(7) holds 108 bytes with its terminating zero.
     if len(config.paths.socket.encode()) > 107:
         raise InvalidConfig("paths.socket: longer than the 107 bytes a unix socket may have")

@@ -119,6 +119,7 @@ class Node:
             policy=self.store.policy,
             opened=self._opened,
             closed=self._closed,
+            released=self.programmer.release,
             journal=journal,
         )
         self._api = Api(self, Path(config.paths.socket), journal)

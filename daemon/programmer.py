@@ -81,8 +81,11 @@ class Programmer:
         self._programmed[attachment] = EMPTY
 
     def forget(self, attachment: str) -> None:
-        """`attachment` is gone: nothing of it is to be changed or kept open any more."""
+        """`attachment` is going: nothing of it is to be changed any more."""
         self._programmed.pop(attachment, None)
+
+    def release(self, attachment: str) -> None:
+        """`attachment` is gone: let go of its namespace. Waits for a change under way."""
         self._kernel.forget(attachment)
 
     def close(self) -> None:

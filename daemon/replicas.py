@@ -23,7 +23,7 @@ from daemon.api import AttachAnswer, AttachRequest, Candidate, GCRequest
 from daemon.journal import Journal
 from daemon.model.policy import Policy
 from netconf import attach, frames, names
-from netconf.errors import InvalidConfig, NoctuleError
+from netconf.errors import CheckFailure, InvalidConfig, NoctuleError
 from netconf.state import Attachment, NodeNet, Request, State
 
 T = TypeVar("T")
@@ -46,16 +46,18 @@ class Replicas:
         policy: Callable[[], Policy | None],
         opened: Callable[[Attachment], asyncio.Future[str]],
         closed: Callable[[Attachment], None],
+        released: Callable[[str], None],
         journal: Journal,
     ) -> None:
         """`opened` publishes a new attachment and resolves when it can be used, with a word
-        on how that went; `closed` withdraws one."""
+        on how that went; `closed` withdraws one; `released` lets go of its namespace."""
         self._node = node
         self._state = state
         self._executor = executor
         self._policy = policy
         self._opened = opened
         self._closed = closed
+        self._released = released
         self._journal = journal
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         """By attachment that something is being done with: whose turn, and how many wait."""
@@ -82,7 +84,11 @@ class Replicas:
             made = await self._blocking(self._attach, wanted)
             self.attachments[made.id] = made
             built = time.monotonic()
-            outcome = await self._opened(made)
+            try:
+                outcome = await self._opened(made)
+            except BaseException:
+                await self._take_down(made.id)
+                raise
         node = self._node()
         self._journal.info(
             "attached",
@@ -113,6 +119,15 @@ class Replicas:
         """CHECK. Raises CheckFailure naming what differs."""
         attachment_id = names.attachment_id(request.network, request.container, request.ifname)
         await self._blocking(attach.check, self._node(), self._state, attachment_id)
+        known = self.attachments.get(attachment_id)
+        for field, wanted, have in (
+            ("ips", request.address, known and known.address),
+            ("mac", request.mac, known and known.mac),
+        ):
+            if wanted is not None and wanted != have:
+                raise CheckFailure(
+                    f"prevResult.{field}: {wanted} is not this attachment's {have}; add it anew"
+                )
 
     async def collect(self, request: GCRequest) -> None:
         """GC: remove the network's attachments that nobody wants; then say what failed."""
@@ -187,9 +202,7 @@ class Replicas:
         """Withdraw and take down one attachment; nothing to do is success."""
         async with self._only(attachment_id):
             began = time.monotonic()
-            known = self._forget(attachment_id)
-            gone = await self._blocking(self._detach, attachment_id)
-            removed = known or gone
+            removed = await self._take_down(attachment_id)
             if removed is not None:
                 self._journal.info(
                     "detached",
@@ -198,6 +211,12 @@ class Replicas:
                     why=why,
                     duration_ms=round((time.monotonic() - began) * 1e3, 1),
                 )
+
+    async def _take_down(self, attachment_id: str) -> Attachment | None:
+        known = self._forget(attachment_id)
+        gone = await self._blocking(self._detach, attachment_id)
+        await self._blocking(self._released, attachment_id)
+        return known or gone
 
     async def _try_remove(self, attachment_id: str, why: str) -> None:
         try:

@@ -11,21 +11,17 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
+from daemon.model.document import NAME
 from netconf.errors import InvalidConfig
-
-_CHUNK = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}"
-_NAME = re.compile(_CHUNK)
 
 
 def check_name(field: str, name: str) -> str:
     """Return `name` if it can be one chunk of a key; InvalidConfig names `field`."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise InvalidConfig(
-            f"{field}: {name!r}: use letters, digits, '_', '.', '-', at most 128, "
+            f"{field}: {name!r}: use letters, digits, '_', '.', '-', at most 64, "
             "starting with a letter or digit"
         )
     return name
@@ -67,11 +63,11 @@ class Keys(msgspec.Struct, frozen=True):
         return (
             key.startswith(head)
             and len(chunks) >= 2
-            and all(_NAME.fullmatch(chunk) for chunk in chunks)
+            and all(NAME.fullmatch(chunk) for chunk in chunks)
         )
 
     def node_alive(self, key: str) -> str | None:
         """The node whose liveliness token `key` is, if it is one."""
         head = self.alive("")
         name = key[len(head) :]
-        return name if key.startswith(head) and _NAME.fullmatch(name) else None
+        return name if key.startswith(head) and NAME.fullmatch(name) else None
