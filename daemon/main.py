@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import faulthandler
+import os
 import signal
+import socket
 from pathlib import Path
 
 from daemon import config, journal
@@ -44,6 +47,17 @@ async def _run(settings: config.Config, log: journal.Journal) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         await node.start()
+        _tell_systemd("READY=1")
         await stop.wait()
     finally:
         await node.stop()
+
+
+def _tell_systemd(state: str) -> None:
+    """Say something to the service manager, if there is one (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        sock.sendall(state.encode())
