@@ -7,6 +7,8 @@
 3. DEL: the record is withdrawn before the kernel is touched, so peers stop dialling first.
 4. A namespace that vanished without DEL is noticed by its identity, and taken down.
 5. What a crash left half made is taken down; what was complete is adopted untouched.
+6. An executable that works alone may put a new attachment in the place of one seen here. Its
+   file is read again under the lock that excludes executables, and the new one stays.
 """
 
 from __future__ import annotations
@@ -149,11 +151,11 @@ class Replicas:
 
     async def adopt(self) -> None:
         """Take over what a predecessor left: the complete untouched, the rest away."""
-        for attachment in await self._blocking(self._state.all):
+        for attachment in await self._blocking(self._settled):
             if attachment.phase == "ready" and await self._blocking(attach.alive, attachment):
                 self.attachments[attachment.id] = attachment
             else:
-                await self._try_remove(attachment.id, "incomplete")
+                await self._try_remove(attachment, "incomplete")
 
     async def watch(self) -> None:
         """Notice what vanished or appeared without this daemon; runs until cancelled."""
@@ -166,25 +168,36 @@ class Replicas:
 
     async def _look(self) -> None:
         for attachment in list(self.attachments.values()):
-            if attachment.id not in self._turns and not same_namespace(attachment):
-                await self._try_remove(attachment.id, "namespace gone")
+            if not self._busy(attachment) and not same_namespace(attachment):
+                await self._try_remove(attachment, "namespace gone")
         found = self._state.ids()
-        for attachment_id in self.attachments.keys() - found - self._turns.keys():
+        vanished = self.attachments.keys() - found - self._turns.keys()
+        for attachment_id in vanished:
             self._forget(attachment_id)
+        for attachment_id in vanished:
+            await self._blocking(self._released, attachment_id)
         for attachment_id in found - self.attachments.keys() - self._turns.keys():
             await self._discover(attachment_id)
 
+    def _busy(self, attachment: Attachment) -> bool:
+        """Tell whether something is being done with `attachment`, or was while others were."""
+        return attachment.id in self._turns or self.attachments.get(attachment.id) is not attachment
+
     async def _discover(self, attachment_id: str) -> None:
         """Adopt the executable's own ADD, made while this daemon did not answer."""
-        attachment = await self._blocking(self._state.get, attachment_id)
-        if attachment is None or attachment.phase != "ready" or attachment_id in self._turns:
-            return
-        if await self._blocking(attach.alive, attachment):
-            self.attachments[attachment_id] = attachment
-            self._opened(attachment)
-            self._journal.info("adopted", attachment=attachment_id, service=attachment.service)
-        else:
-            await self._try_remove(attachment_id, "namespace gone")
+        async with self._only(attachment_id):
+            attachment = await self._blocking(self._state.get, attachment_id)
+            if attachment is None or attachment.phase != "ready":
+                return
+            if attachment_id in self.attachments:
+                return  # an ADD had its turn first
+            alive = await self._blocking(attach.alive, attachment)
+            if alive:
+                self.attachments[attachment_id] = attachment
+                self._opened(attachment)
+                self._journal.info("adopted", attachment=attachment_id, service=attachment.service)
+        if not alive:
+            await self._try_remove(attachment, "namespace gone")
 
     async def keep_alive(self) -> None:
         """Keep the mesh from forgetting silent replicas; runs until cancelled."""
@@ -198,11 +211,16 @@ class Replicas:
 
     # --- how
 
-    async def remove(self, attachment_id: str, why: str) -> None:
-        """Withdraw and take down one attachment; nothing to do is success."""
+    async def remove(self, attachment_id: str, why: str, seen: Attachment | None = None) -> None:
+        """Withdraw and take down one attachment; nothing to do is success.
+
+        With `seen`, only if no other has taken its place meanwhile.
+        """
         async with self._only(attachment_id):
             began = time.monotonic()
-            removed = await self._take_down(attachment_id)
+            if seen is not None and self.attachments.get(attachment_id, seen) is not seen:
+                return
+            removed = await self._take_down(attachment_id, seen)
             if removed is not None:
                 self._journal.info(
                     "detached",
@@ -212,19 +230,19 @@ class Replicas:
                     duration_ms=round((time.monotonic() - began) * 1e3, 1),
                 )
 
-    async def _take_down(self, attachment_id: str) -> Attachment | None:
+    async def _take_down(
+        self, attachment_id: str, seen: Attachment | None = None
+    ) -> Attachment | None:
         known = self._forget(attachment_id)
-        gone = await self._blocking(self._detach, attachment_id)
+        gone = await self._blocking(self._detach, attachment_id, seen)
         await self._blocking(self._released, attachment_id)
         return known or gone
 
-    async def _try_remove(self, attachment_id: str, why: str) -> None:
+    async def _try_remove(self, seen: Attachment, why: str) -> None:
         try:
-            await self.remove(attachment_id, why)
+            await self.remove(seen.id, why, seen)
         except NoctuleError as error:
-            self._journal.error(
-                "not removed", attachment=attachment_id, error=error.message, why=why
-            )
+            self._journal.error("not removed", attachment=seen.id, error=error.message, why=why)
 
     def _forget(self, attachment_id: str) -> Attachment | None:
         known = self.attachments.pop(attachment_id, None)
@@ -255,9 +273,16 @@ class Replicas:
         with self._state.shared():
             return attach.attach(self._node(), self._state, wanted)
 
-    def _detach(self, attachment_id: str) -> Attachment | None:
+    def _detach(self, attachment_id: str, seen: Attachment | None) -> Attachment | None:
         with self._state.shared():
+            if seen is not None and _replaced(seen, self._state.get(attachment_id)):
+                return None
             return attach.detach(self._state, attachment_id)
+
+    def _settled(self) -> list[Attachment]:
+        """Return all attachments, none of them with an executable's work under way."""
+        with self._state.shared():
+            return self._state.all()
 
     async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
@@ -275,6 +300,15 @@ class Replicas:
             lock, users = self._turns.pop(attachment_id)
             if users > 1:
                 self._turns[attachment_id] = (lock, users - 1)
+
+
+def _replaced(seen: Attachment, now: Attachment | None) -> bool:
+    """Tell whether `now` was made after `seen`, under the same id (rule 6)."""
+    return (
+        now is not None
+        and now.phase == "ready"
+        and (now.netns_id, now.salt, now.phase) != (seen.netns_id, seen.salt, seen.phase)
+    )
 
 
 def same_namespace(attachment: Attachment) -> bool:
