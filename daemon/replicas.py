@@ -23,6 +23,7 @@ from typing import TypeVar
 
 from daemon.api import AttachAnswer, AttachRequest, Candidate, GCRequest
 from daemon.journal import Journal
+from daemon.model.document import NAME
 from daemon.model.policy import Policy
 from netconf import attach, frames, names
 from netconf.errors import CheckFailure, InvalidConfig, NoctuleError
@@ -71,6 +72,12 @@ class Replicas:
         """ADD. Raises NoctuleError and leaves nothing behind."""
         began = time.monotonic()
         service = self.service_of(request.services)
+        for field, name in (("name", request.network), ("service", service)):
+            if NAME.fullmatch(name) is None:  # no record could say it, so no peer would open
+                raise InvalidConfig(
+                    f'{field}: "{name}" cannot be used; use at most 64 letters, digits, "_", '
+                    '"." and "-", a letter or digit first'
+                )
         wanted = Request(
             container=request.container,
             ifname=request.ifname,
