@@ -208,11 +208,10 @@ class Node:
         """Take over attachments, and set straight what this node says of them."""
         await self.replicas.adopt()
         self.programmer.adopt(self.replicas.attachments, await self._blocking(host.pairs))
-        said = self._statements.replicas()
         for attachment in self.replicas.attachments.values():
-            if attachment.id not in said:
+            if not self._statements.said(attachment):
                 self._statements.replica(attachment)
-        for gone in said - self.replicas.attachments.keys():
+        for gone in self._statements.replicas() - self.replicas.attachments.keys():
             self._statements.withdraw(gone)
 
     # --- what the API asks

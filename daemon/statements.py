@@ -45,15 +45,11 @@ class Statements:
 
     def replica(self, attachment: Attachment) -> bytes:
         """Say that `attachment` is here; return the record."""
-        body = Replica(
-            attachment=attachment.id,
-            node=self._node,
-            network=attachment.network,
-            service=attachment.service,
-            address=attachment.address,
-            salts={attachment.an: bytes.fromhex(attachment.salt)},
-        )
-        return self._say(self._key(attachment.id), body)
+        return self._say(self._key(attachment.id), self._body(attachment))
+
+    def said(self, attachment: Attachment) -> bool:
+        """Tell whether the last word about `attachment` is still true."""
+        return self._store.replica(self._node, attachment.id) == self._body(attachment)
 
     def withdraw(self, attachment: str) -> None:
         """Say that the attachment with this id is gone."""
@@ -76,6 +72,16 @@ class Statements:
         """Publish everything once more."""
         for sealed in self.everything():
             self._publish(records.decode(sealed).key, sealed)
+
+    def _body(self, attachment: Attachment) -> Replica:
+        return Replica(
+            attachment=attachment.id,
+            node=self._node,
+            network=attachment.network,
+            service=attachment.service,
+            address=attachment.address,
+            salts={attachment.an: bytes.fromhex(attachment.salt)},
+        )
 
     def _key(self, attachment: str) -> str:
         return self._store.keys.replica(self._node, attachment)
