@@ -125,6 +125,7 @@ class Node:
         self._api = Api(self, Path(config.paths.socket), journal)
         self._slots: dict[plan.Group, tuple[str, ...]] = {}
         self._changed = asyncio.Event()
+        self._saving = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._lock: int | None = None
         self.ready = False
@@ -184,11 +185,15 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._fabric.close()
-        if self._lock is not None:
-            self._saved.write(self.store.dump())
-            os.close(self._lock)
+        # The lock goes last: until then a successor must not meet a change under way.
+        self._executor.shutdown(cancel_futures=True)
         self.programmer.close()
-        self._executor.shutdown()
+        if self._lock is not None:
+            try:
+                self._saved.write(self.store.dump(), self.store.envelope(self.store.keys.policy))
+            except NoctuleError as error:
+                self._journal.error("not saved", error=error.message, details=error.details)
+            os.close(self._lock)
         self._journal.info("stopped")
 
     def _take_lock(self) -> None:
@@ -263,7 +268,7 @@ class Node:
         began = time.monotonic()
         verdict = self.peers.take(envelope)
         policy = self.store.policy()
-        if not verdict.changed or policy is None:
+        if not verdict.changed or verdict.key != self.store.keys.policy or policy is None:
             raise InvalidConfig(
                 f"policy: not accepted: {verdict.outcome}"
                 + (f": {verdict.reason}" if verdict.reason else "")
@@ -277,14 +282,12 @@ class Node:
         )
         await programmed
         live = {self._config.node: (time.monotonic() - began) * 1e3}
-        silent = [node for node in others if node not in self.peers.alive]
-        for node, seconds in (await confirming).items():
-            if seconds is None:
-                silent.append(node)
-            else:
-                live[node] = seconds * 1e3
+        confirmed = (await confirming).items()
+        live |= {node: seconds * 1e3 for node, seconds in confirmed if seconds is not None}
+        silent = [node for node in others if node not in live]
         self._journal.info("policy applied", version=policy.version, live=live, silent=silent)
-        return PolicyApplied(version=policy.version, live=live, silent=sorted(silent))
+        await self._write()
+        return PolicyApplied(version=policy.version, live=live, silent=silent)
 
     # --- planning
 
@@ -368,8 +371,6 @@ class Node:
         if policy:
             self.policy_received_ns = time.monotonic_ns()
             self.policy_programmed_ns = 0
-            if envelope := self.store.envelope(self.store.keys.policy):
-                self._saved.write_policy(envelope)
         self._changed.set()
 
     def _speakers(self) -> frozenset[str] | None:
@@ -414,11 +415,19 @@ class Node:
             await self._changed.wait()
             self._changed.clear()
             try:
-                await self._blocking(self._saved.write, self.store.dump())
-                await self._fabric.reconfigure(self._endpoints(), self._speakers())
+                await self._write()
             except NoctuleError as error:
                 self._journal.error("not saved", error=error.message, details=error.details)
+            try:
+                await self._fabric.reconfigure(self._endpoints(), self._speakers())
+            except NoctuleError as error:
+                self._journal.error("fabric", error=error.message, details=error.details)
             await asyncio.sleep(0.2)
+
+    async def _write(self) -> None:
+        async with self._saving:
+            policy = self.store.envelope(self.store.keys.policy)
+            await self._blocking(self._saved.write, self.store.dump(), policy)
 
     async def _tell(self) -> None:
         """Publish the manifest now and then, so that a record that was lost is missed."""

@@ -23,6 +23,7 @@ class Saved:
         self._snapshot = state / "records"
         self._policy = cache / "policy"
         self._store = store
+        self._written: bytes | None = None
 
     def load(self, now: float) -> list[str]:
         """Offer what was saved to the store; return what could not be used, in words."""
@@ -40,13 +41,15 @@ class Saved:
                 problems.append(f"{self._policy}: {verdict.outcome}: {verdict.reason}")
         return problems
 
-    def write(self, snapshot: bytes) -> None:
-        """Save the records; IOFailure names the file."""
-        write_whole(self._snapshot, snapshot)
+    def write(self, snapshot: bytes, policy: bytes | None) -> None:
+        """Save the records, and the policy if it is another one; IOFailure names the file.
 
-    def write_policy(self, envelope: bytes) -> None:
-        """Save the policy; IOFailure names the file."""
-        write_whole(self._policy, envelope)
+        Blocks for as long as the disk does; not for two threads at a time.
+        """
+        if policy is not None and policy != self._written:
+            write_whole(self._policy, policy)
+            self._written = policy
+        write_whole(self._snapshot, snapshot)
 
 
 def write_whole(path: Path, content: bytes) -> None:
