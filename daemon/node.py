@@ -50,6 +50,8 @@ AUDIT_EVERY = 30.0
 """Seconds between reading everything back."""
 MANIFEST_EVERY = 10.0
 """Seconds between manifests: how long a record that was lost stays unnoticed at most."""
+LOOP_AGAIN = 1.0
+"""Seconds before a loop that failed begins again: often enough to cope, too seldom to flood."""
 POLICY_CONFIRM_WITHIN = 5.0
 """Seconds ``policy apply`` waits for each node."""
 
@@ -149,7 +151,7 @@ class Node:
         await self._blocking(rehearse, self._config.addresses.vips)
         self._statements.info(self._info())
         await self._adopt()
-        self._start(self.programmer.run())
+        self._start(self.programmer.run)
         if self.store.policy() is not None:
             self.policy_received_ns = time.monotonic_ns()
         await self.programmer.request()
@@ -159,13 +161,13 @@ class Node:
             if node not in self.peers.alive:
                 self.peers.watch(node)
         for loop in (
-            self.links.watch(),
-            self.replicas.watch(),
-            self.replicas.keep_alive(),
-            self._let_go(),
-            self._audit(),
-            self._save(),
-            self._tell(),
+            self.links.watch,
+            self.replicas.watch,
+            self.replicas.keep_alive,
+            self._let_go,
+            self._audit,
+            self._save,
+            self._tell,
         ):
             self._start(loop)
         await self._api.open()
@@ -437,15 +439,17 @@ class Node:
 
     # --- how
 
-    def _start(self, loop: Coroutine[None, None, None]) -> None:
+    def _start(self, loop: Callable[[], Coroutine[None, None, None]]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(self._forever(loop)))
 
-    async def _forever(self, loop: Coroutine[None, None, None]) -> None:
-        """A loop that dies of a bug is an error in the log, not a silent gap."""
-        try:
-            await loop
-        except Exception as error:
-            self._journal.error("loop ended", exc=error)
+    async def _forever(self, loop: Callable[[], Coroutine[None, None, None]]) -> None:
+        """A loop that dies of a bug is an error in the log, and begins again."""
+        while True:
+            try:
+                return await loop()
+            except Exception as error:
+                self._journal.error("loop ended", exc=error)
+                await asyncio.sleep(LOOP_AGAIN)
 
     async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
