@@ -395,7 +395,17 @@ class Node:
         """End the hold when all nodes that live were heard, or when waiting is enough."""
         until = time.monotonic() + HOLD_FOR
         known = self.store.infos().keys() - {self._config.node}
-        while time.monotonic() < until and not known <= self.peers.judged:
+        # Where what the predecessor knew was lost, whom we dial is all there is to go by.
+        expected = len(known or self._config.fabric.connect)
+        while (
+            self.replicas.attachments
+            and time.monotonic() < until
+            and (
+                self.store.policy() is None
+                or len(self.peers.judged) < expected
+                or not known <= self.peers.judged
+            )
+        ):
             await asyncio.sleep(0.1)
         self.programmer.hold = False
         await self.programmer.request()
