@@ -2,7 +2,7 @@
 
 1. ADD yields a complete, encrypted, default-deny attachment that the daemon adopts and opens
    when it returns. DEL always completes. CHECK compares the kernel with the state.
-2. The state folder is the socket's: the daemon keeps both in one place.
+2. The state folder is the socket's, or where the daemon's link beside the socket leads.
 3. All of it happens under the state's lock, which the daemon takes too.
 4. What the daemon wrote at its first start since boot (``node.json``) is needed to attach, and
    proves that there may be something to detach.
@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from time import gmtime, monotonic, strftime
 
 from cni.client import Attached, Candidate
@@ -23,7 +22,7 @@ from cni.result import CHECK_FAILED, TRY_AGAIN_LATER, Failure
 from netconf import attach as kernel
 from netconf.errors import NoctuleError, NotAvailable
 from netconf.names import MACSEC_OVERHEAD
-from netconf.state import NodeNet, Request, State
+from netconf.state import NodeNet, Request, State, folder_of
 
 
 def attach(socket: str, asked: Asked, *, anew: bool) -> Attached:
@@ -49,7 +48,7 @@ def detach(socket: str, asked: Asked) -> None:
     """Detach without a daemon; nothing to detach is success."""
     started = monotonic()
     request = _request(asked)
-    folder = Path(socket).parent
+    folder = folder_of(socket)
     if not folder.is_dir():
         return  # since boot nothing was attached, and what was before died with its namespaces
     try:
@@ -80,7 +79,7 @@ def check(socket: str, asked: Asked) -> None:
 
 
 def _node(socket: str) -> tuple[State, NodeNet]:
-    folder = Path(socket).parent
+    folder = folder_of(socket)
     try:
         if not folder.is_dir():
             raise NotAvailable(f"{folder} is missing")  # State would make it

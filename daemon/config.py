@@ -114,13 +114,6 @@ def _check(config: Config) -> None:
         value = getattr(config.paths, name)
         if not Path(value).is_absolute():
             raise InvalidConfig(f'paths.{name}: "{value}" is relative; give an absolute path')
-    # The executable is told of the socket only, and finds the state beside it when no daemon
-    # answers.
-    if Path(config.paths.socket).parent != Path(config.paths.state):
-        raise InvalidConfig(
-            f'paths.socket: "{config.paths.socket}" is not in paths.state; '
-            f"put it into {config.paths.state}"
-        )
     # sun_path of unix(7) holds 108 bytes with its terminating zero.
     if len(config.paths.socket.encode()) > 107:
         raise InvalidConfig("paths.socket: longer than the 107 bytes a unix socket may have")
@@ -163,6 +156,11 @@ def _check_fabric(fabric: Fabric) -> None:
                 raise InvalidConfig(
                     f'fabric.{name}[{index}]: "{endpoint}" is not an endpoint; '
                     "write tls/ADDRESS:PORT"
+                )
+            if host in ("0.0.0.0", "[::]"):
+                raise InvalidConfig(
+                    f"fabric.{name}[{index}]: peers dial what stands here; "
+                    "name the address they can reach"
                 )
     if not fabric.listen:
         raise InvalidConfig("fabric.listen: empty; peers must be able to dial this node")

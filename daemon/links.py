@@ -59,6 +59,12 @@ class Links:
         return self._mesh
 
     @property
+    def announced(self) -> int:
+        """The most that this node will carry: what its links can, or the MTU it was told."""
+        told = self._config.mesh.mtu
+        return self.up.limit if told == "auto" else told
+
+    @property
     def facts(self) -> NodeNet:
         """What an attachment needs to know of this node."""
         config = self._config

@@ -83,7 +83,7 @@ class Node:
             self._state,
             self._executor,
             journal,
-            infos=lambda: self.store.infos().values(),
+            infos=lambda: self.members().values(),
             attachments=lambda: list(self.replicas.attachments.values()),
             changed=self._replan,
         )
@@ -108,6 +108,7 @@ class Node:
             self._fabric,
             program=self.programmer.request,
             answer=lambda: self._statements.everything(),
+            remembered=lambda version: self._statements.overtake(version),
             changed=self._store_changed,
             journal=journal,
         )
@@ -157,7 +158,7 @@ class Node:
         await self.programmer.request()
         await self._fabric.open(self.peers)
         self._statements.again()
-        for node in self.store.infos():
+        for node in self.members():
             if node not in self.peers.alive:
                 self.peers.watch(node)
         for loop in (
@@ -277,7 +278,7 @@ class Node:
                 + "; sign the next version with the authority's key"
             )
         self._fabric.publish(self.store.keys.policy, envelope)
-        others = sorted(self.store.infos().keys() - {self._config.node})
+        others = sorted(self.members().keys() - {self._config.node})
         programmed = self.programmer.request()
         confirming = asyncio.ensure_future(
             self.peers.confirm(envelope, others, POLICY_CONFIRM_WITHIN)
@@ -304,7 +305,7 @@ class Node:
                 for a in attachments.values()
             ],
             node=self._config.node,
-            alive=self.store.infos().keys() - self.peers.lost,
+            alive=self.members().keys() - self.peers.lost,
             quality=self.links.quality(),
             previous=self._slots,
         )
@@ -333,7 +334,7 @@ class Node:
             certificate=self._identity.pem,
             endpoints=tuple(self._config.fabric.listen),
             slice=self._config.addresses.slice,
-            mtu=self.links.up.limit,
+            mtu=self.links.announced,
             mesh_macs=tuple(self.links.up.hard.values()),
             instance=secrets.token_hex(8),
         )
@@ -375,6 +376,17 @@ class Node:
             self.policy_programmed_ns = 0
         self._changed.set()
 
+    def members(self) -> dict[str, NodeInfo]:
+        """The nodes of the cluster: those that policy pins, or all that have proved who they are.
+
+        A node that policy no longer names is forgotten here, though its record may linger.
+        """
+        policy = self.store.policy()
+        infos = self.store.infos()
+        if policy is None or policy.nodes is None:
+            return infos
+        return {node: info for node, info in infos.items() if node in policy.nodes}
+
     def _speakers(self) -> frozenset[str] | None:
         """Who may speak on the fabric: the nodes that policy pins, or whoever the CA certified."""
         policy = self.store.policy()
@@ -384,7 +396,7 @@ class Node:
     def _endpoints(self) -> list[str]:
         """Whom to dial: those we were told, and those that nodes tell of themselves."""
         told = dict.fromkeys(self._config.fabric.connect)
-        for info in self.store.infos().values():
+        for info in self.members().values():
             if info.node != self._config.node:
                 told.update(dict.fromkeys(info.endpoints))
         return list(told)
@@ -394,7 +406,7 @@ class Node:
     async def _let_go(self) -> None:
         """End the hold when all nodes that live were heard, or when waiting is enough."""
         until = time.monotonic() + HOLD_FOR
-        known = self.store.infos().keys() - {self._config.node}
+        known = self.members().keys() - {self._config.node}
         # Where what the predecessor knew was lost, whom we dial is all there is to go by.
         expected = len(known or self._config.fabric.connect)
         while (

@@ -46,16 +46,19 @@ class Peers:
         *,
         program: Callable[[], asyncio.Future[None]],
         answer: Callable[[], list[bytes]],
+        remembered: Callable[[int], None],
         changed: Callable[[bool], None],
         journal: Journal,
     ) -> None:
-        """`program` asks for a pass, `answer` gives the records that answer a `Sync`, and
+        """`program` asks for a pass, `answer` gives the records that answer a `Sync`,
+        `remembered` hears the highest version that a peer knows of this node's own, and
         `changed` hears that the store holds something new; True when that is the policy."""
         self._node = node
         self._store = store
         self._fabric = fabric
         self._program = program
         self._answer = answer
+        self._remembered = remembered
         self._changed = changed
         self._journal = journal
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,7 +106,8 @@ class Peers:
         """Answer `Sync` with all that is ours and the policy; `Confirm` when programmed."""
         asked = records.decode_question(question)
         if isinstance(asked, records.Sync):
-            return [records.encode_message(part) for part in records.parts(self._answer())]
+            yours = self._store.highest(asked.node)
+            return [records.encode_message(p) for p in records.parts(self._answer(), yours)]
         outcome = self.take(asked.envelope).outcome
         if outcome in BELIEVED:
             # A record that the publication brought first may still be on its way to the kernel.
@@ -166,13 +170,15 @@ class Peers:
 
     async def _sync(self, node: str) -> None:
         try:
-            question = records.encode_message(records.Sync())
+            question = records.encode_message(records.Sync(self._node))
             replies = await self._fabric.ask(node, question, SYNC_WITHIN)
             answers = [records.decode_answer(reply) for reply in replies]
         except (FabricError, DecodeFailure) as error:
             self._journal.warning("sync failed", peer=node, error=error.message)
             return
-        envelopes = [e for a in answers if isinstance(a, records.Records) for e in a.envelopes]
+        told = [answer for answer in answers if isinstance(answer, records.Records)]
+        self._remembered(max((answer.yours for answer in told), default=0))
+        envelopes = [envelope for answer in told for envelope in answer.envelopes]
         verdicts = [v for v in self._store.sync(envelopes, time.time()) if v.changed]
         if verdicts:
             self._changed(any(v.key == self._store.keys.policy for v in verdicts))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from daemon.model.store import Outcome
 from daemon.status import (
     Counters,
     DenialStatus,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from daemon.node import Node
 
 VERSION = "0.1.0"
+HARMLESS = (Outcome.ACCEPTED, Outcome.KNOWN, Outcome.STALE, Outcome.UNKNOWN_SIGNER)
+"""What becomes of records in the course of things; the rest was refused."""
 
 
 def counters(attachments: Iterable[Attachment], records: Mapping[str, int]) -> Counters:
@@ -58,7 +61,11 @@ def counters(attachments: Iterable[Attachment], records: Mapping[str, int]) -> C
         foreign=filtered.foreign,
         forbidden=filtered.forbidden,
         denied=denied,
-        records={str(outcome): count for outcome, count in sorted(records.items())},
+        records={
+            str(outcome): count
+            for outcome, count in sorted(records.items())
+            if outcome not in HARMLESS
+        },
     )
 
 
@@ -87,7 +94,7 @@ def status(node: Node, counted: Counters) -> Status:
 
 
 def _nodes(node: Node) -> list[NodeStatus]:
-    infos = node.store.infos()
+    infos = node.members()
     quality = node.links.quality()
     via = node.links.via()
     return [

@@ -1,6 +1,7 @@
 """What this node says about itself: records sealed with its key, held, and published.
 
-1. All versions come from one counter that only grows, also across restarts (`resume`).
+1. All versions come from one counter that only grows: also across restarts (`resume`), and
+   across a reboot with a clock that went back, for peers remember (`overtake`).
 2. What is said is first offered to this node's own store: it believes itself no more than
    others would.
 """
@@ -38,6 +39,16 @@ class Statements:
     def resume(self) -> None:
         """Go on after the highest version that the store remembers."""
         self._version = self._store.highest(self._node)
+
+    def overtake(self, version: int) -> None:
+        """Say everything anew if a peer remembers a higher `version` of it."""
+        if version <= self._version:
+            return
+        self._version = version
+        bodies = self._store.bodies(self._node)
+        for key, body in bodies.items():
+            self._say(key, body)
+        self.manifest()
 
     def info(self, info: NodeInfo) -> None:
         """Say who and where this node is."""

@@ -64,6 +64,15 @@ def load(text: str, name: str, kind: type[T]) -> T:
         raise InvalidConfig(f"{name}: {_explain(str(error), kind)}") from error
 
 
+_WORDS = {
+    "object": "a mapping",
+    "array": "a list",
+    "str": "a word",
+    "int": "a number",
+    "null": "nothing",
+}
+
+
 def _kind(value: object) -> str:
     return "nothing" if value is None else type(value).__name__
 
@@ -78,6 +87,11 @@ def _explain(message: str, kind: type[msgspec.Struct]) -> str:
         known = sorted(_known_keys(kind))
         close = difflib.get_close_matches(unknown[1], known, n=1)
         text += f'; did you mean "{close[0]}"?' if close else "; remove it"
+    wrong = re.fullmatch(r"Expected `(.*)`, got `(.*)`", text)
+    if wrong:
+        text = f"expected {_WORDS.get(wrong[1], wrong[1])}, found {_WORDS.get(wrong[2], wrong[2])}"
+        if wrong[1] == "object":
+            text += "; write its fields as key: value"
     return f"{path}: {text}" if path else text
 
 

@@ -45,6 +45,29 @@ Phase = Literal["adding", "ready", "deleting"]
 Record = TypeVar("Record", bound=msgspec.Struct)
 
 
+def folder_of(socket: str | Path) -> Path:
+    """Return the state folder of the daemon whose socket's path this is.
+
+    It is the socket's own folder, unless the daemon left a link beside the socket (`lead`).
+    """
+    link = Path(f"{socket}.state")
+    return link.readlink() if link.is_symlink() else Path(socket).parent
+
+
+def lead(socket: str | Path, folder: str | Path) -> None:
+    """Leave the way from a daemon's socket to its state; IOFailure if that cannot be done."""
+    link = Path(f"{socket}.state")
+    with _reading(f"link {link} to {folder}"):
+        link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if Path(folder) == link.parent:
+            link.unlink(missing_ok=True)
+        elif folder_of(socket) != Path(folder):
+            beside = Path(f"{link}.new")
+            beside.unlink(missing_ok=True)
+            beside.symlink_to(folder)
+            beside.replace(link)
+
+
 class NodeNet(msgspec.Struct, frozen=True, kw_only=True):
     """What an attachment needs to know of its node; the daemon writes it."""
 
@@ -223,7 +246,8 @@ class State:
         with _reading(f"list {self._folder}"):
             names_found = os.listdir(self._folder)  # noqa: PTH208 -- strings are enough
         for name in names_found:
-            if name.startswith(f"{attachment}@"):
+            # Not the temporary file of a writer that died: the next allocation removes it.
+            if name.startswith(f"{attachment}@") and name.endswith(".json"):
                 return self._read_gone(self._folder / name)
         return None
 

@@ -20,7 +20,7 @@ import msgspec
 from daemon import config
 from daemon.ctl import client, pki, show
 from daemon.model import policy, records
-from daemon.model.identity import Identity
+from daemon.model.identity import SigningKey
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
 from netconf.errors import IOFailure, NoctuleError
 
@@ -100,8 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _apply(arguments: argparse.Namespace, path: Path) -> int:
     document = policy.parse(_read(arguments.file).decode("utf-8", "replace"))
-    key = arguments.key
-    authority = Identity.load(key.with_suffix(".crt"), key, "--key")
+    authority = SigningKey.of(pki.AUTHORITY, arguments.key, "--key")
     state = client.ask(path, "GET", "/v1/policy", PolicyState)
     keys = records.Keys(state.cluster)
     previous = records.decode(base64.b64decode(state.envelope)) if state.envelope else None

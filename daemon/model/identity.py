@@ -37,16 +37,31 @@ class Untrusted(InvalidConfig):
     """A certificate does not prove what it must; the message says why."""
 
 
-class Identity:
+class SigningKey:
+    """A private key, and the name that goes under what it signs."""
+
+    def __init__(self, name: str, key: ec.EllipticCurvePrivateKey) -> None:
+        self.name = name
+        self._key = key
+
+    @classmethod
+    def of(cls, name: str, path: Path, field: str) -> SigningKey:
+        """Load a PEM file; IOFailure or InvalidConfig names `field`."""
+        return cls(name, _private(read(path, field), field))
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the signature (DER) of `data`."""
+        return self._key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+
+
+class Identity(SigningKey):
     """A certificate and its private key: a node's, or the policy authority's."""
 
     def __init__(self, pem: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey):
         """`pem` is `certificate` as its file has it, with intermediates if there are any."""
+        super().__init__(_name(certificate, NameOID.COMMON_NAME), key)
         self.pem = pem
         self.certificate = certificate
-        self.name = _name(certificate, NameOID.COMMON_NAME)
-        """The CN: a node id, or ``authority``."""
-        self._key = key
 
     @classmethod
     def load(cls, certificate: Path, key: Path, field: str = "fabric.identity") -> Identity:
@@ -63,16 +78,7 @@ class Identity:
     def parse(cls, certificate: bytes, key: bytes, field: str = "fabric.identity") -> Identity:
         """Make an identity of two PEM texts; InvalidConfig as for `load`."""
         leaf = parse_certificates(certificate, f"{field}.certificate")[0]
-        try:
-            private = serialization.load_pem_private_key(key, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise InvalidConfig(
-                f"{field}.key: not an unencrypted private key in PEM; "
-                "issue one with `noctulectl pki issue`",
-                details=str(error),
-            ) from error
-        if not isinstance(private, ec.EllipticCurvePrivateKey):
-            raise InvalidConfig(f"{field}.key: not an EC key; use ECDSA P-256")
+        private = _private(key, f"{field}.key")
         public = _p256(leaf)
         if public is None:
             raise InvalidConfig(f"{field}.certificate: not for an ECDSA P-256 key; use P-256")
@@ -86,10 +92,6 @@ class Identity:
     def public_key(self) -> ec.EllipticCurvePublicKey:
         """The public half of the key."""
         return self._key.public_key()
-
-    def sign(self, data: bytes) -> bytes:
-        """Return the signature (DER) of `data`."""
-        return self._key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
 
     def certify(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         """Return the certificate that `builder` describes, signed as a CA does."""
@@ -196,6 +198,19 @@ def read(path: Path, field: str) -> bytes:
         raise IOFailure(
             f"{field}: cannot read {path}: {error.strerror}; correct the path or its mode"
         ) from error
+
+
+def _private(pem: bytes, field: str) -> ec.EllipticCurvePrivateKey:
+    try:
+        private = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InvalidConfig(
+            f"{field}: not an unencrypted private key in PEM; issue one with `noctulectl pki`",
+            details=str(error),
+        ) from error
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise InvalidConfig(f"{field}: not an EC key; use ECDSA P-256")
+    return private
 
 
 def parse_certificates(pem: bytes, field: str) -> list[x509.Certificate]:

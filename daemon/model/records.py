@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from daemon.model.document import NAME
-from daemon.model.identity import Identity
+from daemon.model.identity import SigningKey
 from daemon.model.policy import Policy
 from netconf.errors import DecodeFailure, InvalidConfig
 
@@ -182,14 +182,14 @@ def to_sign(cluster: str, key: str, version: int, signer: str, body: bytes) -> b
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
-def seal(keys: Keys, key: str, version: int, body: Body, identity: Identity) -> bytes:
+def seal(keys: Keys, key: str, version: int, body: Body, signer: SigningKey) -> bytes:
     """Return the signed and encoded record of `body` under `key`.
 
     Raises InvalidConfig when the record would be larger than the fabric carries.
     """
     content = _encoder.encode(body)
-    signature = identity.sign(to_sign(keys.cluster, key, version, identity.name, content))
-    data = encode(Envelope(key, version, identity.name, content, signature))
+    signature = signer.sign(to_sign(keys.cluster, key, version, signer.name, content))
+    data = encode(Envelope(key, version, signer.name, content, signature))
     if len(data) > LIMIT:
         raise InvalidConfig(
             f"{key}: the record has {len(data)} bytes, and {LIMIT} is the limit; "
@@ -283,7 +283,10 @@ def next_version(last: int, now_ns: int) -> int:
 
 
 class Sync(msgspec.Struct, frozen=True, tag="sync"):
-    """Tell me every record that you hold; answered by one or more `Records`."""
+    """Tell me your own records, the policy and who else there is; answered by `Records`."""
+
+    node: str = ""
+    """Who asks."""
 
 
 class Confirm(msgspec.Struct, frozen=True, tag="confirm"):
@@ -296,6 +299,8 @@ class Records(msgspec.Struct, frozen=True, tag="records"):
     """A part of the answer to `Sync`."""
 
     envelopes: tuple[bytes, ...]
+    yours: int = 0
+    """The highest version that the answering node knows of the asking node's records."""
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):
@@ -332,7 +337,7 @@ def decode_answer(data: bytes) -> Answer:
         raise DecodeFailure(f"answer: {error}") from error
 
 
-def parts(envelopes: Iterable[bytes]) -> list[Records]:
+def parts(envelopes: Iterable[bytes], yours: int = 0) -> list[Records]:
     """Share `envelopes` out over answers that each fit into one message; at least one."""
     answers: list[list[bytes]] = [[]]
     size = 0
@@ -343,4 +348,4 @@ def parts(envelopes: Iterable[bytes]) -> list[Records]:
             size = 0
         answers[-1].append(envelope)
         size += cost
-    return [Records(tuple(answer)) for answer in answers]
+    return [Records(tuple(answer), yours) for answer in answers]

@@ -222,11 +222,11 @@ class Store:
         return [encode(self._held[key].envelope) for key in sorted(self._held)]
 
     def answer(self, node: str) -> list[bytes]:
-        """Return the records of `node` and the policy: what it answers to a sync."""
+        """Return what `node` answers to a sync: its records, the policy, and who else there is."""
         return [
             encode(held.envelope)
             for _, held in sorted(self._held.items())
-            if held.key.node in (node, "")
+            if held.key.node in (node, "") or held.key.kind == "info"
         ]
 
     def envelope(self, key: str) -> bytes | None:
@@ -280,6 +280,14 @@ class Store:
         """Return what `node` says about one attachment, effective or not."""
         held = self._held.get(self.keys.replica(node, attachment))
         return held.body if held is not None and isinstance(held.body, Replica) else None
+
+    def bodies(self, node: str) -> dict[str, NodeInfo | Replica]:
+        """Return what `node` says of itself and its live replicas, by key, the info first."""
+        return {
+            held.envelope.key: held.body
+            for held in sorted(self._of(node), key=lambda held: held.key.kind)
+            if isinstance(held.body, NodeInfo | Replica)
+        }
 
     def held_replicas(self) -> list[Replica]:
         """Return every live replica that is held, effective or not, by key."""
