@@ -38,7 +38,7 @@ from daemon.status import PolicyApplied, PolicyState, Status, Verification
 from netconf.errors import InvalidConfig, NoctuleError, TryAgain
 from netconf.nft import host, ruleset
 from netconf.rehearsal import rehearse
-from netconf.state import Attachment, State
+from netconf.state import Attachment, State, lead
 
 T = TypeVar("T")
 
@@ -146,6 +146,7 @@ class Node:
         """Bring everything up; on failure `stop` undoes what would be in the way."""
         began = time.monotonic()
         self._take_lock()
+        lead(self._config.paths.socket, self._config.paths.state)
         self._statements.resume()
         await self.links.start()
         await self._blocking(ruleset.ensure_host)
