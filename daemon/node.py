@@ -284,11 +284,11 @@ class Node:
         confirming = asyncio.ensure_future(
             self.peers.confirm(envelope, others, POLICY_CONFIRM_WITHIN)
         )
-        await programmed
-        live = {self._config.node: (time.monotonic() - began) * 1e3}
+        agreed = await programmed
+        live = {self._config.node: (time.monotonic() - began) * 1e3} if agreed else {}
         confirmed = (await confirming).items()
         live |= {node: seconds * 1e3 for node, seconds in confirmed if seconds is not None}
-        silent = [node for node in others if node not in live]
+        silent = sorted({self._config.node, *others} - live.keys())
         self._journal.info("policy applied", version=policy.version, live=live, silent=silent)
         await self._write()
         return PolicyApplied(version=policy.version, live=live, silent=silent)

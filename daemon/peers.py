@@ -3,7 +3,8 @@
 1. Records are offered to the store, which alone judges them. What it accepts asks for a pass.
 2. A node that appears is asked for everything (`Sync`), and again when its manifest names
    what is not here: a lost record is found by that, whatever lost it.
-3. `Confirm` brings a record and is answered only when this node's kernel agrees with it.
+3. `Confirm` brings a record and is answered when this node's kernel agrees with it, or, with
+   `LATE`, when that takes too long or fails.
 4. A token that vanished means that the daemon is gone. Only when the node's kernel does not
    answer either (`probe`: not even with a reset) is the node lost and its replicas leave;
    a daemon that crashed or is being upgraded costs nobody a connection.
@@ -31,6 +32,8 @@ PROBE_TRIES = 2
 PROBE_EVERY = 2.0
 """Seconds between looks at a node whose daemon is gone and whose kernel answered."""
 BELIEVED = (Outcome.ACCEPTED, Outcome.KNOWN)
+LATE = "not programmed yet"
+"""The outcome of a Confirm whose record was believed."""
 CONFIRM_WITHIN = 1.0
 """Seconds after which a Confirm is answered without waiting for the kernel any longer."""
 
@@ -44,7 +47,7 @@ class Peers:
         store: Store,
         fabric: Fabric,
         *,
-        program: Callable[[], asyncio.Future[None]],
+        program: Callable[[], asyncio.Future[bool]],
         answer: Callable[[], list[bytes]],
         remembered: Callable[[int], None],
         changed: Callable[[bool], None],
@@ -109,10 +112,12 @@ class Peers:
             yours = self._store.highest(asked.node)
             return [records.encode_message(p) for p in records.parts(self._answer(), yours)]
         outcome = self.take(asked.envelope).outcome
-        if outcome in BELIEVED:
-            # A record that the publication brought first may still be on its way to the kernel.
-            await asyncio.wait([self._program()], timeout=CONFIRM_WITHIN)
-        return [records.encode_message(records.Ack(outcome.value))]
+        if outcome not in BELIEVED:
+            return [records.encode_message(records.Ack(outcome.value))]
+        # A record that the publication brought first may still be on its way to the kernel.
+        done, _ = await asyncio.wait([self._program()], timeout=CONFIRM_WITHIN)
+        agreed = any(future.result() for future in done)
+        return [records.encode_message(records.Ack(outcome.value if agreed else LATE))]
 
     # --- what the rest of the daemon asks
 

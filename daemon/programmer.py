@@ -9,12 +9,13 @@
    what its predecessor knew must cut nobody off. After that it is read back and corrected.
 5. A change that fails is logged, and made again, from what the kernel says, after the next
    audit. An audit also puts back tables that somebody removed by hand.
+6. An audit runs beside passes. What one of them is changing just then proves nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent.futures import Executor
 from typing import TypeVar
 
@@ -55,8 +56,11 @@ class Programmer:
         self._kernel = program.Programmer()
         self._programmed: dict[str, View | None] = {}
         """By attachment; None where only the kernel knows."""
+        self._changing: set[str] = set()
         self._pairs: frozenset[Pair] = frozenset()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._pairing = asyncio.Lock()
+        """Held while the kernel's pairs change or are read: what is remembered is then true."""
+        self._waiting: list[asyncio.Future[bool]] = []
         self._wanted = asyncio.Event()
         self.hold = True
         self.policy_version = 0
@@ -69,8 +73,9 @@ class Programmer:
         self._programmed = dict.fromkeys(attachments)
         self._pairs = frozenset(pairs)
 
-    def request(self) -> asyncio.Future[None]:
-        """Ask for a pass; the result comes when one that began later has ended."""
+    def request(self) -> asyncio.Future[bool]:
+        """Ask for a pass; the result comes when one that began later has ended: whether all
+        that it planned is in the kernel."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._wanted.set()
@@ -98,57 +103,81 @@ class Programmer:
             await self._wanted.wait()
             self._wanted.clear()
             waiting, self._waiting = self._waiting, []
+            agreed = False
             try:
-                await self._pass()
+                agreed = await self._pass()
             except NoctuleError as error:
                 self._journal.error("pass failed", error=error.message, details=error.details)
             except Exception as error:  # a pass that dies must not end programming for good
                 self._journal.error("pass failed", exc=error)
             for future in waiting:
                 if not future.done():
-                    future.set_result(None)
+                    future.set_result(agreed)
             self.passed()
 
-    async def _pass(self) -> None:
+    async def _pass(self) -> bool:
         work = self._plan()
         changes = []
+        held = False
         pairs: set[Pair] = set()
         for attachment in work.attachments.values():
             old = self._programmed.get(attachment.id)
             new = work.views.get(attachment.id, EMPTY)
             pairs |= program.pairs_of(attachment.mac, new)
-            if new != old and not (old is None and self.hold):
+            if old is None and self.hold:
+                held = True
+            elif new != old:
                 changes.append((attachment, old, new))
-        if added := pairs - self._pairs:
-            await self._blocking(host.change_pairs, added, frozenset())
-            self._pairs |= added
+        await self._change_pairs(added=pairs)
         done = await asyncio.gather(*(self._change(*change) for change in changes))
-        # A pair whose attachment could not be changed yet is still in use.
-        if all(done) and not self.hold and (removed := self._pairs - pairs):
-            await self._blocking(host.change_pairs, frozenset(), removed)
-            self._pairs -= removed
+        if not self.hold:
+            # A pair whose attachment could not be changed yet is still in use.
+            busy = {a.mac for (a, _, _), agreed in zip(changes, done, strict=True) if not agreed}
+            await self._change_pairs(kept=pairs, busy=busy)
         if all(done) and not self.hold:
             self.policy_version = work.policy_version
+        return all(done) and not held
+
+    async def _change_pairs(
+        self,
+        *,
+        added: Set[Pair] = frozenset(),
+        kept: Set[Pair] | None = None,
+        busy: Set[str] = frozenset(),
+    ) -> None:
+        """Allow `added`; or forbid all but `kept` and those of the MACs in `busy`."""
+        async with self._pairing:
+            new = added - self._pairs
+            gone = set() if kept is None else {p for p in self._pairs - kept if not busy & set(p)}
+            if new or gone:
+                await self._blocking(host.change_pairs, new, gone)
+                self._pairs = (self._pairs | new) - gone
 
     async def _change(self, attachment: Attachment, old: View | None, new: View) -> bool:
         """Change one attachment; False when it is to be tried again."""
+        self._changing.add(attachment.id)
         try:
             await self._blocking(
                 self._kernel.apply, attachment, old, new, lambda: keys.read_key(attachment.key_file)
             )
         except UnknownContainer:
             return True  # The collector takes it down; there is nothing to program.
-        except NoctuleError as error:
-            if attachment.id in self._programmed:
-                self._programmed[attachment.id] = None
-                self._journal.error(
-                    "attachment not programmed",
-                    attachment=attachment.id,
-                    service=attachment.service,
-                    error=error.message,
-                    details=error.details,
-                )
+        except Exception as error:  # whatever it is, the others' changes go on
+            if attachment.id not in self._programmed:
+                return True  # It was taken down meanwhile.
+            self._programmed[attachment.id] = None
+            known = isinstance(error, NoctuleError)
+            self._journal.error(
+                "attachment not programmed",
+                exc=None if known else error,
+                attachment=attachment.id,
+                service=attachment.service,
+                error=str(error),
+                details=error.details if isinstance(error, NoctuleError) else "",
+            )
             return False
+        finally:
+            self._changing.discard(attachment.id)
         if attachment.id in self._programmed:
             self._programmed[attachment.id] = new
         return True
@@ -162,19 +191,21 @@ class Programmer:
             if view is None:
                 continue
             said = await self._blocking(self._compare, attachment, view)
+            if attachment.id in self._changing:
+                continue
             # A pass that changed it meanwhile has answered the question already.
             if said and self._programmed.get(attachment.id) is view:
                 self._programmed[attachment.id] = None
                 found.extend(f"{attachment.id} ({attachment.service}): {one}" for one in said)
-        actual = await self._blocking(host.pairs)
-        expected = self._pairs
+        async with self._pairing:
+            actual = await self._blocking(host.pairs)
+            expected, self._pairs = self._pairs, frozenset(actual)
         for sender, receiver in sorted(expected ^ actual):
             lacks = (sender, receiver) in expected
             found.append(
                 f"host filter: pair {sender} → {receiver} "
                 + ("is missing" if lacks else "should not be there")
             )
-        self._pairs = frozenset(actual)
         if found or None in self._programmed.values():
             self.request()
         return found
@@ -185,7 +216,10 @@ class Programmer:
         except UnknownContainer:
             return []
         except KernelFailure as error:
-            return self._restore(attachment) or [error.message]
+            try:
+                return self._restore(attachment) or [error.message]
+            except UnknownContainer:
+                return []
 
     def _restore(self, attachment: Attachment) -> list[str]:
         """Load a container's ruleset again if it is gone."""
