@@ -22,6 +22,7 @@ from daemon import report
 from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest
 from daemon.config import Config
 from daemon.fabric import Settings
+from daemon.fabric.interface import parse_endpoint
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from daemon.journal import Journal
 from daemon.links import Links
@@ -399,7 +400,7 @@ class Node:
         told = dict.fromkeys(self._config.fabric.connect)
         for info in self.members().values():
             if info.node != self._config.node:
-                told.update(dict.fromkeys(info.endpoints))
+                told.update(dict.fromkeys(e for e in info.endpoints if _can_dial(e)))
         return list(told)
 
     # --- loops
@@ -477,3 +478,12 @@ class Node:
     async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, function, *arguments)
+
+
+def _can_dial(endpoint: str) -> bool:
+    """One node's odd endpoint must not keep the others from opening their fabric."""
+    try:
+        parse_endpoint(endpoint)
+    except InvalidConfig:
+        return False
+    return True

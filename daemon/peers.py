@@ -21,7 +21,7 @@ from daemon.journal import Journal
 from daemon.model import records
 from daemon.model.store import Outcome, Store, Verdict
 from daemon.probe import Probe, probe
-from netconf.errors import DecodeFailure
+from netconf.errors import DecodeFailure, InvalidConfig
 
 SYNC_WITHIN = 5.0
 """Seconds for a whole Sync; a thousand records take well under one."""
@@ -66,6 +66,8 @@ class Peers:
         self._journal = journal
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: dict[str, asyncio.Task[None]] = {}
+        self._syncing: dict[str, bool] = {}
+        """By node that is being asked for everything: whether to ask once more afterwards."""
         self.alive: set[str] = {node}
         """Nodes whose daemon's token is present, this one included."""
         self.lost: set[str] = set()
@@ -89,7 +91,7 @@ class Peers:
             and self._store.behind(verdict.node)
         )
         if missing and verdict.node in self.alive:
-            self._start(self._sync(verdict.node))
+            self._sync(verdict.node)
 
     def on_alive(self, node: str, alive: bool) -> None:
         """Note that a token came or went."""
@@ -98,7 +100,7 @@ class Peers:
             if watching := self._watching.pop(node, None):
                 watching.cancel()
             self._found(node)
-            self._start(self._sync(node))
+            self._sync(node)
             self._journal.info("peer alive", peer=node)
         else:
             self.alive.discard(node)
@@ -168,12 +170,25 @@ class Peers:
 
     # --- how
 
-    def _start(self, coroutine: asyncio._CoroutineLike[None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _sync(self, node: str) -> None:
+        """Ask `node` for everything, or once more when it has answered: a burst costs two."""
+        again = node in self._syncing
+        self._syncing[node] = again
+        if not again:
+            task = asyncio.get_running_loop().create_task(self._sync_all(node))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _sync(self, node: str) -> None:
+    async def _sync_all(self, node: str) -> None:
+        try:
+            await self._ask_all(node)
+            while self._syncing[node] and node in self.alive:
+                self._syncing[node] = False
+                await self._ask_all(node)
+        finally:
+            del self._syncing[node]
+
+    async def _ask_all(self, node: str) -> None:
         try:
             question = records.encode_message(records.Sync(self._node))
             replies = await self._fabric.ask(node, question, SYNC_WITHIN)
@@ -206,7 +221,7 @@ class Peers:
         info = self._store.infos().get(node)
         endpoints = info.endpoints if info is not None else ()
         for _ in range(PROBE_TRIES):
-            found = await asyncio.gather(*(probe(e, PROBE_WITHIN) for e in endpoints))
+            found = await asyncio.gather(*map(_probe, endpoints))
             if any(answer is not Probe.SILENT for answer in found):
                 return True
         return False
@@ -216,3 +231,10 @@ class Peers:
             self.lost.discard(node)
             self._journal.info("node back", peer=node)
             self._program()
+
+
+async def _probe(endpoint: str) -> Probe:
+    try:
+        return await probe(endpoint, PROBE_WITHIN)
+    except (InvalidConfig, ValueError):  # what a node says of itself need not make sense
+        return Probe.SILENT

@@ -18,6 +18,11 @@ from daemon.model.store import Store
 from netconf.state import Attachment
 
 
+FUTURE = 2**62
+"""The highest version a peer is believed to remember (the year 2116): the word of one that lies
+then leaves as many versions again, instead of none."""
+
+
 class Statements:
     """The records of one node."""
 
@@ -42,7 +47,7 @@ class Statements:
 
     def overtake(self, version: int) -> None:
         """Say everything anew if a peer remembers a higher `version` of it."""
-        if version <= self._version:
+        if not self._version < version <= FUTURE:
             return
         self._version = version
         bodies = self._store.bodies(self._node)
