@@ -51,6 +51,8 @@ class Links:
         self._changed = changed
         self._originators: list[Originator] = []
         self._mesh: mesh.MeshFacts | None = None
+        self._fitted: set[str] = set()
+        """Attachments that were resized since the MTU was lowered last."""
 
     @property
     def up(self) -> mesh.MeshFacts:
@@ -120,7 +122,9 @@ class Links:
         return {mac: info.node for info in self._infos() for mac in info.mesh_macs}
 
     def _least(self) -> int | None:
-        return min((i.mtu for i in self._infos() if i.node != self._config.node), default=None)
+        # Less than IPv4 needs is a mistake, and must not become everybody's.
+        mtus = (i.mtu for i in self._infos() if i.node != self._config.node)
+        return min((mtu for mtu in mtus if mtu >= mesh.MTU_MIN), default=None)
 
     async def _look(self) -> None:
         before = {node: round(quality, 1) for node, quality in self.quality().items()}
@@ -131,8 +135,12 @@ class Links:
         if self._config.mesh.mtu == "auto" and least is not None and least < self.up.mtu:
             self._journal.info("mtu lowered", mtu=least, before=self.up.mtu)
             self._mesh = await self._blocking(self._bring_up, least)
-            for attachment in self._attachments():
-                await self._blocking(attach.resize, self._state, attachment.id, least)
+            self._fitted.clear()
+        for attachment in self._attachments():
+            # Also one that was being made meanwhile, or could not be resized the last time.
+            if attachment.mtu > self.up.mtu and attachment.id not in self._fitted:
+                await self._blocking(attach.resize, self._state, attachment.id, self.up.mtu)
+                self._fitted.add(attachment.id)
 
     def _read(self) -> list[Originator]:
         with batadv.open() as genl:
