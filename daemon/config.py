@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from daemon import yamlfile
-from daemon.fabric.interface import LEASE_MS
+from daemon.fabric.interface import LEASE_MS, parse_endpoint
 from daemon.model.document import NAME
 from netconf import mesh
 from netconf.errors import InvalidConfig, IOFailure
@@ -145,17 +145,11 @@ def _check_addresses(addresses: Addresses) -> None:
 def _check_fabric(fabric: Fabric) -> None:
     for name in ("listen", "connect"):
         for index, endpoint in enumerate(getattr(fabric, name)):
-            host, _, port = endpoint.removeprefix("tls/").rpartition(":")
-            if (
-                not endpoint.startswith("tls/")
-                or not host
-                or not port.isascii()
-                or not port.isdecimal()
-                or not 0 < int(port) < 65536
-            ):
+            host, _ = parse_endpoint(endpoint, field=f"fabric.{name}[{index}]")
+            if host == "0.0.0.0":
                 raise InvalidConfig(
-                    f'fabric.{name}[{index}]: "{endpoint}" is not an endpoint; '
-                    "write tls/ADDRESS:PORT"
+                    f"fabric.{name}[{index}]: others are told to dial just this; "
+                    "write an address of this node instead of 0.0.0.0"
                 )
             if host in ("0.0.0.0", "[::]"):
                 raise InvalidConfig(

@@ -56,6 +56,9 @@ def load(text: str, name: str, kind: type[T]) -> T:
     except (ValueError, RecursionError) as error:
         # SafeLoader lets int() and datetime() speak for themselves, and recurses by nesting.
         raise DecodeFailure(f"{name}: {error}") from error
+    except (LookupError, AttributeError, TypeError) as error:
+        # So it fails where an explicit tag (!!bool, !!timestamp, !!set) is on a wrong value.
+        raise DecodeFailure(f"{name}: a value does not fit its !!tag; leave the tag out") from error
     if not isinstance(document, dict):
         raise InvalidConfig(f"{name}: expected a mapping at the top, found {_kind(document)}")
     try:

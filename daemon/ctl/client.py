@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from netconf.errors import IOFailure, NoctuleError
+from netconf.errors import DecodeFailure, IOFailure, NoctuleError
 
 T = TypeVar("T")
 
@@ -41,7 +41,8 @@ class _Problem(msgspec.Struct):
 def ask(path: Path, method: str, target: str, kind: type[T], body: bytes | None = None) -> T:
     """Return the daemon's answer to `method` `target` as a `kind`.
 
-    Raises IOFailure when no daemon listens at `path`, Refused with its words when it says no.
+    Raises IOFailure when no daemon listens at `path`, Refused with its words when it says no,
+    DecodeFailure when it says something else.
     """
     connection = _Connection(path)
     try:
@@ -55,7 +56,13 @@ def ask(path: Path, method: str, target: str, kind: type[T], body: bytes | None 
         ) from error
     finally:
         connection.close()
-    if response.status != 200:
+    try:
+        if response.status == 200:
+            return msgspec.json.decode(answer, type=kind)
         problem = msgspec.json.decode(answer, type=_Problem)
-        raise Refused(problem.msg, details=problem.details)
-    return msgspec.json.decode(answer, type=kind)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise DecodeFailure(
+            f"the answer of {path} (status {response.status}) is not noctuled's: {error}; "
+            "use the noctulectl of its version"
+        ) from error
+    raise Refused(problem.msg, details=problem.details)
