@@ -115,7 +115,7 @@ def _services(node: Node) -> list[ServiceStatus]:
     policy = node.store.policy()
     if policy is None:
         return []
-    replicas = node.store.replicas()
+    replicas = [r for r in node.store.replicas() if r.node not in node.peers.lost]
     slots: dict[str, Counter[str]] = {}
     for (_, service), addresses in node.slots().items():
         slots.setdefault(service, Counter()).update(addresses)
