@@ -17,7 +17,6 @@ from daemon.model.records import NodeInfo, Replica, Withdrawn
 from daemon.model.store import Store
 from netconf.state import Attachment
 
-
 FUTURE = 2**62
 """The highest version a peer is believed to remember (the year 2116): the word of one that lies
 then leaves as many versions again, instead of none."""
