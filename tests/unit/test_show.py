@@ -1,0 +1,144 @@
+"""What people see of a status: aligned, complete, and in words."""
+
+from __future__ import annotations
+
+import msgspec
+
+from daemon.ctl import show
+from daemon.status import (
+    Counters,
+    DenialStatus,
+    NodeStatus,
+    PolicyStatus,
+    PortStatus,
+    ReplicaStatus,
+    ServiceStatus,
+    Status,
+    Verification,
+)
+
+
+def node(name: str, **changes: object) -> NodeStatus:
+    fields: dict[str, object] = {
+        "node": name, "alive": True, "lost": False, "slice": "10.64.16.0/20", "mtu": 1468,
+        "quality": 1.0, "via": "",
+    }  # fmt: skip
+    return NodeStatus(**(fields | changes))  # type: ignore[arg-type]
+
+
+def replica(name: str, **changes: object) -> ReplicaStatus:
+    fields: dict[str, object] = {
+        "attachment": name, "node": "n1", "service": "web", "network": "mesh",
+        "address": "10.64.16.5", "mac": "02:4e:0a:40:10:05", "refused": "",
+    }  # fmt: skip
+    return ReplicaStatus(**(fields | changes))  # type: ignore[arg-type]
+
+
+EMPTY = Status(
+    node="n1",
+    cluster="lab",
+    version="0.1.0",
+    ready=True,
+    algorithm="BATMAN_IV",
+    mtu=1468,
+    policy=None,
+    nodes=[node("n1")],
+    services=[],
+    replicas=[],
+    counters=Counters(plaintext=0, foreign=0, forbidden=0, denied=[], records={}),
+)
+
+
+def changed(**changes: object) -> str:
+    return show.status(msgspec.structs.replace(EMPTY, **changes))
+
+
+def test_columns_are_aligned_numbers_to_the_right() -> None:
+    assert show.table(("name", "packets"), [("web", 5), ("database", 12345)]) == (
+        "NAME      PACKETS\n"
+        "web             5\n"
+        "database    12345"
+    )  # fmt: skip
+
+
+def test_a_column_with_one_word_is_of_words() -> None:
+    assert show.table(("a", "b"), [(1, "x"), ("-", 2)]).splitlines()[1:] == ["1  x", "-  2"]
+
+
+def test_no_rows_leave_the_head() -> None:
+    assert show.table(("a", "b"), []) == "A  B"
+
+
+def test_no_line_ends_with_blanks() -> None:
+    assert all(line == line.rstrip() for line in changed(replicas=[replica("x")]).splitlines())
+
+
+def test_a_fresh_node_says_so() -> None:
+    text = changed()
+    assert text.startswith("n1 in cluster lab: ready, BATMAN_IV, mesh MTU 1468, no policy yet\n")
+    assert "host filter dropped: 0 plaintext, 0 foreign, 0 forbidden" in text
+    for head in ("SERVICE", "REPLICA", "DENIED", "records refused"):
+        assert head not in text
+
+
+def test_a_node_that_starts_and_its_policy() -> None:
+    policy = PolicyStatus(version=7, received_ns=1, programmed_ns=2)
+    text = changed(ready=False, policy=policy)
+    assert "lab: starting, " in text
+    assert "policy 7" in text
+
+
+def test_each_node_is_alive_silent_or_lost() -> None:
+    text = changed(
+        nodes=[
+            node("n1"),
+            node("n2", alive=False, quality=0.5, via="n3"),
+            node("n3", alive=False, lost=True, quality=0.0),
+        ]
+    )
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line.startswith("n")}
+    assert rows["n2"] == ["n2", "silent", "10.64.16.0/20", "0.50", "n3"]
+    assert rows["n3"][1] == "lost"
+    assert changed().splitlines()[3].split() == ["n1", "alive", "10.64.16.0/20", "1.00", "-"]
+
+
+def test_services_show_what_a_client_dials() -> None:
+    port = PortStatus(protocol="tcp", port=80, target=8080)
+    services = [
+        ServiceStatus(name="api", id=2, vip="10.80.0.2", ports=[port],
+                      replicas=["10.64.16.5", "10.64.32.5"], slots={}),
+        ServiceStatus(name="web", id=1, vip="10.80.0.1", ports=[], replicas=[], slots={}),
+    ]  # fmt: skip
+    lines = [line.split() for line in changed(services=services).splitlines()]
+    assert ["api", "2", "10.80.0.2", "tcp/80", "2"] in lines
+    assert ["web", "1", "10.80.0.1", "-", "0"] in lines
+
+
+def test_a_refused_replica_says_why() -> None:
+    text = changed(replicas=[replica("aa"), replica("bb", refused="policy knows it not")])
+    assert "aa       web      10.64.16.5  n1    counts" in text
+    assert text.splitlines()[-3].endswith("policy knows it not")
+
+
+def test_what_was_refused_is_counted() -> None:
+    denial = DenialStatus(
+        attachment="aa", service="web", direction="out", peer="db", protocol="tcp", port=5432,
+        packets=3,
+    )  # fmt: skip
+    text = changed(
+        counters=Counters(
+            plaintext=1, foreign=2, forbidden=3, denied=[denial], records={"malformed": 4}
+        )
+    )
+    assert "1 plaintext, 2 foreign, 3 forbidden" in text
+    assert [line.split() for line in text.splitlines() if "5432" in line] == [
+        ["web", "out", "db", "tcp", "5432", "3"]
+    ]
+    assert text.endswith("records refused: malformed: 4")
+
+
+def test_a_verification_lists_differences_or_says_there_are_none() -> None:
+    agreed = Verification(node="n1", attachments=4, differences=[])
+    assert show.verification(agreed) == "n1: the kernel agrees with the plan (4 attachments)"
+    text = show.verification(Verification(node="n1", attachments=4, differences=["a", "b"]))
+    assert text.splitlines() == ["n1: the kernel differs from the plan:", "a", "b"]
