@@ -23,6 +23,10 @@ ANSWER = 20.0
 """Seconds. An attach takes milliseconds; a node that starts hundreds of containers at once
 queues them for seconds; and runtimes give up on a plugin only after minutes."""
 
+DYING = 1.0
+"""Seconds. A process that was killed has closed all it had after milliseconds; asked only when
+an answer broke off, so nobody waits for it otherwise."""
+
 _LARGEST = 64 << 20  # bytes of an answer; the status of a large cluster is the longest
 
 
@@ -162,18 +166,23 @@ def status(path: str) -> None:
 
 
 def listening(path: str) -> bool:
-    """Say whether anybody accepts connections at the socket `path` now."""
+    """Say whether anybody accepts connections at the socket `path` now, and lives.
+
+    The kernel closes what a killed process had open in an order of its own: for a moment its
+    listener may take a connection still, and then cuts it off. A living daemon is silent until
+    it is asked something.
+    """
     connection = Socket(AF_UNIX, SOCK_STREAM)
     try:
-        connection.settimeout(ANSWER)
+        connection.settimeout(DYING)
         connection.connect(path)
-    except (FileNotFoundError, ConnectionRefusedError):
+        return bool(connection.recv(1))
+    except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
         return False
     except OSError:
-        return True  # such as a full queue
+        return True  # silence, or a full queue
     finally:
         connection.close()
-    return True
 
 
 def _ask(path: str, method: str, target: str, body: dict[str, object] | None) -> dict[str, object]:
