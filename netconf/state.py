@@ -238,8 +238,10 @@ class State:
 
     def remove(self, attachment: Attachment) -> None:
         """Remove an attachment's file: its address is free again. Repeatable."""
+        path = self._path(attachment)
         with self._writing():
-            self._path(attachment).unlink(missing_ok=True)
+            path.with_suffix(".tmp").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def get(self, attachment: str) -> Attachment | None:
         """Return one attachment by id, or None."""

@@ -132,8 +132,14 @@ def test_what_a_dead_writer_left_is_removed(tmp_path: Path) -> None:
     left = tmp_path / "attachments" / f"{'0' * 12}@10.64.16.1.tmp"
     left.write_bytes(b'{"id": "0000')
     assert state.all() == []
-    assert allocate(state, 1).address == "10.64.16.1"
+    made = allocate(state, 1)
+    assert made.address == "10.64.16.1"
     assert not left.exists()
+    left = tmp_path / "attachments" / f"{made.id}@{made.address}.tmp"
+    left.write_bytes(b'{"id": "')
+    assert state.get(made.id) == made
+    state.remove(made)
+    assert list(left.parent.iterdir()) == []
 
 
 def test_a_file_of_another_version_is_named(tmp_path: Path) -> None:
