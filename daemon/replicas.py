@@ -212,7 +212,7 @@ class Replicas:
             await asyncio.sleep(KEEP_ALIVE_EVERY)
             for attachment in list(self.attachments.values()):
                 try:
-                    await self._blocking(frames.keep_alive, names.lower_end(attachment.id))
+                    await self._blocking(frames.keep_alive, attachment.mac)
                 except (NoctuleError, OSError) as error:
                     self._journal.warning("keep-alive", attachment=attachment.id, error=str(error))
 

@@ -181,7 +181,7 @@ def _build(node: NodeNet, made: Attachment, netns: Namespace, cak: bytes) -> Non
         ruleset.load_container(netns, node.vips)
         _open_up(inside, node, made, index)
     with doing(f"announce {made.mac} to the mesh"):
-        frames.announce(made.vc)
+        frames.announce(made.mac)
 
 
 def _veth(outside: Netlink, node: NodeNet, made: Attachment) -> int:

@@ -4,9 +4,11 @@
    to it is dropped. `announce` is one broadcast from it: other nodes know it in 0.25 s.
 2. An entry expires after 10 minutes of silence. `keep_alive` is one frame to a unicast
    MAC that nobody owns: learned from, then dropped, never flooded.
-3. Both are empty, of EtherType 0x88B5 (IEEE Std 802 local experimental 1), and the host
-   filter lets a port send nothing else in the clear.
-4. A packet socket is kept open per namespace and process: closing one waits for an RCU
+3. Both are empty, of EtherType 0x88B5 (IEEE Std 802 local experimental 1).
+4. They enter the mesh device itself, not the container's port: a port that could announce
+   could also carry a container's own plaintext, for a container with CAP_NET_ADMIN can
+   switch its SecY's protection off.
+5. A packet socket is kept open per namespace and process: closing one waits for an RCU
    grace period (packet_release, net/packet/af_packet.c), tens of milliseconds.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import socket
 import threading
 
+from netconf import names
 from netconf.namespace import OWN, identity
 
 ETHERTYPE = 0x88B5
@@ -29,29 +32,28 @@ _sockets: dict[tuple[int, int] | None, socket.socket] = {}
 _opening = threading.Lock()
 
 
-def announce(vc_name: str) -> None:
-    """Send the announcement from the MAC of a link in the thread's namespace; OSError."""
-    _send(vc_name, BROADCAST)
+def announce(mac: str) -> None:
+    """Tell all nodes that `mac` is on the node of the thread's namespace; OSError."""
+    _send(mac, BROADCAST)
 
 
-def keep_alive(vc_name: str) -> None:
-    """Send the keep-alive from the MAC of a link in the thread's namespace; OSError."""
-    _send(vc_name, NOBODY)
+def keep_alive(mac: str) -> None:
+    """Remind batman-adv of a `mac` of this node; OSError."""
+    _send(mac, NOBODY)
 
 
-def _send(link: str, destination: str) -> None:
+def _send(source: str, destination: str) -> None:
     with _opening:
         sender = _sender()
-    # The kernel writes the source (the link's MAC) for a SOCK_DGRAM packet socket.
-    octets = bytes.fromhex(destination.replace(":", ""))
-    sender.sendto(PAYLOAD, (link, ETHERTYPE, 0, 0, octets))
+    header = bytes.fromhex((destination + source).replace(":", "")) + ETHERTYPE.to_bytes(2, "big")
+    sender.sendto(header + PAYLOAD, (names.MESH, 0))
 
 
 def _sender() -> socket.socket:
     here = identity(OWN)
     if here not in _sockets:
         # Protocol 0: it only sends; no received frame is copied to it.
-        _sockets[here] = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)
+        _sockets[here] = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     return _sockets[here]
 
 

@@ -8,7 +8,8 @@
    per static peer.
 4. One MTU for the whole mesh, so that nothing is ever fragmented. This node can carry
    `MeshFacts.limit`; the caller compares it with what others can and passes the least.
-5. The bridge holds bat0 and containers only: no STP, no snooping, no address.
+5. The bridge holds bat0 and containers only: no STP, no snooping, no address, and no frame
+   that it does not forward but hands to the node's own stack past the host filter.
 
 Overheads: batman-adv reserves 32 bytes (net/batman-adv/hard-interface.c); GENEVE without
 options takes 50 over IPv4 and 70 over IPv6 (outer IP, UDP 8, GENEVE 8, Ethernet 14).
@@ -35,6 +36,18 @@ MTU_MIN = 576
 """Every IPv4 host must take packets of 576 bytes (RFC 791); less is a mistake."""
 GENEVE_OVERHEAD = {4: 50, 6: 70}
 GENEVE_ID_MAX = (1 << 24) - 1
+
+GROUP_FWD_MASK = 0xFFF8
+"""Forward, and hence filter, frames to 01:80:c2:00:00:03–0f: a bridge gives LLDP's (0e)
+to the node's own stack without asking any hook (br_handle_frame), and an IPv4 packet inside
+would be delivered. The first three cannot be forwarded (BR_GROUPFWD_RESTRICTED), but 00 is
+without STP, 01 is dropped, and 02 passes the input hook."""
+
+BRIDGE_SETTINGS: links.Attributes = [
+    ("IFLA_BR_STP_STATE", 0),
+    ("IFLA_BR_MCAST_SNOOPING", 0),
+    ("IFLA_BR_GROUP_FWD_MASK", GROUP_FWD_MASK),
+]
 
 
 class Geneve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -242,15 +255,16 @@ class _Site:
         return facts
 
     def _bridge(self, bridge: str) -> Facts:
-        quiet: links.Attributes = [("IFLA_BR_STP_STATE", 0), ("IFLA_BR_MCAST_SNOOPING", 0)]
         facts = links.get(self._rtnl, bridge)
         if facts is None:
-            return self._make(bridge, "bridge", quiet, [])
+            return self._make(bridge, "bridge", BRIDGE_SETTINGS, [])
         if facts.kind != "bridge":
             raise InvalidConfig(f"mesh: {bridge} exists and is no bridge; rename it")
-        if facts.data is None or any(facts.data.get_attr(key) for key, _ in quiet):
+        data = facts.data
+        if data is None or any(data.get_attr(key) != value for key, value in BRIDGE_SETTINGS):
+            change = links.change_data_request(facts.index, "bridge", BRIDGE_SETTINGS)
             with doing(f"set up {bridge}"):
-                self._rtnl.batch([links.change_data_request(facts.index, "bridge", quiet)])
+                self._rtnl.batch([change])
         return facts
 
     def _make(self, name: str, kind: str, data: links.Attributes, extra: links.Attributes) -> Facts:

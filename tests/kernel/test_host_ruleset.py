@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from netconf import mesh
 from netconf.nft import host, ruleset
 from netconf.nft.host import HostCounters
 from tests.kernel.sandbox import nodes
@@ -30,7 +31,8 @@ class Bridge:
 
     def __init__(self, node):
         self.node = node
-        node.ip("link", "add", "noctule0", "type", "bridge")
+        mask = hex(mesh.GROUP_FWD_MASK)
+        node.ip("link", "add", "noctule0", "type", "bridge", "group_fwd_mask", mask)
         node.ip("link", "set", "noctule0", "up", "addrgenmode", "none")
         self.wires = {}
         for port in PORTS:
@@ -87,8 +89,8 @@ def bridge():
     with nodes(1) as (node,):
         made = Bridge(node)
         with contextlib.closing(made):
-            made.send("c1", ONE, BROADCAST, ANNOUNCE)
-            made.send("c2", TWO, BROADCAST, ANNOUNCE)
+            made.send("c1", ONE, TWO)
+            made.send("c2", TWO, ONE)
             yield made
 
 
@@ -100,8 +102,9 @@ CASES = [
     ("with another AN", "c2", TWO, ONE, {"tci": GOOD | 3}, {"c1"}, NO_COUNT),
     ("into the mesh", "c1", ONE, FAR, {}, {"far"}, NO_COUNT),
     ("out of the mesh", "far", FAR, ONE, {}, {"c1"}, NO_COUNT),
-    ("announcement", "c1", ONE, BROADCAST, {"ethertype": ANNOUNCE}, {"far"}, NO_COUNT),
-    ("keep-alive", "c1", ONE, NOBODY, {"ethertype": ANNOUNCE}, {"far"}, NO_COUNT),
+    ("announcement", "c1", ONE, BROADCAST, {"ethertype": ANNOUNCE}, set(),
+     HostCounters(1, 0, 0)),
+    ("keep-alive", "c1", ONE, NOBODY, {"ethertype": ANNOUNCE}, set(), HostCounters(1, 0, 0)),
     ("IPv4", "c1", ONE, TWO, {"ethertype": 0x800}, set(), HostCounters(1, 0, 0)),
     ("ARP", "c1", ONE, BROADCAST, {"ethertype": 0x806}, set(), HostCounters(1, 0, 0)),
     ("VLAN", "c1", ONE, TWO, {"tag": b"\x81\0\0\1"}, set(), HostCounters(1, 0, 0)),
@@ -128,7 +131,14 @@ CASES = [
      NO_COUNT),
     ("the bridge to a container", "noctule0", FAR, ONE, {}, set(), NO_COUNT),
     ("to the bridge group", "c1", ONE, "01:80:c2:00:00:00", {}, set(), HostCounters(0, 0, 1)),
-    ("to LLDP's group", "c1", ONE, "01:80:c2:00:00:0e", {}, set(), NO_COUNT),
+    ("to LLDP's group", "c1", ONE, "01:80:c2:00:00:0e", {}, set(), HostCounters(0, 0, 1)),
+    ("IPv4 to LLDP's group", "c1", ONE, "01:80:c2:00:00:0e", {"ethertype": 0x800}, set(),
+     HostCounters(1, 0, 0)),
+    ("foreign to LLDP's group", "c1", TWO, "01:80:c2:00:00:0e", {}, set(),
+     HostCounters(0, 1, 0)),
+    ("LLDP's group from the mesh", "far", FAR, "01:80:c2:00:00:0e", {}, set(),
+     HostCounters(0, 0, 1)),
+    ("to LACP's group", "c1", ONE, "01:80:c2:00:00:02", {}, set(), NO_COUNT),
 ]  # fmt: skip
 
 
