@@ -10,14 +10,16 @@ import struct
 
 import pytest
 
+from netconf import names
 from netconf.nft import ruleset
 from netconf.nft.elements import EGRESS, EGRESS_ICMP, INGRESS, INGRESS_ICMP, LB, PEER
 from netconf.nft.encoding import mark_of
 from netconf.nft.ruleset import Denial
 from netconf.nft.wire import Batch, Flows, NftSocket
-from tests.kernel.sandbox import nodes
+from tests.kernel.sandbox import nodes, run
 
 CLIENT, FIRST, SECOND, STRANGER = "10.64.0.1", "10.64.0.2", "10.64.0.3", "10.64.0.9"
+FORGED = "10.64.0.4"
 VIP, EMPTY_VIP = "10.80.0.1", "10.80.0.2"
 WEB, API = 5, 7
 SO_MARK = 36
@@ -33,11 +35,17 @@ class World:
         client.ip(
             "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", server.name
         )
+        client.ip("link", "set", "eth0", "address", names.mac_of(CLIENT))
         for node, addresses in ((client, [CLIENT]), (server, [FIRST, SECOND, STRANGER])):
             node.ip("link", "set", "eth0", "up")
             for address in addresses:
                 node.ip("address", "add", f"{address}/12", "dev", "eth0")
             ruleset.load_container(node.ns, "10.80.0.0/16")
+        # One device plays three replicas here: its MAC cannot spell all their addresses.
+        for act in ("flush", "delete"):
+            run(
+                "nsenter", f"--net={client.path}", "nft", act, "chain", "inet", "noctule", "genuine"
+            )
         client.ip("route", "add", "10.80.0.0/16", "dev", "eth0")
         self.out, self.inside = NftSocket(client.ns), NftSocket(server.ns)
         slots = [
@@ -148,6 +156,20 @@ def test_the_receiving_end_decides_too(world):
         Denial("in", CLIENT, "tcp", 8080, 1),
         Denial("in", CLIENT, "udp", 8080, 1),
     }
+
+
+def test_a_source_that_the_mac_does_not_spell_is_overwritten(world):
+    server = world.socket(world.server, socket.SOCK_DGRAM)
+    server.bind((FIRST, 8080))
+    world.client.ip("address", "add", f"{FORGED}/12", "dev", "eth0")
+    udp = world.socket(world.client, socket.SOCK_DGRAM)
+    udp.bind((FORGED, 4000))
+    world.inside.send(Batch().delete(PEER, [(CLIENT,)]).add(PEER, [((FORGED,), (WEB,))]))
+    udp.sendto(b"x", (FIRST, 8080))
+    assert Denial("in", CLIENT, "udp", 8080, 1) in ruleset.denials(world.server.ns)
+    world.inside.send(Batch().delete(PEER, [(FORGED,)]).add(PEER, [((CLIENT,), (WEB,))]))
+    udp.sendto(b"y", (FIRST, 8080))
+    assert server.recvfrom(10) == (b"y", (CLIENT, 4000))
 
 
 def echo_request():
