@@ -22,10 +22,10 @@ from daemon import report
 from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest
 from daemon.config import Config
 from daemon.fabric import Settings
-from daemon.fabric.interface import parse_endpoint
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from daemon.journal import Journal
 from daemon.links import Links
+from daemon.membership import Membership
 from daemon.model import plan
 from daemon.model.identity import Identity, Trust
 from daemon.model.records import NodeInfo
@@ -77,6 +77,7 @@ class Node:
         self._saved = Saved(Path(config.paths.state), Path(config.paths.cache), self.store)
         for problem in self._saved.load(time.time()):
             journal.warning("saved records", problem=problem)
+        self.membership = Membership(config.node, config.fabric.connect, self.store)
         self._executor = ThreadPoolExecutor(WORKERS, "kernel")
         self._state = State(Path(config.paths.state))
         self.links = Links(
@@ -84,7 +85,7 @@ class Node:
             self._state,
             self._executor,
             journal,
-            infos=lambda: self.members().values(),
+            infos=lambda: self.membership.infos().values(),
             attachments=lambda: list(self.replicas.attachments.values()),
             changed=self._replan,
         )
@@ -95,8 +96,8 @@ class Node:
                 cluster=config.cluster,
                 node=config.node,
                 listen=tuple(config.fabric.listen),
-                connect=tuple(self._endpoints()),
-                nodes=self._speakers(),
+                connect=tuple(self.membership.endpoints()),
+                nodes=self.membership.speakers(),
                 ca=paths.ca,
                 certificate=paths.certificate,
                 key=paths.key,
@@ -160,9 +161,8 @@ class Node:
         await self.programmer.request()
         await self._fabric.open(self.peers)
         self._statements.again()
-        for node in self.members():
-            if node not in self.peers.alive:
-                self.peers.watch(node)
+        for node in self.membership.others() - self.peers.alive:
+            self.peers.watch(node)
         for loop in (
             self.links.watch,
             self.replicas.watch,
@@ -280,7 +280,7 @@ class Node:
                 + "; sign the next version with the authority's key"
             )
         self._fabric.publish(self.store.keys.policy, envelope)
-        others = sorted(self.members().keys() - {self._config.node})
+        others = sorted(self.membership.others())
         programmed = self.programmer.request()
         confirming = asyncio.ensure_future(
             self.peers.confirm(envelope, others, POLICY_CONFIRM_WITHIN)
@@ -307,7 +307,7 @@ class Node:
                 for a in attachments.values()
             ],
             node=self._config.node,
-            alive=self.members().keys() - self.peers.lost,
+            alive=self.membership.infos().keys() - self.peers.lost,
             quality=self.links.quality(),
             previous=self._slots,
         )
@@ -378,37 +378,12 @@ class Node:
             self.policy_programmed_ns = 0
         self._changed.set()
 
-    def members(self) -> dict[str, NodeInfo]:
-        """The nodes of the cluster: those that policy pins, or all that have proved who they are.
-
-        A node that policy no longer names is forgotten here, though its record may linger.
-        """
-        policy = self.store.policy()
-        infos = self.store.infos()
-        if policy is None or policy.nodes is None:
-            return infos
-        return {node: info for node, info in infos.items() if node in policy.nodes}
-
-    def _speakers(self) -> frozenset[str] | None:
-        """Who may speak on the fabric: the nodes that policy pins, or whoever the CA certified."""
-        policy = self.store.policy()
-        pinned = policy.nodes if policy else None
-        return frozenset(pinned) | {self._config.node} if pinned is not None else None
-
-    def _endpoints(self) -> list[str]:
-        """Whom to dial: those we were told, and those that nodes tell of themselves."""
-        told = dict.fromkeys(self._config.fabric.connect)
-        for info in self.members().values():
-            if info.node != self._config.node:
-                told.update(dict.fromkeys(e for e in info.endpoints if _can_dial(e)))
-        return list(told)
-
     # --- loops
 
     async def _let_go(self) -> None:
         """End the hold when all nodes that live were heard, or when waiting is enough."""
         until = time.monotonic() + HOLD_FOR
-        known = self.members().keys() - {self._config.node}
+        known = self.membership.others()
         # Where what the predecessor knew was lost, whom we dial is all there is to go by.
         expected = len(known or self._config.fabric.connect)
         while (
@@ -445,7 +420,9 @@ class Node:
             except NoctuleError as error:
                 self._journal.error("not saved", error=error.message, details=error.details)
             try:
-                await self._fabric.reconfigure(self._endpoints(), self._speakers())
+                await self._fabric.reconfigure(
+                    self.membership.endpoints(), self.membership.speakers()
+                )
             except NoctuleError as error:
                 self._journal.error("fabric", error=error.message, details=error.details)
             await asyncio.sleep(0.2)
@@ -478,12 +455,3 @@ class Node:
     async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, function, *arguments)
-
-
-def _can_dial(endpoint: str) -> bool:
-    """One node's odd endpoint must not keep the others from opening their fabric."""
-    try:
-        parse_endpoint(endpoint)
-    except InvalidConfig:
-        return False
-    return True

@@ -94,7 +94,7 @@ def status(node: Node, counted: Counters) -> Status:
 
 
 def _nodes(node: Node) -> list[NodeStatus]:
-    infos = node.members()
+    infos = node.membership.infos()
     quality = node.links.quality()
     via = node.links.via()
     return [
