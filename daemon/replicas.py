@@ -268,7 +268,7 @@ class Replicas:
             if known and policy is not None and not policy.may_host(candidate.name, node):
                 raise InvalidConfig(
                     f'service: policy does not let node "{node}" host "{candidate.name}"; '
-                    f"add it to services.{candidate.name}.nodes"
+                    f"add it to nodes and to services.{candidate.name}.nodes in policy.yaml"
                 )
             return candidate.name
         raise InvalidConfig(
