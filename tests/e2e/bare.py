@@ -40,6 +40,10 @@ class Bare(Container):
             self._path.unlink()
             raise
 
+    def __repr__(self) -> str:
+        """Return what a failing test shows."""
+        return f"Bare({self.name!r})"
+
     @property
     def netns(self) -> str:
         """Path of its network namespace."""
