@@ -45,11 +45,17 @@ async def _run(settings: config.Config, log: journal.Journal) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    starting = asyncio.ensure_future(node.start())
+    stopping = asyncio.ensure_future(stop.wait())
     try:
-        await node.start()
-        _tell_systemd("READY=1")
-        await stop.wait()
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            _tell_systemd("READY=1")
+            await stopping
     finally:
+        starting.cancel()
+        await asyncio.wait((starting,))
         await node.stop()
 
 

@@ -7,8 +7,8 @@
 3. Grant before use: host pairs are added before the attachments change and removed after.
 4. What a predecessor left is not touched while `hold` lasts: a daemon that does not yet know
    what its predecessor knew must cut nobody off. After that it is read back and corrected.
-5. A change that fails is logged, and made again, from what the kernel says, after the next
-   audit. An audit also puts back tables that somebody removed by hand.
+5. A change that fails is logged, and made again a little later from what the kernel says.
+   An audit also puts back tables that somebody removed by hand.
 6. An audit runs beside passes. What one of them is changing just then proves nothing.
 """
 
@@ -31,6 +31,9 @@ from netconf.view import EMPTY, View
 
 Pair = tuple[str, str]
 T = TypeVar("T")
+
+RETRY_AFTER = 5.0
+"""Seconds until what could not be programmed is tried again: a secret may have come back."""
 
 
 class Work(msgspec.Struct):
@@ -114,6 +117,8 @@ class Programmer:
                 if not future.done():
                     future.set_result(agreed)
             self.passed()
+            if not agreed:
+                asyncio.get_running_loop().call_later(RETRY_AFTER, self._wanted.set)
 
     async def _pass(self) -> bool:
         work = self._plan()

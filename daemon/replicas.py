@@ -161,6 +161,9 @@ class Replicas:
         for attachment in await self._blocking(self._settled):
             if attachment.phase == "ready" and await self._blocking(attach.alive, attachment):
                 self.attachments[attachment.id] = attachment
+            elif attachment.phase == "unreadable":
+                # Of another version or damaged: its container may be well, so only DEL may end it.
+                self._journal.error("state file unreadable", attachment=attachment.id)
             else:
                 await self._try_remove(attachment, "incomplete")
 

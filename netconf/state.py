@@ -41,7 +41,7 @@ PATIENCE_SECONDS = 10.0
 """How long an operation waits for others before it gives up with TryAgain: runtimes wait
 longer (containerd and kubelet minutes), so they get to hear the reason."""
 
-Phase = Literal["adding", "ready", "deleting"]
+Phase = Literal["adding", "ready", "deleting", "unreadable"]
 Record = TypeVar("Record", bound=msgspec.Struct)
 
 
@@ -244,27 +244,35 @@ class State:
             path.unlink(missing_ok=True)
 
     def get(self, attachment: str) -> Attachment | None:
-        """Return one attachment by id, or None."""
-        with _reading(f"list {self._folder}"):
-            names_found = os.listdir(self._folder)  # noqa: PTH208 -- strings are enough
-        for name in names_found:
-            # Not the temporary file of a writer that died: the next allocation removes it.
-            if name.startswith(f"{attachment}@") and name.endswith(".json"):
-                return self._read_gone(self._folder / name)
-        return None
+        """Return one attachment by id, or None.
+
+        Of a file that cannot be read, what its name tells is enough to take it down.
+        """
+        name = self._names().get(attachment)
+        return self._attachment(attachment, name) if name else None
 
     def ids(self) -> set[str]:
         """Return the id of every attachment; cheap, no file is opened."""
-        with _reading(f"list {self._folder}"):
-            found = os.listdir(self._folder)  # noqa: PTH208 -- strings are enough
-        return {name.partition("@")[0] for name in found if name.endswith(".json")}
+        return set(self._names())
 
     def all(self) -> list[Attachment]:
-        """Return every attachment, sorted by id."""
-        with _reading(f"list {self._folder}"):
-            paths = sorted(path for path in self._folder.iterdir() if path.suffix == ".json")
-        found = [self._read_gone(path) for path in paths]
+        """Return every attachment, sorted by id; of unreadable files what `get` returns."""
+        found = [self._attachment(*item) for item in sorted(self._names().items())]
         return [attachment for attachment in found if attachment is not None]
+
+    def _names(self) -> dict[str, str]:
+        """Return file names by id, without what dead writers left: allocation removes that."""
+        with _reading(f"list {self._folder}"):
+            found = os.listdir(self._folder)  # noqa: PTH208 -- strings are enough
+        return {name.partition("@")[0]: name for name in found if name.endswith(".json")}
+
+    def _attachment(self, attachment: str, name: str) -> Attachment | None:
+        try:
+            return self._read(self._folder / name, Attachment)
+        except FileNotFoundError:
+            return None
+        except DecodeFailure:
+            return _by_name(attachment, name)
 
     def _taken(self) -> dict[str, str]:
         """Return id → address of all files; remove what dead writers left. Locked."""
@@ -334,12 +342,6 @@ class State:
         temporary.write_bytes(data)
         temporary.replace(path)
 
-    def _read_gone(self, path: Path) -> Attachment | None:
-        try:
-            return self._read(path, Attachment)
-        except FileNotFoundError:
-            return None
-
     @staticmethod
     def _read(path: Path, record: type[Record]) -> Record:
         try:
@@ -355,6 +357,25 @@ class State:
                 f"{path} is not a state file of this version; remove it and what it names",
                 details=str(error),
             ) from error
+
+
+def _by_name(attachment: str, name: str) -> Attachment:
+    """Return what the name of an unreadable file tells: enough to remove links and address."""
+    return Attachment(
+        id=attachment,
+        network="",
+        container="",
+        ifname="",
+        netns="",
+        netns_id=(0, 0),
+        service="",
+        key_file="",
+        address=name.partition("@")[2].removesuffix(".json"),
+        salt="",
+        an=0,
+        mtu=0,
+        phase="unreadable",
+    )
 
 
 def _wanted(request: Request) -> IPv4Address | None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from netconf import names
 from netconf.errors import (
     AddressesExhausted,
-    DecodeFailure,
     InvalidConfig,
     IOFailure,
     NotAvailable,
@@ -142,15 +141,6 @@ def test_what_a_dead_writer_left_is_removed(tmp_path: Path) -> None:
     assert list(left.parent.iterdir()) == []
 
 
-def test_a_file_of_another_version_is_named(tmp_path: Path) -> None:
-    state = State(tmp_path)
-    strange = tmp_path / "attachments" / f"{'0' * 12}@10.64.16.1.json"
-    strange.write_bytes(b"{}")
-    with pytest.raises(DecodeFailure, match=str(strange)):
-        state.get("0" * 12)
-    assert allocate(state, 1).address == "10.64.16.2"
-
-
 def test_the_node_is_left_for_those_without_the_daemon(tmp_path: Path) -> None:
     state = State(tmp_path / "deep" / "folder")
     with pytest.raises(NotAvailable, match="start it"):
@@ -224,3 +214,17 @@ def test_one_operation_per_attachment(tmp_path: Path) -> None:
         worker.join()
     with state.holding(this, 0):
         pass
+
+
+def test_an_unreadable_file_keeps_its_address_and_can_be_taken_down(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    made = allocate(state, 1)
+    path = tmp_path / "attachments" / f"{made.id}@{made.address}.json"
+    path.write_text('{"from": "another version"}')
+    found = state.get(made.id)
+    assert found is not None
+    assert (found.phase, found.address, found.vh) == ("unreadable", made.address, made.vh)
+    assert state.all() == [found]
+    assert allocate(state, 2).address != made.address
+    state.remove(found)
+    assert state.get(made.id) is None
