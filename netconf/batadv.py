@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from netconf import batadvmsg as uapi
-from netconf.batadvmsg import batadvmsg
-from netconf.messages import nlmsg
 from netconf.namespace import Namespace
 from netconf.netlink import NETLINK_GENERIC, Netlink, family_id
+from netconf.uapi import batadv as uapi
+from netconf.uapi.batadv import batadvmsg
+from netconf.uapi.messages import nlmsg
 
 KBIT_PER_UNIT = 100
 

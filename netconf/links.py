@@ -20,7 +20,6 @@ from typing import Any
 
 import msgspec
 
-from netconf.messages import ifaddrmsg, ifinfmsg, ndmsg, nlmsg, rtmsg
 from netconf.namespace import Namespace
 from netconf.netlink import (
     NETLINK_ROUTE,
@@ -30,6 +29,7 @@ from netconf.netlink import (
     Netlink,
     Request,
 )
+from netconf.uapi.messages import ifaddrmsg, ifinfmsg, ndmsg, nlmsg, rtmsg
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17

@@ -18,12 +18,12 @@ from typing import Any
 
 import msgspec
 
-from netconf import macsecmsg as uapi
 from netconf import names
-from netconf.macsecmsg import macsecmsg
-from netconf.messages import ifinfmsg, nla, nlmsg
 from netconf.namespace import Namespace
 from netconf.netlink import NETLINK_GENERIC, Netlink, Request, family_id
+from netconf.uapi import macsec as uapi
+from netconf.uapi.macsec import macsecmsg
+from netconf.uapi.messages import ifinfmsg, nla, nlmsg
 
 WINDOW = 64
 """Frames that may arrive late (IEEE 802.1AE 10.6.5). The mesh reorders when a route

@@ -24,8 +24,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 from netconf.errors import KernelFailure
-from netconf.messages import ctrlmsg, nlmsg
 from netconf.namespace import Namespace
+from netconf.uapi.messages import ctrlmsg, nlmsg
 
 NETLINK_ROUTE = 0
 NETLINK_GENERIC = 16

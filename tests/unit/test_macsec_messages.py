@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from netconf import batadvmsg, macsec, macsecmsg
-from netconf.messages import ifinfmsg, nlmsg
+from netconf import macsec
+from netconf.uapi import batadv as batadvmsg
+from netconf.uapi import macsec as macsecmsg
+from netconf.uapi.messages import ifinfmsg, nlmsg
 
 SCI = bytes.fromhex("024e0a4010050001")
 

@@ -3,11 +3,10 @@
 1. Names, numbers and order are those of include/uapi/linux/batman_adv.h.
 2. Nothing here sends anything; `netconf.batadv` does.
 """
-# ruff: noqa: N801 -- a message class is named as the kernel names the message
 
 from __future__ import annotations
 
-from netconf.messages import genlmsg, nla, register_link_kind
+from netconf.uapi.messages import genlmsg, nla, register_link_kind
 
 BATADV_NL_NAME = "batadv"
 BATADV_NL_VERSION = 1

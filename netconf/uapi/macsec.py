@@ -3,13 +3,12 @@
 1. Names, numbers and order are those of include/uapi/linux/if_macsec.h and if_link.h.
 2. Nothing here sends anything; `netconf.macsec` does.
 """
-# ruff: noqa: N801 -- a message class is named as the kernel names the message
 
 from __future__ import annotations
 
 import sys
 
-from netconf.messages import genlmsg, nla, nla_string, register_link_kind
+from netconf.uapi.messages import genlmsg, nla, nla_string, register_link_kind
 
 MACSEC_GENL_NAME = "macsec"
 MACSEC_GENL_VERSION = 1

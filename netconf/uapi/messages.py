@@ -9,8 +9,6 @@
    them (`register_link_kind`), as its own plugins are.
 """
 
-# ruff: noqa: N801 -- message classes are named as the kernel names the messages
-
 from __future__ import annotations
 
 import importlib.util
