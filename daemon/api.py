@@ -87,6 +87,9 @@ class Service(Protocol):
     async def attach(self, request: AttachRequest) -> AttachAnswer:
         """ADD."""
 
+    async def undo(self, request: AttachRequest, answer: AttachAnswer) -> None:
+        """Take back an ADD whose `answer` nobody heard, unless another has come since."""
+
     async def detach(self, request: AttachRequest) -> None:
         """DEL."""
 
@@ -188,7 +191,7 @@ class Api:
         answer = await self._service.attach(wanted)
         if request.transport is None or request.transport.is_closing():
             # Whoever asked is gone and knows nothing of it: what nobody knows must not stay.
-            await self._service.detach(wanted)
+            await self._service.undo(wanted, answer)
         return _answer(answer)
 
     async def _detach(self, request: web.Request) -> web.Response:

@@ -1,7 +1,8 @@
 """``noctuled``: reads its configuration, runs one node until told to stop.
 
 Exit status 0 after SIGTERM or SIGINT, 1 when it could not start; the reason is one log line.
-SIGUSR1 prints what every thread is doing: the question to ask of a daemon that hangs.
+SIGUSR1 prints what every thread is doing: the last question to ask of a daemon that hangs,
+for it walks the stacks while they may be changing (faulthandler).
 """
 
 from __future__ import annotations

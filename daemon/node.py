@@ -230,6 +230,10 @@ class Node:
         """ADD."""
         return await self.replicas.attach(request)
 
+    async def undo(self, request: AttachRequest, answer: AttachAnswer) -> None:
+        """An ADD whose answer nobody heard."""
+        await self.replicas.undo(request, answer)
+
     async def detach(self, request: AttachRequest) -> None:
         """DEL."""
         await self.replicas.detach(request)

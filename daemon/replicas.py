@@ -124,6 +124,13 @@ class Replicas:
             names.attachment_id(request.network, request.container, request.ifname), "asked"
         )
 
+    async def undo(self, request: AttachRequest, answer: AttachAnswer) -> None:
+        """Take back an ADD whose answer nobody heard; a later one has another address."""
+        attachment_id = names.attachment_id(request.network, request.container, request.ifname)
+        made = self.attachments.get(attachment_id)
+        if made is not None and made.address == answer.address:
+            await self.remove(made.id, "caller gone", made)
+
     async def check(self, request: AttachRequest) -> None:
         """CHECK. Raises CheckFailure naming what differs."""
         attachment_id = names.attachment_id(request.network, request.container, request.ifname)

@@ -43,7 +43,7 @@ fi
 expect '/dev/stdout reopens' bash -c 'echo >/dev/stdout'
 
 for module in nftables msgspec pyroute2 cryptography.hazmat.primitives.ciphers aiohttp zenoh yaml \
-    prometheus_client pytest hypothesis; do
+    pytest hypothesis; do
     if seconds=$(python3 -c "
 import time
 start = time.perf_counter()

@@ -50,7 +50,7 @@ class Recording:
         self.began = asyncio.Event()
         self.go = asyncio.Event()
         self.go.set()
-        self.detached = asyncio.Event()
+        self.undone = asyncio.Event()
 
     def _note(self, verb: str, what: Any = None) -> None:
         self.asked.append((verb, what))
@@ -63,9 +63,12 @@ class Recording:
         self._note("attach", request)
         return ANSWER
 
+    async def undo(self, request: AttachRequest, answer: AttachAnswer) -> None:
+        self._note("undo", request)
+        self.undone.set()
+
     async def detach(self, request: AttachRequest) -> None:
         self._note("detach", request)
-        self.detached.set()
 
     async def check(self, request: AttachRequest) -> None:
         self._note("check", request)
@@ -299,11 +302,11 @@ def test_an_add_whose_caller_is_gone_is_undone(tmp_path: Path) -> None:
         # A second caller's answer proves that the loop has seen the first one go.
         await asyncio.to_thread(send, path, "GET", "/v1/policy")
         service.go.set()
-        await service.detached.wait()
+        await service.undone.wait()
         return service.asked
 
     calls = [(verb, what) for verb, what in serving(tmp_path, run) if verb != "policy"]
-    assert [verb for verb, _ in calls] == ["attach", "detach"]
+    assert [verb for verb, _ in calls] == ["attach", "undo"]
     assert calls[0][1] == calls[1][1]
 
 
