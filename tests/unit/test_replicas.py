@@ -159,6 +159,22 @@ def test_a_del_during_an_add_waits_for_it_and_undoes_it(stage: Stage) -> None:
     stage.run(scene)
 
 
+def test_an_unheard_add_is_undone_but_never_its_successor(stage: Stage) -> None:
+    stage.netns("a")
+
+    async def scene(replicas: Replicas) -> None:
+        request = stage.request("a")
+        unheard = await replicas.attach(request)
+        await replicas.detach(request)
+        heard = await replicas.attach(request)
+        await replicas.undo(request, unheard)
+        assert [made.address for made in stage.state.all()] == [heard.address]
+        await replicas.undo(request, heard)
+        assert stage.state.all() == []
+
+    stage.run(scene)
+
+
 def test_the_collector_leaves_an_add_under_way_alone(stage: Stage) -> None:
     for name in "ab":
         stage.netns(name)
