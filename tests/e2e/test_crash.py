@@ -162,7 +162,7 @@ def test_daemon_killed(lone: Cluster, api: Container, moments: Moments, boxes: l
         lone.start("n1")
         assert _complete_or_nothing(lone, pair) == 1
         assert Call(lone, "DEL", pair[1]).succeeded()
-        settle(lambda: inventory(lone, "n1", api, *boxes, daemon=False), before)
+    settle(lambda: inventory(lone, "n1", api, *boxes, daemon=False), before)
     assert lone.ctl("n1", "verify")["differences"] == []
 
 

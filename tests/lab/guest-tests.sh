@@ -1,8 +1,6 @@
 #!/bin/bash
-# Every test that needs a kernel; runs in the lab.
+# Tests that need a kernel; runs in the lab. Arguments go to pytest: a folder, or a file, of
+# tests/kernel and tests/e2e; both folders by default.
 set -u
-paths=()
-for folder in tests/kernel tests/e2e; do
-    [ -d "$folder" ] && paths+=("$folder")
-done
-python3 -m pytest -p no:cacheprovider "${paths[@]}" "$@"
+[ $# -gt 0 ] || set -- tests/kernel tests/e2e
+exec python3 -m pytest -p no:cacheprovider --durations=8 "$@"
