@@ -3,7 +3,7 @@
 # names of those to run, without .py; all of them by default.
 set -eu
 cd "${NOCTULE_CHECKOUT:?set by the lab}"
-[ $# -gt 0 ] || set -- policy_latency
+[ $# -gt 0 ] || set -- policy_latency first_packet
 for name in "$@"; do
     python3 -m "tests.bench.$name"
 done
