@@ -8,6 +8,8 @@
 4. A token that vanished means that the daemon is gone. Only when the node's kernel does not
    answer either (`probe`: not even with a reset) is the node lost and its replicas leave;
    a daemon that crashed or is being upgraded costs nobody a connection.
+5. A lost node comes back with its daemon, not with its kernel: after a reboot its replicas are
+   gone, and nobody but its daemon can say so.
 """
 
 from __future__ import annotations
@@ -207,9 +209,7 @@ class Peers:
 
     async def _watch(self, node: str) -> None:
         while True:
-            if await self._answers(node):
-                self._found(node)
-            elif node not in self.lost:
+            if node not in self.lost and not await self._answers(node):
                 self.lost.add(node)
                 self._journal.warning("node lost", peer=node)
                 self._program()
