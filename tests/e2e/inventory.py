@@ -105,13 +105,12 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _open_files(pid: int) -> Iterator[str]:
+    """Descriptors; threads are not counted, for pools grow to their bound when first needed."""
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
             yield "open " + re.sub(r"\d+", "N", str(link.readlink()))
         except FileNotFoundError:
             continue
-    for _ in Path(f"/proc/{pid}/task").iterdir():
-        yield "thread"
 
 
 def _processes(path: str) -> Iterator[str]:
