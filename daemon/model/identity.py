@@ -216,8 +216,13 @@ def _private(pem: bytes, field: str) -> ec.EllipticCurvePrivateKey:
 def parse_certificates(pem: bytes, field: str) -> list[x509.Certificate]:
     """Return the certificates in a `pem` text, at least one; InvalidConfig names `field`."""
     try:
-        return x509.load_pem_x509_certificates(pem)
-    except (ValueError, UnsupportedAlgorithm) as error:
+        found = x509.load_pem_x509_certificates(pem)
+        for certificate in found:
+            # cryptography parses these when first read, and raises only then.
+            _ = certificate.subject, certificate.issuer
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return found
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise InvalidConfig(
             f"{field}: holds no certificate in PEM; give a file that begins with "
             "-----BEGIN CERTIFICATE-----",
@@ -254,7 +259,12 @@ def _is_ca(certificate: x509.Certificate, depth: int) -> bool:
     """Tell whether it may issue, with `depth` CA certificates below it (RFC 5280, 4.2.1.9)."""
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        ValueError,
+    ):
         return False
     return basic.ca and (basic.path_length is None or basic.path_length >= depth)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -197,3 +198,16 @@ def test_files_that_are_not_what_they_should_be_are_named(tmp_path: Path) -> Non
     )
     with pytest.raises(InvalidConfig, match="key: not an unencrypted"):
         Identity.parse((pair / "n1.crt").read_bytes(), secret)
+
+
+def test_no_damaged_certificate_is_believed_or_gets_past_as_another_error() -> None:
+    """Every byte in turn: parts of a certificate are parsed, and may fail, only when read."""
+    believer, whole = trust(), identity("n1").certificate.public_bytes(serialization.Encoding.DER)
+    for position in range(len(whole)):
+        for bit in (0x01, 0x10, 0x80):
+            damaged = bytearray(whole)
+            damaged[position] ^= bit
+            body = base64.encodebytes(bytes(damaged)).decode()
+            text = f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"
+            with pytest.raises(Untrusted):
+                believer.verify_node(text, "n1", NOW)
