@@ -1,4 +1,4 @@
-"""How hypothesis draws: anew each time at a desk, the same each time where a build depends on it."""
+"""How hypothesis draws: anew each time at a desk, the same each time in a build."""
 
 from __future__ import annotations
 
