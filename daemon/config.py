@@ -151,11 +151,6 @@ def _check_fabric(fabric: Fabric) -> None:
                     f"fabric.{name}[{index}]: others are told to dial just this; "
                     "write an address of this node instead of 0.0.0.0"
                 )
-            if host in ("0.0.0.0", "[::]"):
-                raise InvalidConfig(
-                    f"fabric.{name}[{index}]: peers dial what stands here; "
-                    "name the address they can reach"
-                )
     if not fabric.listen:
         raise InvalidConfig("fabric.listen: empty; peers must be able to dial this node")
     if not 0 <= fabric.confirm_ms <= 10_000:

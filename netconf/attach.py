@@ -123,14 +123,6 @@ def resize(state: State, attachment_id: str, mtu: int) -> None:
         state.save(msgspec.structs.replace(made, mtu=mtu))
 
 
-def incomplete(state: State) -> list[Attachment]:
-    """Return the attachments that a crash left half made or half removed.
-
-    Ask while nothing is under way (at the daemon's start, holding `State.exclusive`).
-    """
-    return [found for found in state.all() if found.phase != "ready"]
-
-
 def alive(attachment: Attachment) -> bool:
     """Tell whether the attachment's namespace is still the same, with its SecY in it.
 

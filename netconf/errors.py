@@ -21,28 +21,10 @@ class NoctuleError(Exception):
         self.details = details
 
 
-class IncompatibleVersion(NoctuleError):
-    """The network configuration asks for a CNI version that is not served."""
-
-    code = 1
-
-
-class UnsupportedField(NoctuleError):
-    """A field of the network configuration cannot be honoured."""
-
-    code = 2
-
-
 class UnknownContainer(NoctuleError):
     """The container or its namespace does not exist."""
 
     code = 3
-
-
-class InvalidEnvironment(NoctuleError):
-    """CNI environment variables are missing or malformed."""
-
-    code = 4
 
 
 class IOFailure(NoctuleError):
@@ -73,12 +55,6 @@ class NotAvailable(NoctuleError):
     """STATUS: the plugin cannot serve ADD now."""
 
     code = 50
-
-
-class LimitedConnectivity(NoctuleError):
-    """STATUS: the plugin works, but containers may lack connectivity."""
-
-    code = 51
 
 
 class KernelFailure(NoctuleError):

@@ -142,10 +142,6 @@ class Keys:
     def replica(self, node: str, attachment: str) -> str:
         return f"{self.root}/node/{node}/replica/{attachment}"
 
-    def alive(self, node: str) -> str:
-        """The liveliness token; not a record."""
-        return f"{self.root}/alive/{node}"
-
     def parse(self, key: str) -> Key | None:
         """Take a `key` apart.
 
