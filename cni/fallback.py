@@ -21,7 +21,7 @@ from cni.codec import encode
 from cni.result import CHECK_FAILED, TRY_AGAIN_LATER, Failure
 from netconf import attach as kernel
 from netconf.errors import NoctuleError, NotAvailable
-from netconf.names import MACSEC_OVERHEAD
+from netconf.names import MACSEC_OVERHEAD, NAMESERVER
 from netconf.state import NodeNet, Request, State, folder_of
 
 
@@ -38,9 +38,13 @@ def attach(socket: str, asked: Asked, *, anew: bool) -> Attached:
     except NoctuleError as error:
         raise _failure(error) from error
     _log("attached", started, request, service=made.service, address=made.address)
-    prefix = int(node.pool.partition("/")[2])
     return Attached(
-        made.address, prefix, made.mac, made.mtu - MACSEC_OVERHEAD, node.vips, made.service
+        node.addresses(made.address),
+        node.routes(),
+        made.mac,
+        made.mtu - MACSEC_OVERHEAD,
+        NAMESERVER,
+        made.service,
     )
 
 

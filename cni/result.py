@@ -81,16 +81,15 @@ def success(
     if since(version, "1.1.0"):
         interface["mtu"] = attached.mtu
     interface["sandbox"] = environment.netns
-    ip: dict[str, object] = {
-        "address": f"{attached.address}/{attached.prefix}",
-        "interface": len(before),
-    }
+    ips: list[dict[str, object]] = [
+        {"address": address, "interface": len(before)} for address in attached.addresses
+    ]
     if not since(version, "1.0.0"):
-        ip = {"version": "4", **ip}
+        ips = [{"version": "6" if ":" in str(ip["address"]) else "4", **ip} for ip in ips]
     return {
         "cniVersion": version,
         "interfaces": [*before, interface],
-        "ips": [*previous.get("ips", []), ip],
-        "routes": [*previous.get("routes", []), {"dst": attached.vips}],
+        "ips": [*previous.get("ips", []), *ips],
+        "routes": [*previous.get("routes", []), *({"dst": dst} for dst in attached.routes)],
         "dns": dns,
     }

@@ -53,11 +53,14 @@ class AttachRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class AttachAnswer(msgspec.Struct, kw_only=True):
     """What the executable needs to write a CNI result."""
 
-    address: str
-    prefix: int
+    addresses: list[str]
+    """In CIDR notation, IPv4 first."""
+    routes: list[str]
+    """Networks that lead to the interface, in CIDR notation."""
     mac: str
     mtu: int
-    vips: str
+    nameserver: str
+    """Where in its own namespace the container asks for names."""
     service: str
 
 

@@ -110,11 +110,11 @@ class Replicas:
             duration_ms=round((time.monotonic() - began) * 1e3, 1),
         )
         return AttachAnswer(
-            address=made.address,
-            prefix=int(node.pool.rpartition("/")[2]),
+            addresses=node.addresses(made.address),
+            routes=node.routes(),
             mac=made.mac,
             mtu=made.mtu - names.MACSEC_OVERHEAD,
-            vips=node.vips,
+            nameserver=names.NAMESERVER,
             service=made.service,
         )
 
@@ -128,7 +128,7 @@ class Replicas:
         """Take back an ADD whose answer nobody heard; a later one has another address."""
         attachment_id = names.attachment_id(request.network, request.container, request.ifname)
         made = self.attachments.get(attachment_id)
-        if made is not None and made.address == answer.address:
+        if made is not None and self._node().addresses(made.address) == answer.addresses:
             await self.remove(made.id, "caller gone", made)
 
     async def check(self, request: AttachRequest) -> None:

@@ -3,19 +3,25 @@
 1. A replica's MAC is ``02:4e`` (locally administered, unicast) and its IPv4 address.
 2. Its SCI is that MAC and port 1, as IEEE 802.1AE 9.9 builds it without an explicit SCI.
 3. An attachment is (network, container, interface); its id is 12 hex digits of a hash.
-4. The two veth ends in the node's namespace are ``vh`` (bridge port) and ``vc`` (lower
+4. A replica's IPv6 address is the cluster's ULA network and, in the low 32 bits, its IPv4
+   address; so is a VIP's. Pool and VIPs are apart in both families, or in neither.
+5. The two veth ends in the node's namespace are ``vh`` (bridge port) and ``vc`` (lower
    device of the SecY), each followed by the attachment id: 14 characters of 15 allowed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 BRIDGE = "noctule0"
 MESH = "bat0"
 MAC_PREFIX = bytes((0x02, 0x4E))
 SCI_PORT = 1
+
+NAMESERVER = "127.0.0.78"
+"""Where every container asks for names. Inside its own namespace, so one address serves all;
+not 127.0.0.1, which is the container's own, 127.0.0.11 (Docker) or 127.0.0.53 (systemd)."""
 
 MACSEC_OVERHEAD = 24
 """Bytes that a 24-byte-form frame adds: EtherType 2, SecTAG 6, ICV 16."""
@@ -35,6 +41,20 @@ def address_of(mac: str) -> str:
     if len(octets) != 6 or octets[:2] != MAC_PREFIX:
         raise ValueError(f"{mac} is not a replica's MAC")
     return str(IPv4Address(octets[2:]))
+
+
+def address6_of(address: str, ula: str) -> str:
+    """Return the IPv6 address of the replica or VIP at the dotted IPv4 `address` (rule 4).
+
+    `ula` is the cluster's IPv6 network, in CIDR notation, of at most 96 bits.
+    """
+    return str(IPv6Network(ula).network_address + int(IPv4Address(address)))
+
+
+def network6_of(network: str, ula: str) -> str:
+    """Return, in CIDR notation, where the IPv6 addresses of an IPv4 `network` lie (rule 4)."""
+    four = IPv4Network(network)
+    return f"{address6_of(str(four.network_address), ula)}/{96 + four.prefixlen}"
 
 
 def sci_of(mac: str) -> bytes:

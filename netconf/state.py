@@ -82,6 +82,20 @@ class NodeNet(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int
     """Bytes of payload of the bridge path: bat0's MTU."""
     bridge: str = names.BRIDGE
+    ula: str = ""
+    """CIDR of the cluster's IPv6 network (`names`, rule 4); empty where there is none."""
+
+    def addresses(self, address: str) -> list[str]:
+        """Return a replica's addresses in CIDR notation, from its dotted IPv4 `address`."""
+        prefix = int(self.pool.partition("/")[2])
+        found = [f"{address}/{prefix}"]
+        if self.ula:
+            found.append(f"{names.address6_of(address, self.ula)}/{96 + prefix}")
+        return found
+
+    def routes(self) -> list[str]:
+        """Return, in CIDR notation, the networks of the VIPs."""
+        return [self.vips, names.network6_of(self.vips, self.ula)] if self.ula else [self.vips]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

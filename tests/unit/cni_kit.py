@@ -35,11 +35,11 @@ sys.exit(main())
 """
 
 ATTACHED = {
-    "address": "10.64.16.5",
-    "prefix": 12,
+    "addresses": ["10.64.16.5/12"],
+    "routes": ["10.80.0.0/16"],
     "mac": "02:4e:0a:40:10:05",
     "mtu": 1394,
-    "vips": "10.80.0.0/16",
+    "nameserver": "127.0.0.78",
     "service": "web",
 }
 

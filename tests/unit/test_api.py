@@ -24,7 +24,8 @@ from tests.unit.test_show import EMPTY
 T = TypeVar("T")
 LIMIT = 10.0
 ANSWER = AttachAnswer(
-    address="10.64.16.5", prefix=12, mac="02:4e:0a:40:10:05", mtu=1444, vips="10.80.0.0/16",
+    addresses=["10.64.16.5/12"], routes=["10.80.0.0/16"], mac="02:4e:0a:40:10:05", mtu=1444,
+    nameserver="127.0.0.78",
     service="web",
 )  # fmt: skip
 REQUEST: dict[str, Any] = {
@@ -202,8 +203,8 @@ def test_a_user_who_got_at_the_socket_is_refused_by_credentials() -> None:
 
 def test_an_attach_reaches_the_service_and_its_answer_the_caller(tmp_path: Path) -> None:
     status, answer, calls = asked(tmp_path, "POST", "/v1/attach", REQUEST)
-    assert (status, answer["address"], answer["prefix"]) == (200, "10.64.16.5", 12)
-    assert set(answer) == {"address", "prefix", "mac", "mtu", "vips", "service"}
+    assert (status, answer["addresses"]) == (200, ["10.64.16.5/12"])
+    assert set(answer) == {"addresses", "routes", "mac", "mtu", "nameserver", "service"}
     ((verb, request),) = calls
     assert (verb, request.container, request.services[0].origin) == ("attach", "c0ffee", "service")
     assert request.address is None

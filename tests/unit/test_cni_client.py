@@ -158,7 +158,15 @@ def test_nonsense(tmp_path: Path, name: str, verb: str, code: int) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"address": None}, {"prefix": "12"}, {"mtu": None}, {"vips": 1}, {"mac": []}, {"service": 1}],
+    [
+        {"addresses": None},
+        {"addresses": [1]},
+        {"mtu": None},
+        {"routes": "x"},
+        {"mac": []},
+        {"service": 1},
+        {"nameserver": None},
+    ],
 )
 def test_an_answer_to_attach_of_another_shape(tmp_path: Path, changes: dict[str, Any]) -> None:
     with serving(tmp_path / "d.sock") as daemon:

@@ -286,6 +286,6 @@ def test_parallel_calls(daemon: Daemon) -> None:
 
 
 def test_attached_is_what_the_result_says(daemon: Daemon) -> None:
-    daemon.replies["/v1/attach"] = (200, {**ATTACHED, "address": "10.64.99.1", "prefix": 20})
+    daemon.replies["/v1/attach"] = (200, {**ATTACHED, "addresses": ["10.64.99.1/20"]})
     result = run(environment("ADD"), configuration(daemon.socket)).json
     assert result["ips"][0]["address"] == "10.64.99.1/20"

@@ -108,10 +108,10 @@ def test_an_attachment_lives_from_add_to_del(stage: Stage) -> None:
     async def scene(replicas: Replicas) -> None:
         answer = await replicas.attach(stage.request("a"))
         ((name, made),) = replicas.attachments.items()
-        assert (answer.address, answer.prefix, answer.service) == (made.address, 12, "web")
-        assert answer.mac == names.mac_of(answer.address)
+        assert (answer.addresses, answer.service) == ([f"{made.address}/12"], "web")
+        assert answer.mac == names.mac_of(made.address)
         assert answer.mtu == 1468 - names.MACSEC_OVERHEAD
-        await replicas.check(stage.request("a", address=answer.address, mac=answer.mac))
+        await replicas.check(stage.request("a", address=made.address, mac=answer.mac))
         with pytest.raises(CheckFailure, match=r"^prevResult\.ips: 10\.64\.16\.99 is not"):
             await replicas.check(stage.request("a", address="10.64.16.99"))
         await replicas.detach(stage.request("a"))
@@ -168,7 +168,8 @@ def test_an_unheard_add_is_undone_but_never_its_successor(stage: Stage) -> None:
         await replicas.detach(request)
         heard = await replicas.attach(request)
         await replicas.undo(request, unheard)
-        assert [made.address for made in stage.state.all()] == [heard.address]
+        (kept,) = stage.state.all()
+        assert heard.addresses == [f"{kept.address}/12"]
         await replicas.undo(request, heard)
         assert stage.state.all() == []
 
