@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ KEEP = 2
 # Sparse: room for a test's containers, paid for only when used.
 SIZE = "8G"
 PREFIX = "opt/noctule"
+BARE = "srv/bare"
 # Every manylinux level up to the image's glibc (2.36); pip takes them literally.
 PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1))
 
@@ -147,14 +149,28 @@ def _debootstrap(recipe: Recipe, folder: Path, root: Path) -> None:
     lines, options = sources.read()
     (folder / "sources.list").write_text("\n".join(lines) + "\n")
     (folder / "apt.conf").write_text("\n".join(options) + "\n")
+    bare = folder / "bare"
+    # Side by side, as most of their time is dpkg's, which uses one processor.
+    with ThreadPoolExecutor() as pool:
+        for done in [
+            pool.submit(_mmdebstrap, "minbase", recipe.packages, folder, root),
+            pool.submit(_mmdebstrap, "essential", recipe.bare, folder, bare),
+        ]:
+            done.result()
+    bare.rename(root / BARE)
+    (folder / "sources.list").unlink()
+    (folder / "apt.conf").unlink()
+
+
+def _mmdebstrap(variant: str, packages: tuple[str, ...], folder: Path, root: Path) -> None:
     # INITRD=No: Debian's initrd is slow to make, and ours is in kernel.py.
     _run(
         "env",
         "INITRD=No",
         "mmdebstrap",
-        "--variant=minbase",
+        f"--variant={variant}",
         "--quiet",
-        f"--include={','.join(recipe.packages)}",
+        f"--include={','.join(packages)}",
         f"--aptopt={folder / 'apt.conf'}",
         # Manuals and translations are a third of the files and nobody reads them here.
         "--dpkgopt=path-exclude=/usr/share/man/*",
@@ -164,8 +180,6 @@ def _debootstrap(recipe: Recipe, folder: Path, root: Path) -> None:
         str(root),
         str(folder / "sources.list"),
     )
-    (folder / "sources.list").unlink()
-    (folder / "apt.conf").unlink()
 
 
 def _python(recipe: Recipe, root: Path) -> None:

@@ -47,6 +47,10 @@ PACKAGES = (
     "runc",
 )
 
+# The second root, /srv/bare: a node as small as one gets, which has systemd and what the
+# package asks for, and neither Python nor this checkout.
+BARE = ("kmod", "libnftables1", "systemd", "systemd-sysv")
+
 # The part of requirements-dev.txt a guest needs; linters stay on the host, so
 # that bumping one does not rebuild every image.
 GUEST_DEV = frozenset(
@@ -72,6 +76,7 @@ class Recipe:
     """Everything an image's content follows from."""
 
     packages: tuple[str, ...]
+    bare: tuple[str, ...]
     deps: tuple[str, ...]
     dev: tuple[str, ...]
     code: tuple[bytes, ...]
@@ -80,7 +85,7 @@ class Recipe:
     def digest(self) -> str:
         """A name for this recipe: equal recipes, and only those, share it."""
         sha = hashlib.sha256()
-        for part in (self.packages, self.deps, self.dev):
+        for part in (self.packages, self.bare, self.deps, self.dev):
             sha.update(repr(sorted(part)).encode())
         for text in self.code:
             sha.update(hashlib.sha256(text).digest())
@@ -104,6 +109,7 @@ def load(checkout: Path = CHECKOUT) -> Recipe:
     dev = requirements((packaging / "requirements-dev.txt").read_text())
     return Recipe(
         packages=PACKAGES,
+        bare=BARE,
         deps=requirements((packaging / "requirements.txt").read_text()),
         dev=for_guest(dev),
         code=tuple((LAB / name).read_bytes() for name in CODE),

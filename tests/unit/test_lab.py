@@ -11,7 +11,7 @@ from tests.lab import __main__ as lab
 from tests.lab import image, kernel, kvm, machine, native, payload, sources
 from tests.lab.recipe import PACKAGES, Recipe, for_guest, load, requirements
 
-RECIPE = Recipe(packages=("a", "b"), deps=("x==1",), dev=("y==1",), code=(b"code",))
+RECIPE = Recipe(packages=("a", "b"), bare=("c",), deps=("x==1",), dev=("y==1",), code=(b"code",))
 
 
 # The recipe.
@@ -29,6 +29,7 @@ def test_the_order_of_packages_is_not_part_of_the_recipe() -> None:
     "other",
     [
         dataclasses.replace(RECIPE, packages=("a",)),
+        dataclasses.replace(RECIPE, bare=()),
         dataclasses.replace(RECIPE, deps=("x==2",)),
         dataclasses.replace(RECIPE, dev=("y==2",)),
         dataclasses.replace(RECIPE, deps=("y==1",), dev=("x==1",)),
