@@ -128,7 +128,7 @@ class Node:
             journal=journal,
         )
         self._api = Api(self, Path(config.paths.socket), journal)
-        self._slots: dict[plan.Group, tuple[str, ...]] = {}
+        self._planned = plan.NOTHING
         self._changed = asyncio.Event()
         self._saving = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -313,9 +313,9 @@ class Node:
             node=self._config.node,
             alive=self.membership.infos().keys() - self.peers.lost,
             quality=self.links.quality(),
-            previous=self._slots,
+            previous=self._planned,
         )
-        self._slots = made.slots
+        self._planned = made
         return Work(
             attachments=attachments,
             views=made.views,
@@ -324,7 +324,7 @@ class Node:
 
     def slots(self) -> dict[plan.Group, tuple[str, ...]]:
         """The slots of the last plan, by network and service."""
-        return self._slots
+        return self._planned.slots
 
     def _replan(self) -> None:
         self.programmer.request()
@@ -351,19 +351,22 @@ class Node:
         """Tell everyone of a new attachment; the result says what the neighbours answered."""
         self.programmer.introduce(attachment.id)
         sealed = self._statements.replica(attachment)
-        return asyncio.ensure_future(self._in_use(sealed, attachment))
+        # Now, and not a moment later, when the pass that the record asked for has begun.
+        programmed = self.programmer.request()
+        return asyncio.ensure_future(self._in_use(sealed, attachment, programmed))
 
-    async def _in_use(self, sealed: bytes, attachment: Attachment) -> str:
+    async def _in_use(
+        self, sealed: bytes, attachment: Attachment, programmed: asyncio.Future[bool]
+    ) -> str:
         """Wait until our sets and, for a while, the neighbours' know the attachment."""
         policy = self.store.policy()
         service = policy.services.get(attachment.service) if policy else None
         if policy is None or service is None:
-            await self.programmer.request()
+            await programmed
             return "closed: policy does not know the service"
         near = {policy.by_id[number].name for number in policy.neighbours(service.id)}
         nodes = {replica.node for replica in self.store.replicas() if replica.service in near}
         within = self._config.fabric.confirm_ms / 1e3
-        programmed = self.programmer.request()
         answers = await self.peers.confirm(sealed, sorted(nodes), within)
         await programmed
         missing = sorted(node for node, seconds in answers.items() if seconds is None)

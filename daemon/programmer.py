@@ -22,6 +22,7 @@ from typing import TypeVar
 import msgspec
 
 from daemon.journal import Journal
+from daemon.pairs import Pair, Pairs
 from netconf import keys, program
 from netconf.errors import KernelFailure, NoctuleError, UnknownContainer
 from netconf.namespace import Namespace
@@ -29,7 +30,6 @@ from netconf.nft import host, ruleset
 from netconf.state import Attachment
 from netconf.view import EMPTY, View
 
-Pair = tuple[str, str]
 T = TypeVar("T")
 
 RETRY_AFTER = 5.0
@@ -60,7 +60,9 @@ class Programmer:
         self._programmed: dict[str, View | None] = {}
         """By attachment; None where only the kernel knows."""
         self._changing: set[str] = set()
-        self._pairs: frozenset[Pair] = frozenset()
+        self._planned: dict[str, View] = {}
+        """By attachment, what its pairs were worked out from."""
+        self._pairs = Pairs()
         self._pairing = asyncio.Lock()
         """Held while the kernel's pairs change or are read: what is remembered is then true."""
         self._waiting: list[asyncio.Future[bool]] = []
@@ -74,7 +76,7 @@ class Programmer:
     def adopt(self, attachments: Iterable[str], pairs: Iterable[Pair]) -> None:
         """Take over from a predecessor: these attachments, and the host filter's pairs."""
         self._programmed = dict.fromkeys(attachments)
-        self._pairs = frozenset(pairs)
+        self._pairs.found(pairs)
 
     def request(self) -> asyncio.Future[bool]:
         """Ask for a pass; the result comes when one that began later has ended: whether all
@@ -124,39 +126,37 @@ class Programmer:
         work = self._plan()
         changes = []
         held = False
-        pairs: set[Pair] = set()
+        for gone in self._planned.keys() - work.attachments.keys():
+            del self._planned[gone]
+            self._pairs.forget(gone)
         for attachment in work.attachments.values():
             old = self._programmed.get(attachment.id)
             new = work.views.get(attachment.id, EMPTY)
-            pairs |= program.pairs_of(attachment.mac, new)
+            if self._planned.get(attachment.id) is not new:
+                self._planned[attachment.id] = new
+                self._pairs.want(attachment.id, attachment.mac, new.peers)
             if old is None and self.hold:
                 held = True
-            elif new != old:
+            elif new is not old and new != old:
                 changes.append((attachment, old, new))
-        await self._change_pairs(added=pairs)
+        await self._change_pairs()
         done = await asyncio.gather(*(self._change(*change) for change in changes))
         if not self.hold:
             # A pair whose attachment could not be changed yet is still in use.
             busy = {a.mac for (a, _, _), agreed in zip(changes, done, strict=True) if not agreed}
-            await self._change_pairs(kept=pairs, busy=busy)
+            await self._change_pairs(busy)
         if all(done) and not self.hold:
             self.policy_version = work.policy_version
         return all(done) and not held
 
-    async def _change_pairs(
-        self,
-        *,
-        added: Set[Pair] = frozenset(),
-        kept: Set[Pair] | None = None,
-        busy: Set[str] = frozenset(),
-    ) -> None:
-        """Allow `added`; or forbid all but `kept` and those of the MACs in `busy`."""
+    async def _change_pairs(self, busy: Set[str] | None = None) -> None:
+        """Allow what is lacking; or forbid what is too much, but for the MACs in `busy`."""
         async with self._pairing:
-            new = added - self._pairs
-            gone = set() if kept is None else {p for p in self._pairs - kept if not busy & set(p)}
+            new = self._pairs.lacking() if busy is None else frozenset()
+            gone = self._pairs.surplus(busy) if busy is not None else frozenset()
             if new or gone:
                 await self._blocking(host.change_pairs, new, gone)
-                self._pairs = (self._pairs | new) - gone
+                self._pairs.changed(new, gone)
 
     async def _change(self, attachment: Attachment, old: View | None, new: View) -> bool:
         """Change one attachment; False when it is to be tried again."""
@@ -203,14 +203,13 @@ class Programmer:
                 self._programmed[attachment.id] = None
                 found.extend(f"{attachment.id} ({attachment.service}): {one}" for one in said)
         async with self._pairing:
-            actual = await self._blocking(host.pairs)
-            expected, self._pairs = self._pairs, frozenset(actual)
-        for sender, receiver in sorted(expected ^ actual):
-            lacks = (sender, receiver) in expected
-            found.append(
-                f"host filter: pair {sender} → {receiver} "
-                + ("is missing" if lacks else "should not be there")
-            )
+            differing = self._pairs.found(await self._blocking(host.pairs))
+            surplus = {pair for pair in differing if self._pairs.holds(pair)}
+        found.extend(
+            f"host filter: pair {sender} → {receiver} "
+            + ("should not be there" if (sender, receiver) in surplus else "is missing")
+            for sender, receiver in sorted(differing)
+        )
         if found or None in self._programmed.values():
             self.request()
         return found

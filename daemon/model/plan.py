@@ -16,6 +16,9 @@
 5. Slots are shared by all local clients of one (network, service), so that hysteresis has one
    memory; a sticky client, or one that would dial itself, derives its own from them.
 6. A service without a healthy replica has no slots: its VIP then refuses at once.
+7. What did not change since the last plan is the same object again, so that whoever compares
+   looks at what changed only. All clients of one (network, service) have one view, except where
+   a view depends on whose it is: among its own peers, or dialling a sticky service.
 """
 
 from __future__ import annotations
@@ -36,6 +39,10 @@ Group: TypeAlias = tuple[str, str]
 """(network, service name): the replicas that one client can dial under one VIP."""
 
 
+NOBODY = ""
+"""The address of a client that is no replica: no slot leads to it, and it sticks to nothing."""
+
+
 class Local(msgspec.Struct, frozen=True, kw_only=True):
     """One attachment of this node."""
 
@@ -46,12 +53,20 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What follows."""
+    """What follows, and what the next plan follows from."""
 
-    views: dict[str, View]
+    views: dict[str, View] = {}
     """By attachment id; every local attachment has one."""
-    slots: dict[Group, Slots]
-    """The slots in use, to be passed as `previous` next time."""
+    slots: dict[Group, Slots] = {}
+    """The slots in use."""
+    local: dict[str, Local] = {}
+    """What was planned for, by attachment id."""
+    common: dict[Group, View] = {}
+    """The view of a client that is nobody in particular (rule 7)."""
+
+
+NOTHING = Plan()
+"""Before the first plan."""
 
 
 def plan(
@@ -62,19 +77,23 @@ def plan(
     node: str,
     alive: Container[str],
     quality: Mapping[str, float],
-    previous: Mapping[Group, Slots],
+    previous: Plan,
 ) -> Plan:
     """Return the view of each `local` attachment.
 
     `replicas` are the effective ones of ``Store.replicas``, this `node`'s included; `alive`
     the nodes whose token is present (this node counts as alive in any case); `quality` that
-    of the path to each node, 0 to 1; `previous` the slots of the last plan.
+    of the path to each node, 0 to 1; `previous` the last plan.
     """
     if policy is None:
-        return Plan(views={one.attachment: EMPTY for one in local}, slots={})
+        return Plan(views={one.attachment: EMPTY for one in local})
     planner = _Planner(policy, replicas, node, alive, quality, previous)
-    views = {one.attachment: planner.view(one) for one in local}
-    return Plan(views=views, slots=planner.slots)
+    return Plan(
+        views={one.attachment: planner.view(one) for one in local},
+        slots=planner.slots,
+        local={one.attachment: one for one in local},
+        common=planner.commons,
+    )
 
 
 class _Planner:
@@ -87,56 +106,76 @@ class _Planner:
         node: str,
         alive: Container[str],
         quality: Mapping[str, float],
-        previous: Mapping[Group, Slots],
+        previous: Plan,
     ) -> None:
         self.policy = policy
         self.node = node
         self.quality = quality
         self.previous = previous
         self.slots: dict[Group, Slots] = {}
+        self.commons: dict[Group, View] = {}
         self.groups: dict[Group, list[Replica]] = {}
-        self.own: set[tuple[str, Group, str]] = set()
-        self._peers: dict[Group, dict[str, Peer]] = {}
+        self.own: dict[str, tuple[Group, str]] = {}
         for replica in sorted(replicas, key=lambda r: r.address):
             group = (replica.network, replica.service)
             if replica.node == node:
-                self.own.add((replica.attachment, group, replica.address))
+                self.own[replica.attachment] = (group, replica.address)
             elif replica.node not in alive:
                 continue
             self.groups.setdefault(group, []).append(replica)
 
     def view(self, local: Local) -> View:
+        group = (local.network, local.service)
         service = self.policy.services.get(local.service)
-        believed = (local.attachment, (local.network, local.service), local.address) in self.own
-        if service is None or not believed:
+        if service is None or self.own.get(local.attachment) != (group, local.address):
             return EMPTY
+        common = self.common(group, service)
+        before = self.previous
+        known = before.local.get(local.attachment) == local
+        if known and before.common.get(group) is common:
+            return before.views[local.attachment]
         outgoing = self.policy.outgoing.get(service.id, ())
-        peers = self.peers((local.network, local.service), service)
-        return View(
-            peers={a: peer for a, peer in peers.items() if a != local.address},
-            egress=frozenset(g for edge in outgoing for g in self.grants(edge, edge.to)),
-            ingress=frozenset(
-                g
-                for edge in self.policy.incoming.get(service.id, ())
-                for g in self.grants(edge, edge.source)
-            ),
+        if local.address not in common.peers and not any(
+            self.policy.by_id[edge.to].sticky for edge in outgoing
+        ):
+            return common
+        made = View(
+            peers={a: peer for a, peer in common.peers.items() if a != local.address},
+            egress=common.egress,
+            ingress=common.ingress,
             slots={k: t for edge in outgoing for k, t in self.targets(edge, local).items()},
+        )
+        last = before.views[local.attachment] if known else None
+        return last if last is not None and last == made else made
+
+    def common(self, group: Group, service: Service) -> View:
+        """Return the view of a client that is nobody in particular, the last one if it is equal."""
+        if group not in self.commons:
+            made = self.view_of(group[0], service)
+            last = self.previous.common.get(group)
+            self.commons[group] = last if last is not None and last == made else made
+        return self.commons[group]
+
+    def view_of(self, network: str, service: Service) -> View:
+        """Return what any replica of `service` may see (rules 2 to 4)."""
+        outgoing = self.policy.outgoing.get(service.id, ())
+        incoming = self.policy.incoming.get(service.id, ())
+        nobody = Local(attachment="", service=service.name, network=network, address=NOBODY)
+        return View(
+            peers={
+                replica.address: Peer(address=replica.address, service=number, salts=replica.salts)
+                for number in sorted(self.policy.neighbours(service.id))
+                for replica in self.groups.get((network, self.policy.by_id[number].name), ())
+            },
+            egress=frozenset(g for edge in outgoing for g in self.grants(edge, edge.to)),
+            ingress=frozenset(g for edge in incoming for g in self.grants(edge, edge.source)),
+            slots={k: t for edge in outgoing for k, t in self.targets(edge, nobody).items()},
         )
 
     def grants(self, edge: Edge, peer: int) -> list[Grant]:
         """Return the grants of an `edge` as seen by the end whose other end is `peer`."""
         to = self.policy.by_id[edge.to]
         return [(peer, dial[0], to.target(dial)) for dial in edge.ports]
-
-    def peers(self, group: Group, service: Service) -> dict[str, Peer]:
-        """Return the replicas joined to `service` in the group's network (rule 2)."""
-        if group not in self._peers:
-            self._peers[group] = {
-                replica.address: Peer(address=replica.address, service=number, salts=replica.salts)
-                for number in sorted(self.policy.neighbours(service.id))
-                for replica in self.groups.get((group[0], self.policy.by_id[number].name), ())
-            }
-        return self._peers[group]
 
     def targets(self, edge: Edge, local: Local) -> dict[Slot, Target]:
         """Return the load-balancing map's elements of one `edge` (rules 4 to 6)."""
@@ -160,12 +199,14 @@ class _Planner:
             others = [r for r in self.groups[group] if r.address != local.address]
             weights = left or balance.weights(to, others, self.node, self.quality, shared)
             shared = balance.slots(weights, shared, self.node)
-        return balance.stick(shared, local.address) if to.sticky else shared
+        if to.sticky and local.address != NOBODY:
+            return balance.stick(shared, local.address)
+        return shared
 
     def shared(self, group: Group, to: Service) -> Slots:
         """Return the slots of a `group`, the same for all clients on this node (rule 5)."""
         if group not in self.slots:
-            before = self.previous.get(group, ())
+            before = self.previous.slots.get(group, ())
             replicas = self.groups.get(group, ())
             weights = balance.weights(to, replicas, self.node, self.quality, before)
             self.slots[group] = balance.settle(weights, before, self.node)

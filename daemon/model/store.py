@@ -15,12 +15,7 @@ What is accepted:
    records are remembered until a manifest says the same. That makes the outcome independent
    of the order in which records arrive, and a relayed sync answer safe to merge.
 
-What is effective (the others are explained by `refusals`):
-6. A node's slice counts if policy pins it so; or, where policy pins no nodes, if it overlaps
-   neither with the VIPs nor with the slice of a node whose id sorts lower. Without pins a
-   node with a valid certificate can thus push others out: pin them where that matters.
-7. A replica counts if policy knows its service, lets its node host it, and its address lies
-   in its node's slice. Of two with one address the newer counts: the address was reused.
+Being held is not yet having an effect: that is ``daemon.model.effect``.
 """
 
 from __future__ import annotations
@@ -28,10 +23,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
+from daemon.model.effect import Effect, Refusal
 from daemon.model.identity import Signer, Trust, Untrusted
 from daemon.model.policy import Policy
 from daemon.model.records import (
@@ -83,14 +78,6 @@ class Verdict(msgspec.Struct, frozen=True):
         return self.outcome is Outcome.ACCEPTED
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """Why a record that is held has no effect."""
-
-    key: str
-    node: str
-    reason: str
-
-
 class _Held(msgspec.Struct, frozen=True):
     key: Key
     envelope: Envelope
@@ -113,7 +100,8 @@ class Store:
         self._trust = trust
         self._held: dict[str, _Held] = {}
         self._signers: dict[str, Signer] = {}
-        self._effective: tuple[tuple[Replica, ...], tuple[Refusal, ...]] | None = None
+        self._infos: dict[str, NodeInfo] = {}
+        self._effect = Effect(self.keys)
 
     # --- records in
 
@@ -206,14 +194,24 @@ class Store:
         )
 
     def _accept(self, held: _Held, signer: Signer) -> None:
-        self._held[held.envelope.key] = held
-        self._effective = None
-        if held.key.kind == "info":
-            self._signers[held.key.node] = signer
-        if held.key.kind == "manifest":
-            for other in self._of(held.key.node):
-                if self._unlisted(other.key, other.envelope):
-                    del self._held[other.envelope.key]
+        key, body = held.envelope.key, held.body
+        self._held[key] = held
+        match body:
+            case Replica():
+                self._effect.put(key, held.envelope.version, body)
+            case Withdrawn():
+                self._effect.drop(key)
+            case NodeInfo():
+                self._signers[body.node] = signer
+                self._infos[body.node] = body
+                self._effect.govern(self.policy(), self._infos)
+            case Policy():
+                self._effect.govern(body, self._infos)
+            case Manifest():
+                for other in self._of(held.key.node):
+                    if self._unlisted(other.key, other.envelope):
+                        del self._held[other.envelope.key]
+                        self._effect.drop(other.envelope.key)
 
     # --- records out
 
@@ -273,8 +271,7 @@ class Store:
 
     def infos(self) -> dict[str, NodeInfo]:
         """Return the info of every node that has proved who it is, by node id."""
-        bodies = (held.body for _, held in sorted(self._held.items()))
-        return {body.node: body for body in bodies if isinstance(body, NodeInfo)}
+        return dict(sorted(self._infos.items()))
 
     def replica(self, node: str, attachment: str) -> Replica | None:
         """Return what `node` says about one attachment, effective or not."""
@@ -296,53 +293,15 @@ class Store:
 
     def replicas(self) -> tuple[Replica, ...]:
         """Return the effective replicas, by address."""
-        return self._effect()[0]
+        return self._effect.replicas()
 
     def refusals(self) -> tuple[Refusal, ...]:
         """Return why each of the other replicas, and each slice, has no effect."""
-        return self._effect()[1]
+        return self._effect.refusals()
 
     def withdrawn(self) -> list[str]:
         """Return the keys of replicas known to be gone and not yet forgotten."""
         return sorted(k for k, held in self._held.items() if isinstance(held.body, Withdrawn))
-
-    def _effect(self) -> tuple[tuple[Replica, ...], tuple[Refusal, ...]]:
-        if self._effective is None:
-            self._effective = self._work_out()
-        return self._effective
-
-    def _work_out(self) -> tuple[tuple[Replica, ...], tuple[Refusal, ...]]:
-        """Apply rules 6 and 7."""
-        policy = self.policy()
-        slices, refusals = self._slices(policy)
-        by_address: dict[str, Replica] = {}
-        newest_first = sorted(
-            ((held, held.body) for held in self._held.values() if isinstance(held.body, Replica)),
-            key=lambda pair: (-pair[0].envelope.version, pair[0].envelope.key),
-        )
-        for held, replica in newest_first:
-            reason = _objection(replica, policy, slices)
-            if not reason and (other := by_address.get(replica.address)) is not None:
-                reason = f"{replica.address} is {other.attachment}'s by a newer record"
-            if reason:
-                refusals.append(Refusal(held.envelope.key, replica.node, reason))
-            else:
-                by_address[replica.address] = replica
-        ordered = sorted(by_address.values(), key=lambda replica: IPv4Address(replica.address))
-        return tuple(ordered), tuple(sorted(refusals, key=lambda refusal: refusal.key))
-
-    def _slices(self, policy: Policy | None) -> tuple[dict[str, IPv4Network], list[Refusal]]:
-        """Return the slices that count, and why others do not (rule 6)."""
-        slices: dict[str, IPv4Network] = {}
-        refusals: list[Refusal] = []
-        for node, info in sorted(self.infos().items()):
-            slice = IPv4Network(info.slice)
-            reason = _slice_objection(node, slice, slices, policy)
-            if reason:
-                refusals.append(Refusal(self.keys.info(node), node, reason))
-            else:
-                slices[node] = slice
-        return slices, refusals
 
 
 def _rank(data: bytes) -> bool:
@@ -355,34 +314,3 @@ def _rank(data: bytes) -> bool:
 
 def _order(envelope: Envelope) -> tuple[int, bytes, bytes]:
     return (envelope.version, envelope.body, envelope.signature)
-
-
-def _slice_objection(
-    node: str, slice: IPv4Network, slices: dict[str, IPv4Network], policy: Policy | None
-) -> str:
-    if policy is not None and policy.nodes is not None:
-        pinned = policy.nodes.get(node)
-        if pinned is None:
-            return "policy does not list this node; add it to nodes in policy.yaml"
-        if IPv4Network(pinned) != slice:
-            return f"slice {slice} is not {pinned}, which policy gives to {node}"
-    if policy is not None and slice.overlaps(IPv4Network(policy.vips)):
-        return f"slice {slice} overlaps with the VIPs {policy.vips}"
-    for other, taken in slices.items():
-        if slice.overlaps(taken):
-            return f"slice {slice} overlaps with {taken} of {other}; give each node its own"
-    return ""
-
-
-def _objection(replica: Replica, policy: Policy | None, slices: dict[str, IPv4Network]) -> str:
-    if policy is None:
-        return "there is no policy yet; publish one with `noctulectl policy apply`"
-    if replica.service not in policy.services:
-        return f'policy knows no service "{replica.service}"; add it to policy.yaml'
-    if not policy.may_host(replica.service, replica.node):
-        return f"policy does not let {replica.node} host {replica.service}"
-    if replica.node not in slices:
-        return f"the slice of {replica.node} does not count"
-    if IPv4Address(replica.address) not in slices[replica.node]:
-        return f"{replica.address} is not in {slices[replica.node]}, the slice of {replica.node}"
-    return ""

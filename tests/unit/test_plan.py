@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from daemon.model.balance import SLOTS
 from daemon.model.document import AllowText, Balance, Document, Port, ServiceText
-from daemon.model.plan import Local, Plan, plan
+from daemon.model.plan import NOTHING, Local, Plan, plan
 from daemon.model.policy import Policy, compile
 from daemon.model.records import Replica
 from netconf.view import EMPTY, View
@@ -76,7 +76,7 @@ def planned(
         node=node,
         alive=set(alive),  # type: ignore[call-overload]
         quality=dict.fromkeys(NODES, 1.0) if quality is None else quality,
-        previous=before.slots if before else {},
+        previous=before or NOTHING,
     )
 
 
@@ -160,6 +160,46 @@ def test_a_dead_node_leaves_everything(made: Policy, replicas: list[Replica], de
     }
 
 
+@settings(deadline=None, max_examples=50)
+@given(policies(), policies(), clusters(), clusters(), st.booleans())
+def test_what_is_remembered_changes_nothing_but_which_objects_are_used(
+    first: Policy, second: Policy, old: list[Replica], new: list[Replica], same: bool
+) -> None:
+    before = planned(first, old)
+    made = first if same else second
+    after = planned(made, new, before=before)
+    assert after == planned(made, new, before=Plan(slots=before.slots))
+    again = planned(made, new, before=after)
+    for attachment, view in again.views.items():
+        if view == after.views[attachment] != EMPTY:
+            assert view is after.views[attachment]
+
+
+def test_only_the_views_that_change_are_other_objects() -> None:
+    webs = [replica("n1", number) for number in range(1, 4)]
+    apis = [replica("n1", number, "api") for number in (11, 12)]
+    before = planned(policy(), [*webs, *apis])
+    assert len({id(before.views[one.attachment]) for one in webs}) == 1
+    after = planned(policy(), [*webs, *apis, replica("n1", 4)], before=before)
+    for one in webs:
+        assert after.views[one.attachment] is before.views[one.attachment]
+    for one in apis:
+        assert after.views[one.attachment] != before.views[one.attachment]
+
+
+def test_a_sticky_client_follows_a_share_that_another_client_does_not_notice() -> None:
+    text = SELF.replace("a: {p", "w: {}, a: {balance: {sticky: client}, p").replace("m: a", "m: w")
+    webs = [replica("n1", number, "w") for number in range(1, 30)]
+    apis = [replica("n2", 40, "a"), replica("n3", 41, "a")]
+    before = planned(policy(text), [*webs, *apis])
+    after = planned(policy(text), [*webs, *apis], quality={"n2": 1.0, "n3": 0.3}, before=before)
+    assert after.views == planned(
+        policy(text), [*webs, *apis], quality={"n2": 1.0, "n3": 0.3},
+        before=Plan(slots=before.slots),
+    ).views  # fmt: skip
+    assert after.views != before.views
+
+
 def test_the_example_of_the_design() -> None:
     replicas = [
         replica("n1", 1),
@@ -200,7 +240,7 @@ def test_without_a_policy_or_a_record_of_its_own_nothing_is_open() -> None:
             node="n1",
             alive=set(NODES),
             quality={},
-            previous={},
+            previous=NOTHING,
         )
         assert made.views == {replicas[0].attachment: EMPTY}
 
