@@ -22,6 +22,7 @@ from aiohttp import web
 from daemon.journal import Journal
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
 from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NoctuleError
+from netconf.shaping import Bandwidth
 
 T = TypeVar("T")
 
@@ -47,7 +48,11 @@ class AttachRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     services: list[Candidate] = []
     key_file: str = ""
     address: str | None = None
+    address6: str | None = None
     mac: str | None = None
+    runtime: str = ""
+    """Who asks; empty if the executable could not find out."""
+    bandwidth: Bandwidth | None = None
 
 
 class AttachAnswer(msgspec.Struct, kw_only=True):
@@ -72,10 +77,11 @@ class Valid(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GCRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """All attachments of one network that a runtime still wants; others may go."""
+    """All attachments of one network that a runtime still wants; others *of its own* may go."""
 
     network: str
     valid: list[Valid]
+    runtime: str = ""
 
 
 class PolicyRequest(msgspec.Struct, forbid_unknown_fields=True):

@@ -86,7 +86,10 @@ class Replicas:
             service=service,
             key_file=request.key_file,
             address=request.address,
+            address6=request.address6,
             mac=request.mac,
+            runtime=request.runtime,
+            bandwidth=request.bandwidth,
         )
         attachment_id = names.attachment_id(request.network, request.container, request.ifname)
         async with self._only(attachment_id):
@@ -146,14 +149,17 @@ class Replicas:
                 )
 
     async def collect(self, request: GCRequest) -> None:
-        """GC: remove the network's attachments that nobody wants; then say what failed."""
+        """GC: remove what this runtime attached to the network and no longer wants.
+
+        NoctuleError names, at the end, what could not be removed.
+        """
         wanted = {
             names.attachment_id(request.network, valid.container, valid.ifname)
             for valid in request.valid
         }
         failures: list[str] = []
         for attachment in await self._blocking(self._state.all):
-            if attachment.network == request.network and attachment.id not in wanted:
+            if attachment.collectable(request.network, request.runtime, wanted):
                 try:
                     await self.remove(attachment.id, "collected")
                 except NoctuleError as error:

@@ -25,7 +25,7 @@ from ipaddress import IPv4Network
 
 import msgspec
 
-from netconf import frames, keys, links, macsec, names
+from netconf import allocation, frames, keys, links, macsec, names, shaping
 from netconf.errors import (
     CheckFailure,
     InvalidConfig,
@@ -210,16 +210,25 @@ def _veth(outside: Netlink, node: NodeNet, made: Attachment) -> int:
             # Ours by its name, and without a state file: someone emptied the state folder.
             links.delete(outside, made.vh)
             answers = outside.batch(pair)
+        except OSError as error:
+            if error.errno == errno.EXFULL:  # others have ports of this bridge
+                raise allocation.full() from error
+            raise
         vh, vc = (int(answer[0]["index"]) for answer in answers[3:])
         outside.batch(
             [
                 links.port_request(vh, links.CLOSED_PORT),
                 links.forward_request(vh, made.mac),
+                *shaping.requests((vh, vc), _buckets(made)),
                 links.set_request(vh, up=True),
                 links.set_request(vc, up=True),
             ]
         )
     return vc
+
+
+def _buckets(made: Attachment) -> tuple[shaping.Bucket | None, shaping.Bucket | None]:
+    return shaping.buckets(made.bandwidth, made.mtu + VC_EXTRA)
 
 
 def _secy(outside: Netlink, inside: Netlink, made: Attachment, netns: Namespace, vc: int) -> int:
@@ -291,6 +300,8 @@ def _wrong_outside(node: NodeNet, made: Attachment) -> list[str]:
     with links.open() as outside:
         bridge = links.get(outside, node.bridge)
         vh, vc = links.get(outside, made.vh), links.get(outside, made.vc)
+        if vh is not None and vc is not None:
+            wrong = shaping.differences(outside, (made.vh, made.vc), _buckets(made))
     if bridge is None or vh is None or vc is None:
         missing = {node.bridge: bridge, made.vh: vh, made.vc: vc}
         return [f"{name} is missing on the node" for name, found in missing.items() if not found]
@@ -306,7 +317,7 @@ def _wrong_outside(node: NodeNet, made: Attachment) -> list[str]:
             for name, value in links.CLOSED_PORT
         ),
     }
-    return [claim for claim, holds in claims.items() if not holds]
+    return wrong + [claim for claim, holds in claims.items() if not holds]
 
 
 def _wrong_inside(node: NodeNet, made: Attachment, netns: Namespace) -> list[str]:

@@ -73,3 +73,9 @@ class CheckFailure(NoctuleError):
     """CHECK: the attachment is not as ADD left it."""
 
     code = 102
+
+
+class NodeFull(NoctuleError):
+    """The node's bridge has no port left."""
+
+    code = 103

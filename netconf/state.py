@@ -12,9 +12,7 @@
    ``allocation`` (flock): held while a file is written or removed.
 4. Every write happens under ``allocation``; a temporary file found then is a dead
    writer's, and removed.
-5. The next address is the first free one after the last handed out, so that an address
-   is not reused at once, while others may still remember its last owner.
-6. The folder dies with the namespaces at reboot, so nothing is fsynced.
+5. The folder dies with the namespaces at reboot, so nothing is fsynced.
 """
 
 from __future__ import annotations
@@ -22,20 +20,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
 
-from netconf import locks, names
-from netconf.errors import (
-    AddressesExhausted,
-    DecodeFailure,
-    InvalidConfig,
-    IOFailure,
-    NotAvailable,
-)
+from netconf import allocation, locks, names
+from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NotAvailable
+from netconf.shaping import Bandwidth
 
 PATIENCE_SECONDS = 10.0
 """How long an operation waits for others before it gives up with TryAgain: runtimes wait
@@ -110,8 +102,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     key_file: str = ""
     address: str | None = None
     """A requested IPv4 address of the node's slice."""
+    address6: str | None = None
+    """A requested IPv6 address; it must be the one that follows from the address."""
     mac: str | None = None
     """A requested MAC; it must be the one that follows from the address."""
+    runtime: str = ""
+    """Who asked; GC collects only what the same runtime asked for."""
+    bandwidth: Bandwidth | None = None
 
     @property
     def id(self) -> str:
@@ -139,6 +136,9 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int
     """Bytes of payload of the bridge path when it was made."""
     phase: Phase
+    runtime: str = ""
+    """The runtime that asked for it; empty if nobody knows, and then no GC collects it."""
+    bandwidth: Bandwidth | None = None
 
     @property
     def mac(self) -> str:
@@ -159,6 +159,14 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     def vc(self) -> str:
         """The lower device's name."""
         return names.lower_end(self.id)
+
+    def collectable(self, network: str, runtime: str, wanted: set[str]) -> bool:
+        """Tell whether a GC of `network` by `runtime`, which wants the ids `wanted`, means this.
+
+        Runtimes share nodes and networks, and each lists its own attachments only. What
+        nobody can tell whose it is stays.
+        """
+        return self.network == network and self.runtime == runtime != "" and self.id not in wanted
 
 
 class State:
@@ -216,7 +224,7 @@ class State:
         """Reserve an address and write the attachment's file, in phase ``adding``.
 
         InvalidConfig if the requested address or MAC cannot be had or the attachment
-        exists; AddressesExhausted if the slice is full.
+        exists; AddressesExhausted if the slice is full, NodeFull if the node is.
         """
         with self._writing():
             taken = self._taken()
@@ -225,7 +233,7 @@ class State:
                     f"{request.ifname} of container {request.container} is attached to "
                     f"{request.network} already; detach it first"
                 )
-            address = self._choose(request, node, set(taken.values()))
+            address = allocation.choose(request, node, set(taken.values()), self._last())
             attachment = Attachment(
                 id=request.id,
                 network=request.network,
@@ -240,6 +248,8 @@ class State:
                 an=0,
                 mtu=node.mtu,
                 phase="adding",
+                runtime=request.runtime,
+                bandwidth=request.bandwidth,
             )
             self._write(self._path(attachment), attachment)
             self._replace(self.directory / "last", address.encode())
@@ -268,6 +278,10 @@ class State:
     def ids(self) -> set[str]:
         """Return the id of every attachment; cheap, no file is opened."""
         return set(self._names())
+
+    def taken(self) -> set[str]:
+        """Return the address of every attachment; cheap, no file is opened."""
+        return {name.partition("@")[2].removesuffix(".json") for name in self._names().values()}
 
     def all(self) -> list[Attachment]:
         """Return every attachment, sorted by id; of unreadable files what `get` returns."""
@@ -300,40 +314,11 @@ class State:
                 (self._folder / name).unlink(missing_ok=True)
         return taken
 
-    def _choose(self, request: Request, node: NodeNet, taken: set[str]) -> str:
-        pool, mine = IPv4Network(node.pool), IPv4Network(node.slice)
-        edges = {int(net[position]) for net in (pool, mine) for position in (0, -1)}
-        wanted = _wanted(request)
-        if wanted is None:
-            return self._next(mine, edges, taken)
-        if wanted not in mine:
-            reason = f"it is not in this node's slice {mine}"
-        elif int(wanted) in edges:
-            reason = "it is a network or broadcast address"
-        elif str(wanted) in taken:
-            reason = "another attachment has it"
-        else:
-            return str(wanted)
-        raise InvalidConfig(
-            f"address: {wanted} cannot be had: {reason}; "
-            f"ask for a free address of {mine}, or for none"
-        )
-
-    def _next(self, mine: IPv4Network, edges: set[int], taken: set[str]) -> str:
-        first, count = int(mine.network_address), mine.num_addresses
+    def _last(self) -> str:
         try:
-            last = int(IPv4Address((self.directory / "last").read_text()))
+            return (self.directory / "last").read_text()
         except (OSError, ValueError):
-            last = first
-        for step in range(1, count + 1):
-            number = first + (last - first + step) % count
-            address = str(IPv4Address(number))
-            if number not in edges and address not in taken:
-                return address
-        raise AddressesExhausted(
-            f"addresses.slice: all addresses of {mine} are in use on this node; "
-            "give it a larger slice or detach something"
-        )
+            return ""
 
     # -- files ---------------------------------------------------------------------------
 
@@ -390,26 +375,6 @@ def _by_name(attachment: str, name: str) -> Attachment:
         mtu=0,
         phase="unreadable",
     )
-
-
-def _wanted(request: Request) -> IPv4Address | None:
-    """Return the requested address, which a requested MAC may also name; InvalidConfig."""
-    if request.address is None and request.mac is None:
-        return None
-    try:
-        implied = names.address_of(request.mac) if request.mac is not None else None
-        address = IPv4Address(request.address or implied or "")
-    except ValueError as error:
-        field = "address" if request.address is not None else "mac"
-        raise InvalidConfig(
-            f"{field}: {error}; ask for an IPv4 address of this node's slice"
-        ) from error
-    if implied is not None and implied != str(address):
-        raise InvalidConfig(
-            f"mac: {request.mac} cannot be had with {address}, whose MAC is "
-            f"{names.mac_of(str(address))}; leave the MAC out"
-        )
-    return address
 
 
 @contextmanager

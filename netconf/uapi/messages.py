@@ -42,6 +42,7 @@ def _bare_pyroute2() -> Iterator[None]:
 if TYPE_CHECKING:
     # What we use of pyroute2, which carries no types.
     class nlmsg(dict[str, Any]):
+        hex: Any
         data: bytearray
         nla_map: Any
 

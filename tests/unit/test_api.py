@@ -217,10 +217,14 @@ def test_detach_and_check_answer_an_empty_object(tmp_path: Path, verb: str) -> N
 
 
 def test_gc_names_containers_as_cni_does(tmp_path: Path) -> None:
-    body = {"network": "mesh", "valid": [{"containerID": "a", "ifname": "eth0"}]}
+    body = {
+        "network": "mesh",
+        "valid": [{"containerID": "a", "ifname": "eth0"}],
+        "runtime": "podman",
+    }
     status, _, calls = asked(tmp_path, "POST", "/v1/gc", body)
     assert status == 200
-    assert calls[0][1].valid[0].container == "a"
+    assert (calls[0][1].valid[0].container, calls[0][1].runtime) == ("a", "podman")
 
 
 def test_what_the_daemon_knows_is_answered_in_its_shapes(tmp_path: Path) -> None:
@@ -244,6 +248,8 @@ def test_a_policy_arrives_as_it_was_signed(tmp_path: Path) -> None:
         ("/v1/attach", {**REQUEST, "container": 7}, 7, "$.container"),
         ("/v1/attach", {"container": "a"}, 7, "missing required field `ifname`"),
         ("/v1/attach", {**REQUEST, "services": [{"name": "a", "from": "b", "x": 1}]}, 7, "`x`"),
+        ("/v1/attach", {**REQUEST, "bandwidth": {"ingress_rate": -1}}, 7, "bandwidth.ingress_rate"),
+        ("/v1/attach", {**REQUEST, "bandwidth": {"rate": 1}}, 7, "unknown field `rate`"),
         ("/v1/attach", b"{", 6, "not JSON"),
         ("/v1/attach", b"\xff\xfe", 6, "not JSON"),
         ("/v1/detach", b"", 6, "not JSON"),

@@ -196,20 +196,47 @@ def test_the_collector_leaves_an_add_under_way_alone(stage: Stage) -> None:
     stage.run(scene)
 
 
-def test_gc_keeps_what_is_wanted_and_other_networks(stage: Stage) -> None:
-    for name in "abc":
+def test_gc_keeps_what_is_wanted_and_other_networks_and_runtimes(stage: Stage) -> None:
+    for name in "abcdef":
         stage.netns(name)
 
     async def scene(replicas: Replicas) -> None:
         for name in "ab":
-            await replicas.attach(stage.request(name))
-        await replicas.attach(stage.request("c", network="other"))
-        await replicas.collect(GCRequest(network="mesh", valid=[Valid("a", "eth0")]))
-        assert {a.container for a in replicas.attachments.values()} == {"a", "c"}
+            await replicas.attach(stage.request(name, runtime="containerd"))
+        await replicas.attach(stage.request("c", network="other", runtime="containerd"))
+        await replicas.attach(stage.request("d", runtime="podman"))
+        await replicas.attach(stage.request("e"))  # nobody knows by whom
+
+        def left() -> str:
+            return "".join(sorted(a.container for a in replicas.attachments.values()))
+
+        await replicas.collect(GCRequest("mesh", [Valid("a", "eth0")], "containerd"))
+        assert left() == "acde"
+        await replicas.collect(GCRequest("mesh", [], "crio"))
+        await replicas.collect(GCRequest("mesh", [], ""))
+        assert left() == "acde"
         stage.kernel.error = KernelFailure("the link is stuck")
         with pytest.raises(NoctuleError) as caught:
-            await replicas.collect(GCRequest(network="mesh", valid=[]))
+            await replicas.collect(GCRequest("mesh", [], "containerd"))
         assert caught.value.details == "a: the link is stuck"
+
+    stage.run(scene)
+
+
+def test_gc_goes_on_past_errors_and_names_them_all(stage: Stage) -> None:
+    for name in "abc":
+        stage.netns(name)
+
+    async def scene(replicas: Replicas) -> None:
+        for name in "abc":
+            await replicas.attach(stage.request(name, runtime="podman"))
+        stage.kernel.error = KernelFailure("the link is stuck")
+        with pytest.raises(NoctuleError) as caught:
+            await replicas.collect(GCRequest("mesh", [Valid("b", "eth0")], "podman"))
+        assert sorted(caught.value.details.split("; ")) == [
+            "a: the link is stuck",
+            "c: the link is stuck",
+        ]
 
     stage.run(scene)
 

@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netconf import names
+from netconf import allocation, names
 from netconf.errors import (
     AddressesExhausted,
     InvalidConfig,
     IOFailure,
+    NodeFull,
     NotAvailable,
     TryAgain,
 )
+from netconf.shaping import Bandwidth
 from netconf.state import Attachment, NodeNet, Request, State
 
 NODE = NodeNet(
@@ -110,6 +112,87 @@ def test_requests_that_cannot_be_honoured(
     with pytest.raises(InvalidConfig, match=text):
         allocate(state, 1, **changes)
     assert state.all() == [first]
+
+
+ULA = msgspec.structs.replace(NODE, ula="fd4e:6f63::/64")
+
+
+@pytest.mark.parametrize(
+    ("node", "changes", "text"),
+    [
+        (NODE, {"address6": "fd4e:6f63::a40:1005"}, "no IPv6 network"),
+        (ULA, {"address6": "fd4e:6f64::a40:1005"}, "not in this cluster's fd4e:6f63::/64"),
+        (ULA, {"address6": "10.64.16.5"}, "address: "),
+        (ULA, {"address6": "fd4e:6f63::a40:2001"}, "10.64.32.1 .*not in this node's slice"),
+        (ULA, {"address6": "fd4e:6f63::a40:1005", "address": "10.64.16.4"}, "a40:1004"),
+        (ULA, {"address6": "fd4e:6f63::a40:1005", "mac": "02:4e:0a:40:10:04"}, "a40:1004"),
+    ],
+)
+def test_an_ipv6_address_that_is_not_the_derived_one(
+    tmp_path: Path, node: NodeNet, changes: dict[str, str], text: str
+) -> None:
+    state = State(tmp_path)
+    with pytest.raises(InvalidConfig, match=text):
+        allocate(state, 1, node, **changes)
+    assert state.all() == []
+
+
+@pytest.mark.parametrize("changes", [{}, {"address": "10.64.16.5"}, {"mac": "02:4e:0a:40:10:05"}])
+def test_an_ipv6_address_means_the_ipv4_address_in_it(
+    tmp_path: Path, changes: dict[str, str]
+) -> None:
+    changes["address6"] = "FD4E:6F63:0:0::0a40:1005"
+    assert allocate(State(tmp_path), 1, ULA, **changes).address == "10.64.16.5"
+
+
+def test_a_node_is_full_before_its_bridge_is(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    wide = msgspec.structs.replace(NODE, slice="10.64.16.0/20")
+    first = allocate(state, 0, wide)
+    for number in range(1, allocation.CONTAINERS_MAX):
+        name = f"{number:012x}@10.64.{17 + number // 256}.{number % 256}.json"
+        (tmp_path / "attachments" / name).touch()
+    with pytest.raises(NodeFull, match="this node has 1019 containers"):
+        allocate(state, 1, wide)
+    with pytest.raises(NodeFull):
+        allocate(state, 1, wide, address="10.64.31.1")
+    assert len(state.ids()) == 1019
+    state.remove(first)
+    assert allocate(state, 1, wide).phase == "adding"
+
+
+@pytest.mark.parametrize(
+    ("slice", "taken", "free"),
+    [
+        ("10.64.16.0/29", 0, 6),
+        ("10.64.16.0/29", 6, 0),
+        ("10.64.16.0/20", 19, 1000),
+        ("10.64.0.0/12", 1019, 0),
+    ],
+)
+def test_how_many_more(slice: str, taken: int, free: int) -> None:
+    node = msgspec.structs.replace(NODE, slice=slice)
+    assert allocation.free(node, {str(number) for number in range(taken)}) == free
+
+
+def test_what_a_runtime_asked_for_is_remembered(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    limits = Bandwidth(ingress_rate=8000, ingress_burst=8000)
+    wanted = msgspec.structs.replace(request(1), runtime="podman", bandwidth=limits)
+    made = state.allocate(wanted, NODE, netns_id=(4, 17), salt=SALT)
+    again = State(tmp_path).get(made.id)
+    assert again is not None
+    assert (again.runtime, again.bandwidth) == ("podman", limits)
+
+
+def test_a_file_from_before_runtimes_and_limits(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    made = allocate(state, 1)
+    path = tmp_path / "attachments" / f"{made.id}@{made.address}.json"
+    fields = msgspec.json.decode(path.read_bytes())
+    del fields["runtime"], fields["bandwidth"]
+    path.write_bytes(msgspec.json.encode(fields))
+    assert state.get(made.id) == made
 
 
 def test_requests_that_can(tmp_path: Path) -> None:

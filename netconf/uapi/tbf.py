@@ -1,0 +1,80 @@
+"""Traffic control as pyroute2 would declare it, no further than the token bucket filter.
+
+1. Names, numbers and order are those of include/uapi/linux/rtnetlink.h and pkt_sched.h.
+2. pyroute2's own ``tcmsg`` loads every discipline it knows, and of ``tbf`` it does not know
+   the attributes of 64-bit rates and of bytes (TCA_TBF_RATE64, TCA_TBF_BURST).
+3. Nothing here sends anything; `netconf.shaping` does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netconf.uapi.messages import nla, nlmsg
+
+RTM_NEWQDISC = 36
+RTM_GETQDISC = 38
+
+TC_H_ROOT = 0xFFFFFFFF
+
+
+class tbf(nla):
+    """``TCA_OPTIONS`` of a ``tbf``."""
+
+    nla_map = (
+        ("TCA_TBF_UNSPEC", "none"),
+        ("TCA_TBF_PARMS", "tc_tbf_qopt"),
+        ("TCA_TBF_RTAB", "none"),
+        ("TCA_TBF_PTAB", "none"),
+        ("TCA_TBF_RATE64", "uint64"),
+        ("TCA_TBF_PRATE64", "uint64"),
+        ("TCA_TBF_BURST", "uint32"),
+        ("TCA_TBF_PBURST", "uint32"),
+        ("TCA_TBF_PAD", "none"),
+    )
+
+    class tc_tbf_qopt(nla):
+        """Two ``struct tc_ratespec``, then the filter's own; rates in bytes per second."""
+
+        fields = (
+            ("rate_cell_log", "B"),
+            ("rate_linklayer", "B"),
+            ("rate_overhead", "H"),
+            ("rate_cell_align", "h"),
+            ("rate_mpu", "H"),
+            ("rate", "I"),
+            ("peak_cell_log", "B"),
+            ("peak_linklayer", "B"),
+            ("peak_overhead", "H"),
+            ("peak_cell_align", "h"),
+            ("peak_mpu", "H"),
+            ("peak", "I"),
+            ("limit", "I"),
+            ("buffer", "I"),
+            ("mtu", "I"),
+        )
+
+
+class tcmsg(nlmsg):
+    """``struct tcmsg``; options of other disciplines than ``tbf`` stay undecoded."""
+
+    prefix = "TCA_"
+    fields = (
+        ("family", "B"),
+        ("pad1", "B"),
+        ("pad2", "H"),
+        ("index", "i"),
+        ("handle", "I"),
+        ("parent", "I"),
+        ("info", "I"),
+    )
+    nla_map = (
+        ("TCA_UNSPEC", "none"),
+        ("TCA_KIND", "asciiz"),
+        ("TCA_OPTIONS", "options"),
+    )
+
+    @staticmethod
+    def options(self: nlmsg, *_arguments: object, **_keywords: object) -> Any:
+        """Return how to read the options; those of other kinds only as bytes."""
+        return tbf if self.get_attr("TCA_KIND") == "tbf" else self.hex
