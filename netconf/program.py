@@ -43,7 +43,7 @@ from netconf.nft.elements import (
 )
 from netconf.nft.encoding import mark_of
 from netconf.nft.wire import Batch, Flows
-from netconf.view import ICMP, Grant, Slot, Target, View
+from netconf.view import ICMP, Grant, Slot, Target, View, differing
 
 DRIFT = frozenset({errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.ENODEV})
 """What nf_tables and macsec answer when something is missing, there, or in use."""
@@ -231,8 +231,9 @@ class Programmer:
         handles: Handles, ca: str, old: View | None, new: View, cak: Callable[[], bytes]
     ) -> None:
         if old is not None:
+            before, after = differing(old, new)
             try:
-                return change(handles, expected(old), new, ca, cak)
+                return change(handles, expected(before), after, ca, cak)
             except OSError as error:
                 if error.errno not in DRIFT:
                     raise

@@ -49,3 +49,35 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 EMPTY = View()
 """Default deny: an attachment that no policy has opened."""
+
+
+def differing(old: View, new: View) -> tuple[View, View]:
+    """Return what must be known of both to get from one to the other, and no more.
+
+    That is what differs; and where a grant goes, all peers of its service, because their flows
+    go with it. A change then costs what it changes, among however many peers.
+    """
+    gone = {grant[0] for grant in (old.egress - new.egress) | (old.ingress - new.ingress)}
+
+    def kept(peers: dict[str, Peer], others: dict[str, Peer]) -> dict[str, Peer]:
+        return {
+            address: peer
+            for address, peer in peers.items()
+            if peer.service in gone
+            or ((other := others.get(address)) is not peer and other != peer)
+        }
+
+    return (
+        View(
+            peers=kept(old.peers, new.peers),
+            egress=old.egress - new.egress,
+            ingress=old.ingress - new.ingress,
+            slots={k: t for k, t in old.slots.items() if new.slots.get(k) != t},
+        ),
+        View(
+            peers=kept(new.peers, old.peers),
+            egress=new.egress - old.egress,
+            ingress=new.ingress - old.ingress,
+            slots={k: t for k, t in new.slots.items() if old.slots.get(k) != t},
+        ),
+    )

@@ -13,7 +13,7 @@ from netconf import names, program
 from netconf.nft.elements import EGRESS, EGRESS_ICMP, INGRESS, INGRESS_ICMP, LB, PEER
 from netconf.nft.encoding import mark_of
 from netconf.nft.wire import Batch, Flows
-from netconf.view import EMPTY, Peer, View
+from netconf.view import EMPTY, Peer, View, differing
 from tests.unit.fake_nft import FakeNft
 
 SETS = (LB, PEER, EGRESS, EGRESS_ICMP, INGRESS, INGRESS_ICMP)
@@ -128,7 +128,8 @@ def views(draw):
 
 
 def move(kernel, old, new):
-    program.change(kernel, program.expected(old), new, "mesh", lambda: CAK)
+    before, after = differing(old, new)
+    program.change(kernel, program.expected(before), after, "mesh", lambda: CAK)
 
 
 def agrees(kernel, view):
@@ -154,6 +155,30 @@ def test_any_sequence_of_views_ends_in_the_last_one_in_permitted_order(sequence)
         deafened = [n for n, entry in enumerate(order) if entry == ("revoke", "receive")]
         assert not silenced or not deafened or max(silenced) < min(deafened)
         old = new
+
+
+@settings(deadline=None)
+@given(views(), views())
+def test_what_differs_is_enough_to_know(old, new):
+    narrow, whole = FakeContainer(), FakeContainer()
+    for kernel in (narrow, whole):
+        move(kernel, EMPTY, old)
+    move(narrow, old, new)
+    program.change(whole, program.expected(old), new, "mesh", lambda: CAK)
+    assert program.observe(narrow) == program.observe(whole)
+    assert sorted(narrow.journal) == sorted(whole.journal)
+    deleted = [set(map(str, kernel.tables.flows_deleted)) for kernel in (narrow, whole)]
+    assert deleted[0] == deleted[1]
+
+
+def test_one_replica_among_many_is_all_that_is_looked_at():
+    many = {a: peer(a) for a in ADDRESSES}
+    old = View(peers=many, egress=frozenset({(1, "tcp", 80)}))
+    new = View(peers=many | {"10.64.0.9": peer("10.64.0.9")}, egress=old.egress)
+    before, after = differing(old, new)
+    assert before == EMPTY
+    assert after == View(peers={"10.64.0.9": peer("10.64.0.9")})
+    assert differing(new, new) == (EMPTY, EMPTY)
 
 
 @settings(deadline=None)
