@@ -48,7 +48,7 @@ WORKERS = 8
 HOLD_FOR = 10.0
 """Seconds after a start in which nothing is revoked while known nodes were not yet heard."""
 AUDIT_EVERY = 30.0
-"""Seconds between reading everything back."""
+"""Seconds between rounds of reading the kernel back."""
 MANIFEST_EVERY = 10.0
 """Seconds between manifests: how long a record that was lost stays unnoticed at most."""
 LOOP_AGAIN = 1.0
@@ -410,7 +410,7 @@ class Node:
         while True:
             await asyncio.sleep(AUDIT_EVERY)
             try:
-                for difference in await self.programmer.audit(
+                for difference in await self.programmer.audit_round(
                     list(self.replicas.attachments.values())
                 ):
                     self._journal.warning("drift", difference=difference)

@@ -10,6 +10,9 @@
 5. A change that fails is logged, and made again a little later from what the kernel says.
    An audit also puts back tables that somebody removed by hand.
 6. An audit runs beside passes. What one of them is changing just then proves nothing.
+7. A round of the standing audit reads back `AUDIT_AT_ONCE` attachments in turn, and each whose
+   nftables somebody else has changed since (the kernel counts): so a thousand attachments
+   cost little more than fifty.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ T = TypeVar("T")
 
 RETRY_AFTER = 5.0
 """Seconds until what could not be programmed is tried again: a secret may have come back."""
+
+AUDIT_AT_ONCE = 50
+"""Attachments; reading one back takes some milliseconds of processor time."""
 
 
 class Work(msgspec.Struct):
@@ -65,6 +71,8 @@ class Programmer:
         self._pairs = Pairs()
         self._pairing = asyncio.Lock()
         """Held while the kernel's pairs change or are read: what is remembered is then true."""
+        self._turn = 0
+        """Where the next round of the standing audit begins."""
         self._waiting: list[asyncio.Future[bool]] = []
         self._wanted = asyncio.Event()
         self.hold = True
@@ -187,11 +195,39 @@ class Programmer:
             self._programmed[attachment.id] = new
         return True
 
-    async def audit(self, attachments: Iterable[Attachment]) -> list[str]:
-        """Read the kernel back; return the differences, and have the next pass mend them."""
+    async def audit_round(self, attachments: Iterable[Attachment]) -> list[str]:
+        """Do one round of the standing audit (rule 7); return the differences."""
+        present = sorted(attachments, key=lambda attachment: attachment.id)
+        if self._turn >= len(present):
+            self._turn = 0
+        turn = present[self._turn : self._turn + AUDIT_AT_ONCE]
+        self._turn += AUDIT_AT_ONCE
+        changed = await self._blocking(self._disturbed, present)
+        return await self.audit(present, {a.id: a for a in (*turn, *changed)}.values())
+
+    def _disturbed(self, attachments: Iterable[Attachment]) -> list[Attachment]:
+        """Return those whose nftables changed since they were last programmed or read."""
+        found = []
+        for attachment in attachments:
+            try:
+                if self._kernel.disturbed(attachment):
+                    found.append(attachment)
+            except UnknownContainer:
+                continue  # the collector takes it down
+            except KernelFailure:
+                found.append(attachment)
+        return found
+
+    async def audit(
+        self, attachments: Iterable[Attachment], due: Iterable[Attachment] | None = None
+    ) -> list[str]:
+        """Read the kernel back; return the differences, and have the next pass mend them.
+
+        All of the host filter, and of the containers those that are `due`, by default all.
+        """
         attachments = list(attachments)
         found = await self._blocking(_restore_host, attachments)
-        for attachment in attachments:
+        for attachment in attachments if due is None else due:
             view = self._programmed.get(attachment.id)
             if view is None:
                 continue

@@ -199,9 +199,9 @@ class Programmer:
             handles.last_generation = handles.nft.generation()
 
     def disturbed(self, attachment: Attached) -> bool:
-        """Tell, in microseconds, whether nftables may have been changed since the last apply.
+        """Tell, in microseconds, whether nftables may have been changed by others.
 
-        Spares an audit the dumps; of MACsec and neighbours it knows nothing.
+        That is, since the last `apply` or `observe`. Of MACsec and neighbours it knows nothing.
         """
         handles = self._open(attachment)
         with handles.lock, doing(f"read attachment {attachment.id}"):
@@ -211,6 +211,8 @@ class Programmer:
         """Read the attachment's kernel state back; the errors of `apply`."""
         handles = self._open(attachment)
         with handles.lock, doing(f"read attachment {attachment.id}"):
+            # Before the dumps: what changes during them is seen the next time.
+            handles.last_generation = handles.nft.generation()
             return observe(handles)
 
     def forget(self, attachment_id: str) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from daemon import programmer as module
 from daemon.programmer import Programmer
 from netconf import names, program
 from netconf.nft.elements import EGRESS, PEER
+from netconf.nft.wire import Batch
 from netconf.state import Attachment
 from netconf.view import EMPTY, Peer, View
 from tests.unit.programmer_kit import LIMIT, Pair, Stage
@@ -241,6 +243,35 @@ def test_drift_is_named_and_mended(stage: Stage) -> None:
         assert agrees(stage, one, view(*PEERS))
         assert kernel.pairs() == pairs(one, *PEERS)
         assert await made.audit([one]) == []
+
+    stage.run(scene)
+
+
+def test_a_round_reads_some_in_turn_and_all_that_others_changed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AUDIT_AT_ONCE", 2)
+    all_of = [stage.add(number) for number in range(1, 6)]
+    for one in all_of:
+        stage.views[one.id] = view(*PEERS)
+    containers = stage.kernel.containers
+
+    def found_in(said: list[str]) -> set[str]:
+        return {line.partition(" ")[0] for line in said}
+
+    async def scene(made: Programmer) -> None:
+        await made.request()
+        for one in all_of:
+            del containers[one.ifname].arp[PEERS[0]]  # of which no generation tells
+        tampered = containers[all_of[4].ifname]
+        tampered.tables.send(Batch().delete(PEER, [(PEERS[0],)]))
+        said = await made.audit_round(all_of)
+        assert found_in(said) == {all_of[number].id for number in (0, 1, 4)}
+        assert found_in(await made.audit_round(all_of)) == {one.id for one in all_of[2:4]}
+        await made.request()
+        assert await made.audit_round(all_of) == []
+        assert await made.audit(all_of) == []
+        assert agrees(stage, all_of[4], view(*PEERS))
 
     stage.run(scene)
 
