@@ -18,7 +18,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TypeVar
 
 from daemon.api import AttachAnswer, AttachRequest, Candidate, GCRequest
@@ -27,6 +26,7 @@ from daemon.model.document import NAME
 from daemon.model.policy import Policy
 from netconf import attach, frames, names
 from netconf.errors import CheckFailure, InvalidConfig, NoctuleError
+from netconf.namespace import identity
 from netconf.state import Attachment, NodeNet, Request, State
 
 T = TypeVar("T")
@@ -191,7 +191,8 @@ class Replicas:
 
     async def _look(self) -> None:
         for attachment in list(self.attachments.values()):
-            if not self._busy(attachment) and not same_namespace(attachment):
+            gone = identity(attachment.netns) != attachment.netns_id
+            if gone and not self._busy(attachment):
                 await self._try_remove(attachment, "namespace gone")
         found = self._state.ids()
         vanished = self.attachments.keys() - found - self._turns.keys()
@@ -332,12 +333,3 @@ def _replaced(seen: Attachment, now: Attachment | None) -> bool:
         and now.phase == "ready"
         and (now.netns_id, now.salt, now.phase) != (seen.netns_id, seen.salt, seen.phase)
     )
-
-
-def same_namespace(attachment: Attachment) -> bool:
-    """Tell whether the namespace path still leads to the attachment's namespace."""
-    try:
-        status = Path(attachment.netns).stat()
-    except OSError:
-        return False
-    return (status.st_dev, status.st_ino) == attachment.netns_id
