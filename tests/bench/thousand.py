@@ -22,8 +22,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from netconf.namespace import Namespace
 from netconf.allocation import CONTAINERS_MAX
+from netconf.namespace import Namespace
 from tests.e2e.bare import Bare, bare
 from tests.e2e.cluster import POLICY, Cluster, Failed, until
 
