@@ -16,6 +16,7 @@ import msgspec
 from daemon import yamlfile
 from daemon.fabric.interface import LEASE_MS, parse_endpoint
 from daemon.model.document import NAME
+from daemon.paths import Paths
 from netconf import mesh
 from netconf.errors import InvalidConfig, IOFailure
 from netconf.mesh import MeshConfig
@@ -53,14 +54,6 @@ class Authority(msgspec.Struct, forbid_unknown_fields=True):
     """Who may sign policy: the PEM file of the authority's certificate."""
 
     authority: str
-
-
-class Paths(msgspec.Struct, forbid_unknown_fields=True):
-    """`state` dies with the namespaces at reboot; `cache` survives it."""
-
-    state: str = "/run/noctule"
-    socket: str = "/run/noctule/noctuled.sock"
-    cache: str = "/var/lib/noctule"
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import faulthandler
-import os
 import signal
-import socket
 from pathlib import Path
 
-from daemon import config, journal
+from daemon import config, journal, systemd
 from daemon.node import Node
 from netconf.errors import NoctuleError
 
@@ -52,19 +49,9 @@ async def _run(settings: config.Config, log: journal.Journal) -> None:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            _tell_systemd("READY=1")
+            systemd.tell("READY=1")
             await stopping
     finally:
         starting.cancel()
         await asyncio.wait((starting,))
         await node.stop()
-
-
-def _tell_systemd(state: str) -> None:
-    """Say something to the service manager, if there is one (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-        sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-        sock.sendall(state.encode())

@@ -33,6 +33,7 @@ from daemon.model.store import Store
 from daemon.peers import Peers
 from daemon.programmer import Programmer, Work
 from daemon.replicas import Replicas
+from daemon.resolver.client import Resolver
 from daemon.saved import Saved
 from daemon.statements import Statements
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
@@ -127,6 +128,7 @@ class Node:
             released=self.programmer.release,
             journal=journal,
         )
+        self._resolver = Resolver(Path(config.paths.state), journal)
         self._api = Api(self, Path(config.paths.socket), journal)
         self._planned = plan.NOTHING
         self._changed = asyncio.Event()
@@ -159,6 +161,7 @@ class Node:
         if self.store.policy() is not None:
             self.policy_received_ns = time.monotonic_ns()
         await self.programmer.request()
+        await self._name()
         await self._fabric.open(self.peers)
         self._statements.again()
         for node in self.membership.others() - self.peers.alive:
@@ -353,7 +356,18 @@ class Node:
         sealed = self._statements.replica(attachment)
         # Now, and not a moment later, when the pass that the record asked for has begun.
         programmed = self.programmer.request()
-        return asyncio.ensure_future(self._in_use(sealed, attachment, programmed))
+        return asyncio.ensure_future(self._usable(sealed, attachment, programmed))
+
+    async def _usable(
+        self, sealed: bytes, attachment: Attachment, programmed: asyncio.Future[bool]
+    ) -> str:
+        """Wait until peers can be reached, and asked for by name."""
+        within = self._config.fabric.confirm_ms / 1e3
+        outcome, _ = await asyncio.gather(
+            self._in_use(sealed, attachment, programmed),
+            self._resolver.serve(attachment.id, within),
+        )
+        return outcome
 
     async def _in_use(
         self, sealed: bytes, attachment: Attachment, programmed: asyncio.Future[bool]
@@ -438,6 +452,11 @@ class Node:
         async with self._saving:
             policy = self.store.envelope(self.store.keys.policy)
             await self._blocking(self._saved.write, self.store.dump(), policy)
+            await self._name()
+
+    async def _name(self) -> None:
+        """Let the resolver know the names of the policy in force."""
+        await self._blocking(self._resolver.write, self.store.policy(), self.links.facts.ula)
 
     async def _tell(self) -> None:
         """Publish the manifest now and then, so that a record that was lost is missed."""

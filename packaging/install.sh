@@ -3,7 +3,8 @@
 #
 #   PREFIX/lib      cni, netconf and daemon, compiled
 #   PREFIX/deps     the Python packages they import
-#   /opt/cni/bin/noctule, /usr/local/bin/noctuled, /usr/local/bin/noctulectl
+#   /opt/cni/bin/noctule, /usr/local/bin/noctuled, /usr/local/bin/noctulectl,
+#   /usr/local/bin/noctule-resolver
 #   /etc/systemd/system/noctuled.service; it is neither enabled nor started
 #
 # Safe on a node that is starting containers: code and executables change by one
@@ -99,5 +100,6 @@ swap lib
 executable /opt/cni/bin/noctule cni.main
 executable /usr/local/bin/noctuled daemon.main
 executable /usr/local/bin/noctulectl daemon.ctl.main
+executable /usr/local/bin/noctule-resolver daemon.resolver.main
 
 install -D -m 644 "$checkout/packaging/noctuled.service" "$root/etc/systemd/system/noctuled.service"

@@ -21,10 +21,11 @@ from daemon import config
 from daemon.ctl import client, pki, show
 from daemon.model import policy, records
 from daemon.model.identity import SigningKey
+from daemon.paths import Paths
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
 from netconf.errors import IOFailure, NoctuleError
 
-DEFAULT_SOCKET = config.Paths().socket
+DEFAULT_SOCKET = Paths().socket
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -158,6 +158,7 @@ class Cluster:
         self.lease_ms = lease_ms
         self.base = Path(tempfile.mkdtemp(prefix="noctule-"))
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.resolvers: dict[str, subprocess.Popen[bytes]] = {}
         self.containers: dict[str, Container] = {}
         self._namespaces: list[str] = []
 
@@ -185,9 +186,9 @@ class Cluster:
         """Remove everything."""
         for container in self.containers.values():
             container.kill()
-        for daemon in self.daemons.values():
-            daemon.kill()
-            daemon.wait()
+        for process in (*self.daemons.values(), *self.resolvers.values()):
+            process.kill()
+            process.wait()
         for name in self._namespaces:
             run("ip", "netns", "del", name, check=False)
         shutil.rmtree(self.base, ignore_errors=True)
@@ -252,24 +253,43 @@ paths: {{state: {folder}/run, socket: {folder}/run/noctuled.sock, cache: {folder
 """
 
     def start(self, *nodes: str) -> None:
-        """Start daemons and wait until each answers."""
+        """Start daemons, and resolvers where none runs; wait until each answers."""
         for node in nodes:
-            with (self.base / node / "log").open("ab") as log:
-                self.daemons[node] = subprocess.Popen(
-                    ["nsenter", f"--net=/run/netns/{node}", "noctuled",
-                     "--config", str(self.base / node / "node.yaml")],
-                    stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                )  # fmt: skip
+            self.daemons[node] = self._run("noctuled", node)
+        self.start_resolver(*(node for node in nodes if node not in self.resolvers))
         for node in nodes:
-            until(lambda n=node: self._up(n), f"noctuled of {node} to answer")
+            until(
+                lambda n=node: self._up(n, self.daemons[n], self.socket(n), socket.SOCK_STREAM),
+                f"noctuled of {node} to answer",
+            )
 
-    def _up(self, node: str) -> bool:
-        daemon = self.daemons[node]
-        if daemon.poll() is not None:
-            raise AssertionError(f"noctuled of {node} ended: {self.log(node)[-3000:]}")
-        with socket.socket(socket.AF_UNIX) as sock:
+    def start_resolver(self, *nodes: str) -> None:
+        """Start resolvers and wait until each listens."""
+        for node in nodes:
+            self.resolvers[node] = self._run("noctule-resolver", node)
+        for node in nodes:
+            path = self.base / node / "run" / "resolver.sock"
+            until(
+                lambda n=node, p=path: self._up(n, self.resolvers[n], p, socket.SOCK_DGRAM),
+                f"noctule-resolver of {node} to listen",
+            )
+
+    def _run(self, program: str, node: str) -> subprocess.Popen[bytes]:
+        with (self.base / node / "log").open("ab") as log:
+            return subprocess.Popen(
+                ["nsenter", f"--net=/run/netns/{node}", program,
+                 "--config", str(self.base / node / "node.yaml")],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def _up(
+        self, node: str, process: subprocess.Popen[bytes], path: Path, kind: socket.SocketKind
+    ) -> bool:
+        if process.poll() is not None:
+            raise AssertionError(f"{process.args} ended: {self.log(node)[-3000:]}")
+        with socket.socket(socket.AF_UNIX, kind) as sock:
             try:
-                sock.connect(str(self.socket(node)))
+                sock.connect(str(path))
             except OSError:
                 return False
         return True
@@ -280,6 +300,12 @@ paths: {{state: {folder}/run, socket: {folder}/run/noctuled.sock, cache: {folder
             self.daemons[node].send_signal(signal.SIGKILL)
         for node in nodes:
             self.daemons.pop(node).wait()
+
+    def kill_resolver(self, *nodes: str) -> None:
+        """End resolvers with SIGKILL."""
+        for node in nodes:
+            self.resolvers[node].kill()
+            self.resolvers.pop(node).wait()
 
     def meet(self, *nodes: str) -> None:
         """Wait until the daemons of `nodes` all see each other."""

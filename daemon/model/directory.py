@@ -1,0 +1,59 @@
+"""Which names lead where, and who may look them up: what policy means to the resolver.
+
+1. A service may look up the services that an edge lets it dial, itself only if one joins it
+   to itself. Being dialled gives no name.
+2. A name is a service's, and leads to its VIP, in both families where there are two.
+3. DNS does not tell capitals from small letters (RFC 4343). Of two services that differ in
+   nothing else, the one with the lower id has the name: the older one, mostly, so that what
+   is added later takes no name away.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from netconf import names
+
+if TYPE_CHECKING:  # the resolver reads what this writes, and has no use for a policy
+    from daemon.model.policy import Policy
+
+
+class Directory(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``names`` in the state folder, as JSON."""
+
+    addresses: dict[str, tuple[str, ...]]
+    """By service: its VIPs, without prefixes."""
+    known: dict[str, tuple[str, ...]]
+    """By service: the services whose names it may look up."""
+
+    def of(self, service: str) -> dict[str, tuple[str, ...]]:
+        """Return the addresses, by name, that replicas of `service` may look up."""
+        return {name: self.addresses[name] for name in self.known.get(service, ())}
+
+
+def directory(policy: Policy, ula: str) -> Directory:
+    """Return what `policy` lets each service look up.
+
+    `ula` is the cluster's IPv6 network in CIDR notation, empty where there is none.
+    """
+    owners: dict[str, int] = {}
+    for number in sorted(policy.by_id):
+        owners.setdefault(policy.by_id[number].name.lower(), number)
+    named = {number: policy.by_id[number] for number in owners.values()}
+    return Directory(
+        addresses={
+            service.name: (
+                service.vip,
+                *([names.address6_of(service.vip, ula)] if ula else []),
+            )
+            for service in named.values()
+        },
+        known={
+            policy.by_id[number].name: tuple(
+                named[edge.to].name for edge in edges if edge.to in named
+            )
+            for number, edges in policy.outgoing.items()
+        },
+    )

@@ -1,0 +1,67 @@
+"""The daemon's end: what it writes for the resolver, and what it asks of it.
+
+1. ``names`` is replaced when the policy is another one, and at the daemon's start. Without a
+   policy it is left alone: what a predecessor knew is better than nothing.
+2. No resolver, or a slow one, never fails an ADD: a container without names can still be
+   reached, and has them as soon as there is one again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import msgspec
+
+from daemon.journal import Journal
+from daemon.model.directory import directory
+from daemon.model.policy import Policy
+from daemon.resolver.meeting import NAMES, SERVED, SOCKET
+from daemon.saved import write_whole
+
+
+class Resolver:
+    """The resolver of this node, as the daemon knows it."""
+
+    def __init__(self, folder: Path, journal: Journal) -> None:
+        """`folder` is the state folder, which both share."""
+        self._folder = folder
+        self._journal = journal
+        self._written: tuple[int, str] | None = None
+        self._missing = False
+
+    def write(self, policy: Policy | None, ula: str) -> None:
+        """Write ``names`` if it is to be another one; IOFailure names it. Blocks on the disk.
+
+        `ula` is the cluster's IPv6 network in CIDR notation, or empty.
+        """
+        if policy is None or self._written == (policy.version, ula):
+            return
+        write_whole(self._folder / NAMES, msgspec.json.encode(directory(policy, ula)))
+        self._written = (policy.version, ula)
+
+    async def serve(self, attachment: str, within: float) -> None:
+        """Wait until the attachment of that id has its name server, at most `within` seconds."""
+        try:
+            answer = await asyncio.wait_for(self._ask(attachment), within)
+            problem = "" if answer == SERVED else answer.decode()
+        except TimeoutError:
+            problem = f"no answer in {within:g} s"
+        except OSError as error:
+            problem = str(error)
+        if problem and not self._missing:
+            self._journal.warning(
+                "no names for new containers; is noctule-resolver running?",
+                attachment=attachment,
+                error=problem,
+            )
+        self._missing = bool(problem)
+
+    async def _ask(self, attachment: str) -> bytes:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            sock.bind("")  # a name of the kernel's choice, to be answered at
+            sock.connect(str(self._folder / SOCKET))
+            await loop.sock_sendall(sock, attachment.encode())
+            return await loop.sock_recv(sock, 64)

@@ -1,0 +1,9 @@
+"""Where the daemon and the resolver meet: names in the state folder, and what is said there."""
+
+from __future__ import annotations
+
+NAMES = "names"
+"""File: a `daemon.model.directory.Directory`, as JSON, replaced by rename."""
+SOCKET = "resolver.sock"
+"""Datagram socket, of root alone: takes the id of an attachment, and says one of the below."""
+SERVED, NOT_SERVED = b"served", b"not served"

@@ -1,0 +1,298 @@
+"""The name servers of one node, and one loop that serves them all.
+
+1. Who is to be served follows from the state files: every attachment in phase ``ready`` whose
+   namespace is still the one that was attached. The folder is looked at 20 times a second; it
+   is read only when it changed. Of a file, four fields matter, so that a daemon of another
+   version does not silence its containers.
+2. What is answered follows from ``names``, which the daemon writes. While it is missing or
+   unreadable, what was read last stays in force.
+3. ``resolver.sock`` takes an attachment's id and says whether it is served: ADD asks, so that
+   the first look-up of a container finds its name server listening.
+4. A namespace that lost its path, or whose path leads to another one, is let go within a
+   quarter of a second; so is one whose state file is gone.
+5. What fails for one attachment is logged, and tried again; the others do not notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from daemon.journal import Journal
+from daemon.model.directory import Directory
+from daemon.resolver.answer import Zone
+from daemon.resolver.attachment import Attachment, Gone, Turns
+from daemon.resolver.meeting import NAMES, NOT_SERVED, SERVED, SOCKET
+from netconf.errors import InvalidConfig, IOFailure, TryAgain, UnknownContainer
+from netconf.namespace import identity
+
+TURN = 0.05
+"""Seconds: how long a change of a file, and an attachment that had its share, wait at most.
+The wake-ups cost an idle node less than a thousandth of a processor."""
+LOOKS = 5
+"""Turns in which every namespace is looked at once: 0.25 s, as the daemon does."""
+SETTLED = 20_000_000
+"""Nanoseconds: the time a folder carries is that of the kernel's last tick, 1 to 10 ms ago. Two
+changes in one tick look like one, so a younger time proves nothing."""
+ASKED = 64
+"""Requests taken at a time; the kernel holds more back."""
+
+
+class StateFile(msgspec.Struct, frozen=True):
+    """What matters here of an attachment's state file (`netconf.state.Attachment`)."""
+
+    netns: str
+    netns_id: tuple[int, int]
+    service: str
+    phase: str
+
+
+class Server:
+    """All name servers of one state folder; a context manager that closes them."""
+
+    def __init__(self, folder: Path, journal: Journal) -> None:
+        """Take the folder: TryAgain if another resolver has it; InvalidConfig or IOFailure
+        if it cannot be used. `serve` does the rest."""
+        self._folder = folder
+        self._journal = journal
+        self._selector = selectors.DefaultSelector()
+        self._turns = Turns()
+        self._found: dict[str, tuple[str, int]] = {}
+        """By attachment: its file's name and inode, which is another after each change."""
+        self._wanted: dict[str, StateFile] = {}
+        self._served: dict[str, Attachment] = {}
+        self._complained: set[str] = set()
+        self._stamp = 0
+        self._directory: Directory | None = None
+        self._directory_file: tuple[int, int] | None = None
+        self._zones: dict[str, Zone] = {}
+        self._open = contextlib.ExitStack()
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._selector.close)
+            self._lock(opened)
+            self._asked = self._listen(opened)
+            self._open = opened.pop_all()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for attachment in self._served.values():
+            attachment.close()
+        self._open.close()
+
+    def serve(self, stop: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until `stop` can be read; call `ready` when all that exists is served."""
+        stopping = False
+
+        def end() -> None:
+            nonlocal stopping
+            stopping = True
+
+        self._selector.register(stop, selectors.EVENT_READ, (None, end))
+        self._selector.register(self._asked, selectors.EVENT_READ, (None, self._answer_daemon))
+        self._follow_names()
+        self._follow_files()
+        self._journal.info("ready", served=len(self._served))
+        ready()
+        due = time.monotonic() + TURN
+        while not stopping:
+            for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
+                self._handle(*key.data)
+            if time.monotonic() >= due:
+                self._turn()
+                due = time.monotonic() + TURN
+
+    def _handle(self, attachment: Attachment | None, handler: Callable[[], None]) -> None:
+        if attachment is not None and attachment.closed:
+            return
+        try:
+            handler()
+        except Exception as error:
+            # A bug. Whoever provoked it is closed for a while; the others go on.
+            self._journal.error("resolver", exc=error)
+            if attachment is not None:
+                attachment.close()
+
+    # --- what changes
+
+    def _turn(self) -> None:
+        self._turns.next()
+        self._follow_names()
+        try:
+            stamp = self._folder.joinpath("attachments").stat().st_mtime_ns
+        except OSError:
+            stamp = 0
+        if stamp != self._stamp:
+            self._follow_files()
+            self._stamp = stamp if time.time_ns() - stamp > SETTLED else 0
+        self._look(self._turns.number % LOOKS)
+
+    def _follow_names(self) -> None:
+        path = self._folder / NAMES
+        try:
+            status = path.stat()
+            if (status.st_ino, status.st_mtime_ns) == self._directory_file:
+                return
+            self._directory_file = (status.st_ino, status.st_mtime_ns)
+            self._directory = msgspec.json.decode(path.read_bytes(), type=Directory)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError) as error:
+            self._journal.error("names", path=str(path), error=str(error))
+            return
+        self._zones.clear()
+        for number, attachment in self._served.items():
+            attachment.zone = self._zone(self._wanted[number].service)
+
+    def _follow_files(self) -> None:
+        """Serve what is ready, and nothing else."""
+        try:
+            with os.scandir(self._folder / "attachments") as entries:
+                found = {
+                    entry.name.partition("@")[0]: (entry.name, entry.inode())
+                    for entry in entries
+                    if entry.name.endswith(".json")
+                }
+        except OSError:
+            found = {}
+        for number in self._found.keys() - found.keys():
+            self._drop(number)
+        for number, file in found.items():
+            if self._found.get(number) != file:
+                self._read(number, file)
+
+    def _read(self, number: str, file: tuple[str, int]) -> None:
+        try:
+            data = (self._folder / "attachments" / file[0]).read_bytes()
+            state = msgspec.json.decode(data, type=StateFile)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError) as error:
+            self._complain(number, str(error))
+            return
+        if state.phase != "ready":
+            self._drop(number)
+            return
+        before = self._wanted.get(number)
+        if before is not None and before != state:
+            self._drop(number)
+        self._found[number] = file
+        self._wanted[number] = state
+        self._open_up(number, state)
+
+    def _look(self, part: int) -> None:
+        """See to a part of the attachments: are they there, are they served?"""
+        now = time.monotonic()
+        for number in list(self._wanted)[part::LOOKS]:
+            state, attachment = self._wanted[number], self._served.get(number)
+            if attachment is not None and identity(state.netns) != state.netns_id:
+                self._shut(number)
+            elif attachment is not None and not attachment.closed:
+                attachment.hurry(now)
+            else:
+                self._shut(number)
+                self._open_up(number, state)
+
+    def _open_up(self, number: str, state: StateFile) -> None:
+        if number in self._served:
+            return
+        try:
+            self._served[number] = Attachment(
+                state.netns, state.netns_id, self._zone(state.service), self._selector, self._turns
+            )
+        except (Gone, UnknownContainer):
+            return  # The daemon takes it down, and with it the file.
+        except OSError as error:
+            self._complain(number, str(error))
+        else:
+            self._complained.discard(number)
+
+    def _shut(self, number: str) -> None:
+        attachment = self._served.pop(number, None)
+        if attachment is not None:
+            attachment.close()
+
+    def _drop(self, number: str) -> None:
+        self._shut(number)
+        self._found.pop(number, None)
+        self._wanted.pop(number, None)
+        self._complained.discard(number)
+
+    def _zone(self, service: str) -> Zone | None:
+        if self._directory is None:
+            return None
+        if service not in self._zones:
+            self._zones[service] = Zone(self._directory.of(service))
+        return self._zones[service]
+
+    def _complain(self, number: str, error: str) -> None:
+        """Once for each attachment: it is tried again and again."""
+        if number not in self._complained:
+            self._complained.add(number)
+            self._journal.error("not served", attachment=number, error=error)
+
+    # --- what the daemon asks
+
+    def _answer_daemon(self) -> None:
+        asked: list[tuple[bytes, str]] = []
+        with contextlib.suppress(BlockingIOError):
+            while len(asked) < ASKED:
+                asked.append(self._asked.recvfrom(64))
+        self._follow_files()
+        for number, client in asked:
+            served = self._served.get(number.decode(errors="replace"))
+            with contextlib.suppress(OSError):
+                self._asked.sendto(SERVED if served else NOT_SERVED, client)
+
+    # --- the folder
+
+    def _lock(self, opened: contextlib.ExitStack) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(
+                self._folder / "resolver.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        except OSError as error:
+            raise IOFailure(f"paths.state: cannot use {self._folder}: {error.strerror}") from error
+        opened.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TryAgain(
+                f"paths.state: another noctule-resolver runs on {self._folder}; stop it, or give "
+                "this one its own"
+            ) from error
+
+    def _listen(self, opened: contextlib.ExitStack) -> socket.socket:
+        path = self._folder / SOCKET
+        path.unlink(missing_ok=True)
+        asked = opened.enter_context(
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        )
+        before = os.umask(0o177)
+        try:
+            asked.bind(str(path))
+        except OSError as error:
+            raise InvalidConfig(
+                f"paths.state: no socket can be made at {path}: {error}; a unix socket's path "
+                "has at most 107 bytes"
+            ) from error
+        finally:
+            os.umask(before)
+        opened.callback(path.unlink, missing_ok=True)
+        return asked
