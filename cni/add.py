@@ -5,6 +5,8 @@ CNI specification 1.1.0, section 2 "ADD".
 1. The daemon attaches. If nobody listens, the executable does, through `cni.fallback`.
 2. If the daemon takes too long, the runtime is told to try again; it calls DEL in between.
 3. If the daemon died over the work, the executable undoes what is there and starts anew.
+4. An address that a delegated plugin said is given back if it cannot be used. If nobody knows
+   whether it is in use (2), the DEL that the runtime owes gives it back.
 """
 
 from __future__ import annotations
@@ -21,23 +23,52 @@ def add(call: Environment, network: Network) -> dict[str, object]:
     _refuse_own_namespace(call)
     socket = network.socket
     request = network.request(call)
-    previous = network.previous() or {}
+    previous = network.previous()
     dns = network.dns()
-    attached = _attach(socket, request)
+    if network.ipam:
+        attached = _delegated(call, network, socket, request, dns)
+    else:
+        try:
+            attached = _attach(socket, request)
+        except client.Silence as silence:
+            raise silence.failure() from None
     return result.success(network.version, call, attached, previous, dns)
 
 
+def _delegated(
+    call: Environment,
+    network: Network,
+    socket: str,
+    request: client.Request,
+    dns: list[dict[str, object]],
+) -> client.Attached:
+    """Attach with the address that the delegated plugin says, and add its DNS settings."""
+    from cni import ipam
+
+    lease = ipam.add(call, network)
+    request.address, request.address6 = lease.address, lease.address6
+    dns.append(lease.dns)
+    try:
+        return _attach(socket, request)
+    except client.Unreachable as silence:
+        raise ipam.give_back(call, network, silence.failure()) from None
+    except client.Silence as silence:
+        raise silence.failure() from None
+    except result.Failure as failure:
+        refused = ipam.refused(network, lease, failure)
+        raise ipam.give_back(call, network, refused) from None
+
+
 def _attach(socket: str, request: client.Request) -> client.Attached:
+    """Attach; a Silence if nobody can know how that ended, or if it did not begin."""
     try:
         return client.attach(socket, request)
     except client.Absent:
         anew = False
-    except client.Lost as lost:
+    except client.Lost:
         if client.listening(socket):
-            raise lost.failure() from None
+            raise
         anew = True
-    except client.Silence as silence:
-        raise silence.failure() from None
     from cni import fallback
 
     return fallback.attach(socket, request, anew=anew)

@@ -6,6 +6,7 @@ CNI specification 1.1.0, section 2 "CHECK".
    have added to it; only our interface and our address are looked at.
 2. The kernel is then compared with the attachment's state by whoever can: the daemon, or the
    executable if nobody listens.
+3. Then the delegated plugin is asked, if there is one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from cni import client
 from cni.config import Network
 from cni.environment import Environment
-from cni.result import INVALID_CONFIG, Failure
+from cni.result import INVALID_CONFIG, Failure, objects_of
 
 
 def check(call: Environment, network: Network) -> None:
@@ -21,7 +22,7 @@ def check(call: Environment, network: Network) -> None:
     socket = network.socket
     request = network.request(call)
     previous = network.previous()
-    if previous is None:
+    if not previous:
         raise Failure(INVALID_CONFIG, "prevResult: missing; CHECK needs the result of ADD")
     request.mac, request.address = _expected(call, previous)
     try:
@@ -32,11 +33,15 @@ def check(call: Environment, network: Network) -> None:
         fallback.check(socket, request)
     except client.Silence as silence:
         raise silence.failure() from None
+    if network.ipam:
+        from cni import ipam
+
+        ipam.run(call, network, "CHECK")
 
 
-def _expected(call: Environment, previous: dict[str, list[dict[str, object]]]) -> tuple[str, str]:
+def _expected(call: Environment, previous: dict[str, object]) -> tuple[str, str]:
     """Return the MAC and the address that prevResult has for our interface."""
-    interfaces = previous["interfaces"]
+    interfaces = objects_of(previous, "interfaces")
     index = next(
         (
             index
@@ -53,7 +58,7 @@ def _expected(call: Environment, previous: dict[str, list[dict[str, object]]]) -
     mac = interfaces[index].get("mac")
     if not isinstance(mac, str):
         raise Failure(INVALID_CONFIG, f"prevResult.interfaces: {call.ifname} has no mac")
-    for ip in previous["ips"]:
+    for ip in objects_of(previous, "ips"):
         address = ip.get("address")
         # Only ours: a later plugin may have given the interface other addresses.
         if ip.get("interface") == index and isinstance(address, str) and _ours(address, mac):

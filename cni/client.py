@@ -77,7 +77,8 @@ class Request:
     """An attachment that a runtime speaks of: the body of attach, detach and check."""
 
     __slots__ = (
-        "address", "container", "ifname", "key_file", "mac", "netns", "network", "services",
+        "address", "address6", "bandwidth", "container", "ifname", "key_file", "mac", "netns",
+        "network", "runtime", "services",
     )  # fmt: skip
 
     def __init__(
@@ -90,8 +91,14 @@ class Request:
         key_file: str,
         address: str | None,
         mac: str | None,
+        address6: str | None = None,
+        runtime: str = "",
+        bandwidth: dict[str, int] | None = None,
     ) -> None:
-        """`netns` is a path, empty on DEL if it is gone; `address` dotted IPv4; `mac` ``aa:…``."""
+        """`netns` is a path, empty on DEL if it is gone; `address` dotted IPv4; `mac` ``aa:…``.
+
+        `bandwidth` has the keys of ``netconf.shaping.Bandwidth``.
+        """
         self.container = container
         self.ifname = ifname
         self.netns = netns
@@ -100,6 +107,9 @@ class Request:
         self.key_file = key_file
         self.address = address
         self.mac = mac
+        self.address6 = address6
+        self.runtime = runtime
+        self.bandwidth = bandwidth
 
     def body(self) -> dict[str, object]:
         """Return the request as JSON values."""
@@ -112,6 +122,9 @@ class Request:
             "key_file": self.key_file,
             "address": self.address,
             "mac": self.mac,
+            "address6": self.address6,
+            "runtime": self.runtime,
+            "bandwidth": self.bandwidth,
         }
 
 
@@ -171,15 +184,18 @@ def check(path: str, request: Request) -> None:
     _ask(path, "POST", "/v1/check", request.body())
 
 
-def collect(path: str, network: str, valid: list[tuple[str, str]]) -> None:
-    """Ask the daemon to undo attachments to `network` other than `valid` (container, ifname)."""
+def collect(path: str, network: str, valid: list[tuple[str, str]], runtime: str) -> None:
+    """Ask the daemon to undo what `runtime` attached to `network`.
+
+    All but `valid`, pairs of container and ifname.
+    """
     pairs = [{"containerID": container, "ifname": ifname} for container, ifname in valid]
-    _ask(path, "POST", "/v1/gc", {"network": network, "valid": pairs})
+    _ask(path, "POST", "/v1/gc", {"network": network, "valid": pairs, "runtime": runtime})
 
 
-def status(path: str) -> None:
-    """Ask the daemon whether it can attach; Failure says why not."""
-    _ask(path, "GET", "/v1/status", None)
+def ready(path: str, key_file: str) -> None:
+    """Ask the daemon whether it can attach with the secret `key_file`; Failure says why not."""
+    _ask(path, "POST", "/v1/ready", {"key_file": key_file})
 
 
 def listening(path: str) -> bool:

@@ -9,15 +9,21 @@ CNI specification 1.1.0, sections 1 and 3; CONVENTIONS.md for capabilities and `
    must work on whatever ADD was given.
 3. The service is the first of: args.cni.service, CNI_ARGS NOCTULE_SERVICE, the first alias that
    policy knows, service. Policy is the daemon's: all candidates are sent to it, in this order.
-4. The address is the first of: runtimeConfig.ips, args.cni.ips, CNI_ARGS IP. The MAC is the
-   first of: runtimeConfig.mac, CNI_ARGS MAC.
+4. The addresses, at most one of each family, are the first of: runtimeConfig.ips,
+   args.cni.ips, CNI_ARGS IP; where ``ipam.type`` names a plugin, these are for that plugin, and
+   it says the addresses. The MAC is the first of: runtimeConfig.mac, CNI_ARGS MAC.
 5. An absent list of valid attachments is not an empty one; null, which Go writes for a list
    nobody made, counts as absent: not collecting is mended later, collecting too much is not.
+6. Who calls is the field ``runtime``, or else the name of the parent process's executable.
+   Runtimes that share a network are kept apart by it (`cni.gc`).
+7. What few calls have (prevResult, limits, DNS settings) is read by modules of its own, and
+   only when it is there.
 """
 
 from __future__ import annotations
 
-from _socket import AF_INET, inet_pton
+from _socket import AF_INET, AF_INET6, inet_pton
+from posix import getppid, readlink
 
 from cni import environment
 from cni.client import Candidate, Request
@@ -38,13 +44,15 @@ SOCKET = "/run/noctule/noctuled.sock"
 SOCKET_PATH_LIMIT = 107
 """Bytes; UNIX_PATH_MAX of include/uapi/linux/un.h without the closing zero."""
 
-OURS = ("service", "key", "socket")
+OURS = ("service", "key", "socket", "runtime")
 STANDARD = (
     "cniVersion", "cniVersions", "name", "type", "capabilities", "runtimeConfig", "args",
     "prevResult", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "dns", "ipam", "ipMasq",
 )  # fmt: skip
 RESERVED = "cni.dev/"
-CAPABILITIES = ("aliases", "ips", "mac")
+CAPABILITIES = ("aliases", "bandwidth", "dns", "ips", "mac")
+DELEGATED_CAPABILITIES = ("ipRanges",)
+"""What a runtime may pass to the plugin that ``ipam.type`` names, through us."""
 
 FIRST_VERSION = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 """The version of the specification that brought a verb, where it is not the first."""
@@ -53,22 +61,61 @@ FIRST_VERSION = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 class Network:
     """One plugin's configuration of one network; each member reads and validates its fields."""
 
-    __slots__ = ("_fields", "name", "version")
+    __slots__ = ("_fields", "data", "name", "version")
 
-    def __init__(self, version: str, name: str, fields: dict[str, object]) -> None:
-        """`version` is supported, `name` is valid, `fields` are as they came."""
+    def __init__(self, version: str, name: str, fields: dict[str, object], data: bytes) -> None:
+        """`version` is supported, `name` is valid, `fields` and `data` are as they came."""
         self.version = version
         self.name = name
+        self.data = data
         self._fields = fields
 
     @property
     def socket(self) -> str:
         """The path of the daemon's socket; Failure 7 if it cannot be one."""
-        path = _text(self._fields.get("socket", SOCKET), "socket")
+        path = text_of(self._fields.get("socket", SOCKET), "socket")
         if not path.startswith("/") or "\0" in path or len(path.encode()) > SOCKET_PATH_LIMIT:
             raise _invalid(
                 "socket", f"{path!r} must be an absolute path of at most {SOCKET_PATH_LIMIT} bytes"
             )
+        return path
+
+    @property
+    def ipam(self) -> str:
+        """The plugin that says the addresses; empty if the daemon does. Failure 7."""
+        ipam = object_of(self._fields.get("ipam"), "ipam")
+        if not ipam or ipam == {"type": ""}:
+            return ""
+        name = text_of(ipam.get("type"), "ipam.type")
+        if "/" in name or "\0" in name or name in (".", ".."):
+            raise _invalid("ipam.type", f"{name!r} must be the name of an executable in CNI_PATH")
+        return name
+
+    @property
+    def runtime(self) -> str:
+        """Who calls (rule 6); empty if that cannot be known. Failure 7."""
+        if self._fields.get("runtime") is not None:
+            return text_of(self._fields["runtime"], "runtime")
+        try:
+            path = readlink(f"/proc/{getppid()}/exe".encode())
+        except OSError:
+            return ""
+        # An upgrade replaces the file of a runtime that goes on running.
+        name = path.rpartition(b"/")[2].removesuffix(b" (deleted)")
+        return name.decode("utf-8", "backslashreplace")
+
+    @property
+    def key_file(self) -> str:
+        """The path of the network's secret; Failure 7 if there is none."""
+        if self._fields.get("key") is None:
+            raise _invalid("key", 'missing; set {"file": PATH} to the file with the secret')
+        key = object_of(self._fields["key"], "key")
+        for name in key:
+            if name != "file":
+                raise _invalid(f"key.{name}", "unknown field; key has only file")
+        path = text_of(key.get("file"), "key.file")
+        if not path.startswith("/") or "\0" in path:
+            raise _invalid("key.file", f"{path!r} must be an absolute path")
         return path
 
     def request(self, call: Environment) -> Request:
@@ -76,18 +123,18 @@ class Network:
         self._refuse_unknown()
         self._refuse_unsupported()
         arguments = environment.arguments(call.args)
-        args = _object(_object(self._fields.get("args"), "args").get("cni"), "args.cni")
-        runtime = _object(self._fields.get("runtimeConfig"), "runtimeConfig")
+        args = object_of(object_of(self._fields.get("args"), "args").get("cni"), "args.cni")
+        runtime = object_of(self._fields.get("runtimeConfig"), "runtimeConfig")
 
         services: list[Candidate] = []
         if args.get("service") is not None:
-            name = _text(args["service"], "args.cni.service")
+            name = text_of(args["service"], "args.cni.service")
             services.append(Candidate(name, "args.cni.service"))
         if arguments.service:
             services.append(Candidate(arguments.service, "CNI_ARGS NOCTULE_SERVICE"))
         services += [Candidate(name, "alias") for name in self._aliases(runtime)]
         if self._fields.get("service") is not None:
-            services.append(Candidate(_text(self._fields["service"], "service"), "service"))
+            services.append(Candidate(text_of(self._fields["service"], "service"), "service"))
         if not services:
             raise _invalid(
                 "service",
@@ -95,55 +142,57 @@ class Network:
                 "args.cni.service, NOCTULE_SERVICE in CNI_ARGS, or a network alias",
             )
 
-        address = _one_of(runtime.get("ips"), "runtimeConfig.ips")
-        where = "runtimeConfig.ips"
-        if address is None:
-            address, where = _one_of(args.get("ips"), "args.cni.ips"), "args.cni.ips"
-        code = INVALID_CONFIG
-        if address is None and arguments.address:
-            address, where, code = arguments.address, "CNI_ARGS: IP", INVALID_ENVIRONMENT
-        address = _address(address, where, code) if address is not None else None
-
+        address = address6 = None
+        if not self.ipam:
+            address, address6 = _asked(runtime, args, arguments.address)
         mac = None
         if runtime.get("mac") not in (None, ""):
             mac = _mac(
-                _text(runtime["mac"], "runtimeConfig.mac"), "runtimeConfig.mac", INVALID_CONFIG
+                text_of(runtime["mac"], "runtimeConfig.mac"), "runtimeConfig.mac", INVALID_CONFIG
             )
         elif arguments.mac:
             mac = _mac(arguments.mac, "CNI_ARGS: MAC", INVALID_ENVIRONMENT)
+        bandwidth = None
+        if runtime.get("bandwidth") is not None:
+            from cni.bandwidth import limits
+
+            bandwidth = limits(runtime["bandwidth"])
         return Request(
-            call.container, call.ifname, call.netns, self.name, services, self._key_file(),
-            address, mac,
+            call.container, call.ifname, call.netns, self.name, services, self.key_file,
+            address, mac, address6, self.runtime, bandwidth,
         )  # fmt: skip
 
-    def previous(self) -> dict[str, list[dict[str, object]]] | None:
-        """Return prevResult's lists ``interfaces``, ``ips``, ``routes``; None if there is none."""
-        if self._fields.get("prevResult") is None:
-            return None
-        result = _object(self._fields["prevResult"], "prevResult")
-        return {
-            name: [
-                _object(entry, f"prevResult.{name}")
-                for entry in _list(result.get(name), f"prevResult.{name}")
-            ]
-            for name in ("interfaces", "ips", "routes")
-        }
+    def previous(self) -> dict[str, object]:
+        """Return prevResult in this configuration's version; empty without one. Failure 1 or 7.
 
-    def dns(self) -> dict[str, object]:
-        """Return prevResult's DNS settings; this plugin has none of its own."""
-        result = _object(self._fields.get("prevResult"), "prevResult")
-        return _object(result.get("dns"), "prevResult.dns")
+        Its ``interfaces``, ``ips`` and ``routes``, if any, are lists of objects.
+        """
+        if self._fields.get("prevResult") is None:
+            return {}
+        from cni import chain
+
+        return chain.previous(self._fields["prevResult"], self.version)
+
+    def dns(self) -> list[dict[str, object]]:
+        """Return the DNS settings of the configuration and of the runtime; Failure 7."""
+        runtime = object_of(self._fields.get("runtimeConfig"), "runtimeConfig")
+        found = [(self._fields.get("dns"), "dns"), (runtime.get("dns"), "runtimeConfig.dns")]
+        if not any(settings for settings, _ in found):
+            return []
+        from cni import dns
+
+        return [dns.settings(settings, where) for settings, where in found]
 
     def valid_attachments(self) -> list[tuple[str, str]] | None:
         """Return GC's list of (container, ifname) to keep; None if there is no list (rule 5)."""
         # Spec 1.1.0 first misspelt the key; libcni sends both (its issue 1101).
         for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
             if self._fields.get(key) is not None:
-                pairs = [_object(entry, key) for entry in _list(self._fields[key], key)]
+                pairs = [object_of(entry, key) for entry in list_of(self._fields[key], key)]
                 return [
                     (
-                        _text(pair.get("containerID"), f"{key}.containerID"),
-                        _text(pair.get("ifname"), f"{key}.ifname"),
+                        text_of(pair.get("containerID"), f"{key}.containerID"),
+                        text_of(pair.get("ifname"), f"{key}.ifname"),
                     )
                     for pair in pairs
                 ]
@@ -157,38 +206,24 @@ class Network:
                 )
 
     def _refuse_unsupported(self) -> None:
-        ipam = self._fields.get("ipam")
-        if ipam and ipam != {"type": ""}:
-            raise _unsupported("ipam", ipam, "noctule allocates addresses itself: remove it")
         if self._fields.get("ipMasq"):
             raise _unsupported("ipMasq", True, "a replica has no way out to masquerade: remove it")
-        capabilities = _object(self._fields.get("capabilities"), "capabilities")
-        runtime = _object(self._fields.get("runtimeConfig"), "runtimeConfig")
+        known = (*CAPABILITIES, *DELEGATED_CAPABILITIES) if self.ipam else CAPABILITIES
+        capabilities = object_of(self._fields.get("capabilities"), "capabilities")
+        runtime = object_of(self._fields.get("runtimeConfig"), "runtimeConfig")
         for prefix, fields in (("capabilities", capabilities), ("runtimeConfig", runtime)):
             for name, value in fields.items():
-                if value and name not in CAPABILITIES:
+                if value and name not in known:
                     raise _unsupported(
-                        f"{prefix}.{name}", value, f"noctule offers {', '.join(CAPABILITIES)}"
+                        f"{prefix}.{name}", value, f"noctule offers {', '.join(known)}"
                     )
-
-    def _key_file(self) -> str:
-        if self._fields.get("key") is None:
-            raise _invalid("key", 'missing; set {"file": PATH} to the file with the secret')
-        key = _object(self._fields["key"], "key")
-        for name in key:
-            if name != "file":
-                raise _invalid(f"key.{name}", "unknown field; key has only file")
-        path = _text(key.get("file"), "key.file")
-        if not path.startswith("/") or "\0" in path:
-            raise _invalid("key.file", f"{path!r} must be an absolute path")
-        return path
 
     def _aliases(self, runtime: dict[str, object]) -> list[str]:
         aliases = runtime.get("aliases")
         where = "runtimeConfig.aliases"
         if isinstance(aliases, dict):  # Podman's shape: a list for each network
             aliases, where = aliases.get(self.name), f"{where}.{self.name}"
-        return [_text(name, where) for name in _list(aliases, where)]
+        return [text_of(name, where) for name in list_of(aliases, where)]
 
 
 def read(data: bytes, verb: str) -> Network:
@@ -201,14 +236,14 @@ def read(data: bytes, verb: str) -> Network:
         ) from None
     if not isinstance(value, dict):
         raise Failure(DECODING_FAILURE, "network configuration on stdin must be a JSON object")
-    name = _text(value.get("name"), "name")
+    name = text_of(value.get("name"), "name")
     if not environment.valid_name(name):
         raise _invalid(
             "name",
             f"{name!r} must begin with a letter or digit and hold only letters, digits, '_', '.' "
             "and '-'",
         )
-    return Network(_version(value, verb), name, value)
+    return Network(_version(value, verb), name, value, data)
 
 
 def version_of(data: bytes) -> str:
@@ -255,7 +290,8 @@ def _unsupported(field: str, value: object, fix: str) -> Failure:
     return Failure(UNSUPPORTED_FIELD, f"{field}: {encode(value)} is not supported; {fix}")
 
 
-def _text(value: object, field: str) -> str:
+def text_of(value: object, field: str) -> str:
+    """Return `value`, a string that is not empty; Failure 7 names the `field`."""
     if value is None:
         raise _invalid(field, "missing; set it to a string")
     if not isinstance(value, str) or not value:
@@ -267,7 +303,8 @@ def _text(value: object, field: str) -> str:
     return value
 
 
-def _object(value: object, field: str) -> dict[str, object]:
+def object_of(value: object, field: str) -> dict[str, object]:
+    """Return `value`, an object or none at all; Failure 7 names the `field`."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -275,7 +312,8 @@ def _object(value: object, field: str) -> dict[str, object]:
     return value
 
 
-def _list(value: object, field: str) -> list[object]:
+def list_of(value: object, field: str) -> list[object]:
+    """Return `value`, a list or none at all; Failure 7 names the `field`."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -283,25 +321,46 @@ def _list(value: object, field: str) -> list[object]:
     return value
 
 
-def _one_of(value: object, field: str) -> str | None:
-    values = _list(value, field)
-    if len(values) > 1:
-        raise _unsupported(field, value, "a replica has one IPv4 address")
-    return _text(values[0], field) if values else None
+def _asked(
+    runtime: dict[str, object], args: dict[str, object], argument: str
+) -> tuple[str | None, str | None]:
+    """Return the IPv4 and the IPv6 address asked for (rule 4)."""
+    for values, where in (
+        (runtime.get("ips"), "runtimeConfig.ips"),
+        (args.get("ips"), "args.cni.ips"),
+    ):
+        if listed := list_of(values, where):
+            return addresses([text_of(value, where) for value in listed], where, INVALID_CONFIG)
+    if argument:
+        return addresses(argument.split(","), "CNI_ARGS: IP", INVALID_ENVIRONMENT)
+    return None, None
 
 
-def _address(text: str, field: str, code: int) -> str:
-    """Return the dotted IPv4 address of `text`, which may carry a prefix length."""
-    address, slash, prefix = text.partition("/")
-    try:
-        inet_pton(AF_INET, address)
-    except (OSError, ValueError):
-        raise Failure(
-            code, f"{field}: {text!r} must be an IPv4 address such as 10.64.16.5"
-        ) from None
-    if slash and not (prefix.isascii() and prefix.isdigit() and int(prefix[:3]) <= 32):
-        raise Failure(code, f"{field}: {text!r} has a prefix length that is not 0 to 32")
-    return address
+def addresses(texts: list[str], field: str, code: int) -> tuple[str | None, str | None]:
+    """Return the IPv4 and the IPv6 address among `texts`, which may carry a prefix length.
+
+    Failure `code` for what is no address, 2 for a second one of a family.
+    """
+    four = six = None
+    for text in texts:
+        address, slash, prefix = text.partition("/")
+        family = AF_INET6 if ":" in address else AF_INET
+        try:
+            inet_pton(family, address)
+        except (OSError, ValueError):
+            raise Failure(
+                code, f"{field}: {text!r} must be an address such as 10.64.16.5"
+            ) from None
+        most = 128 if family == AF_INET6 else 32
+        if slash and not (prefix.isascii() and prefix.isdigit() and int(prefix[:4]) <= most):
+            raise Failure(code, f"{field}: {text!r} has a prefix length that is not 0 to {most}")
+        if (six if family == AF_INET6 else four) is not None:
+            raise _unsupported(field, texts, "a replica has one address of each family")
+        if family == AF_INET6:
+            six = address
+        else:
+            four = address
+    return four, six
 
 
 def _mac(text: str, field: str, code: int) -> str:

@@ -41,7 +41,7 @@ _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 class Environment:
     """The validated parameters of one call; empty strings for what the verb does not need."""
 
-    __slots__ = ("args", "command", "container", "ifname", "netns", "shared_netns")
+    __slots__ = ("args", "command", "container", "ifname", "netns", "path", "shared_netns")
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Environment:
         ifname: str = "",
         args: str = "",
         shared_netns: bool = False,
+        path: str = "",
     ) -> None:
         """`shared_netns`: the runtime insists (CNI_NETNS_OVERRIDE) on the plugin's own one."""
         self.command = command
@@ -59,6 +60,7 @@ class Environment:
         self.ifname = ifname
         self.args = args
         self.shared_netns = shared_netns
+        self.path = path
 
 
 class Arguments:
@@ -133,6 +135,7 @@ def read(verb: str) -> Environment:
         ifname,
         environ.get(b"CNI_ARGS", b"").decode("utf-8", "backslashreplace"),
         environ.get(b"CNI_NETNS_OVERRIDE", b"").lower() in (b"1", b"true"),
+        values.get("CNI_PATH", ""),
     )
 
 

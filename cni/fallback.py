@@ -1,7 +1,8 @@
 """What the executable does itself when the daemon does not answer.
 
 1. ADD yields a complete, encrypted, default-deny attachment that the daemon adopts and opens
-   when it returns. DEL always completes. CHECK compares the kernel with the state.
+   when it returns. DEL and GC always complete. CHECK compares the kernel with the state.
+   STATUS says what would keep the daemon from starting.
 2. The state folder is the socket's, or where the daemon's link beside the socket leads.
 3. All of it happens under the state's lock, which the daemon takes too.
 4. What the daemon wrote at its first start since boot (``node.json``) is needed to attach, and
@@ -18,11 +19,14 @@ from time import gmtime, monotonic, strftime
 from cni.client import Attached, Candidate
 from cni.client import Request as Asked
 from cni.codec import encode
-from cni.result import CHECK_FAILED, TRY_AGAIN_LATER, Failure
+from cni.result import CHECK_FAILED, INTERNAL, TRY_AGAIN_LATER, Failure
 from netconf import attach as kernel
+from netconf import rehearsal
 from netconf.errors import NoctuleError, NotAvailable
-from netconf.names import MACSEC_OVERHEAD, NAMESERVER
-from netconf.state import NodeNet, Request, State, folder_of
+from netconf.keys import read_key
+from netconf.names import MACSEC_OVERHEAD, NAMESERVER, attachment_id
+from netconf.shaping import Bandwidth
+from netconf.state import Attachment, NodeNet, Request, State, folder_of
 
 
 def attach(socket: str, asked: Asked, *, anew: bool) -> Attached:
@@ -63,6 +67,41 @@ def detach(socket: str, asked: Asked) -> None:
         raise _failure(error) from error
     if gone is not None:
         _log("detached", started, request, service=gone.service, address=gone.address)
+
+
+def collect(socket: str, network: str, valid: list[tuple[str, str]], runtime: str) -> None:
+    """Undo what `runtime` attached to `network`, but `valid`; Failure names what stays."""
+    started = monotonic()
+    folder = folder_of(socket)
+    if not folder.is_dir():
+        return  # since boot nothing was attached
+    wanted = {attachment_id(network, container, ifname) for container, ifname in valid}
+    problems: list[str] = []
+    try:
+        state = State(folder)
+        stale = [one for one in state.all() if one.collectable(network, runtime, wanted)]
+    except NoctuleError as error:
+        raise _failure(error) from error
+    for made in stale:
+        try:
+            with state.exclusive():
+                kernel.detach(state, made.id)
+        except NoctuleError as error:
+            problems.append(f"{made.container}: {error.message}")
+        else:
+            _log("collected", started, made, service=made.service, address=made.address)
+    if problems:
+        raise Failure(INTERNAL, "GC could not remove everything", "; ".join(problems))
+
+
+def obstacles(key_file: str) -> list[str]:
+    """Return, in words, what is missing for a daemon to serve the network with this secret."""
+    found = rehearsal.lacking()
+    try:
+        read_key(key_file)
+    except NoctuleError as error:
+        found.append(error.message)
+    return found
 
 
 def check(socket: str, asked: Asked) -> None:
@@ -106,7 +145,10 @@ def _request(asked: Asked) -> Request:
         service=_service(asked.services),
         key_file=asked.key_file,
         address=asked.address,
+        address6=asked.address6,
         mac=asked.mac,
+        runtime=asked.runtime,
+        bandwidth=Bandwidth(**asked.bandwidth) if asked.bandwidth else None,
     )
 
 
@@ -120,7 +162,9 @@ def _failure(error: NoctuleError) -> Failure:
     return Failure(error.code, error.message, error.details)
 
 
-def _log(event: str, started: float, request: Request, *, service: str, address: str) -> None:
+def _log(
+    event: str, started: float, request: Request | Attachment, *, service: str, address: str
+) -> None:
     line = {
         "time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()),
         "level": "INFO",

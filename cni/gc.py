@@ -3,8 +3,10 @@
 CNI specification 1.1.0, section 2 "GC".
 
 1. Without a list nothing is stale; with an empty list everything is (`cni.config`, rule 5).
-2. The daemon does it, and goes on past errors. Without a daemon nothing is lost: it collects
-   what died when it returns. Nothing is forwarded, as no plugin is delegated to.
+2. Only what the same runtime attached is meant (`cni.config`, rule 6): two that share a node
+   and a network know nothing of each other's containers.
+3. The daemon does it; however it fails to answer, the executable does. Both go on past errors.
+4. The call is forwarded to the plugin that ``ipam.type`` names, also when something failed.
 """
 
 from __future__ import annotations
@@ -12,20 +14,37 @@ from __future__ import annotations
 from cni import client
 from cni.config import Network
 from cni.environment import Environment
-from cni.result import TRY_AGAIN_LATER, Failure
+from cni.result import Failure
 
 
-def collect(_call: Environment, network: Network) -> None:
-    """Collect; Failure names what could not be undone."""
+def collect(call: Environment, network: Network) -> None:
+    """Collect; Failure names everything that could not be undone."""
+    failures: list[Failure] = []
+    try:
+        _collect(network)
+    except Failure as failure:
+        failures.append(failure)
+    try:
+        if network.ipam:
+            from cni import ipam
+
+            ipam.run(call, network, "GC")
+    except Failure as failure:
+        failures.append(failure)
+    if failures:
+        first, *others = failures
+        details = [first.details, *(f"{other.message}: {other.details}" for other in others)]
+        raise Failure(first.code, first.message, "; ".join(filter(None, details)))
+
+
+def _collect(network: Network) -> None:
     valid = network.valid_attachments()
     if valid is None:
         return
+    socket, runtime = network.socket, network.runtime
     try:
-        client.collect(network.socket, network.name, valid)
-    except client.Silence as silence:
-        raise Failure(
-            TRY_AGAIN_LATER,
-            "noctuled does not answer, and collects by itself when it returns; "
-            "start it: systemctl start noctuled",
-            str(silence),
-        ) from None
+        client.collect(socket, network.name, valid, runtime)
+    except client.Silence:
+        from cni import fallback
+
+        fallback.collect(socket, network.name, valid, runtime)

@@ -5,7 +5,8 @@ CNI specification 1.1.0, section 5.
 1. The result has the version of the network configuration.
 2. ``ips[].version`` exists only before 1.0.0, ``interfaces[].mtu`` only from 1.1.0.
 3. What a plugin earlier in the chain made (``prevResult``) comes first and unchanged; ours is
-   appended, and ``ips[].interface`` counts from the start of the whole list.
+   appended, and ``ips[].interface`` counts from the start of the whole list. Only of the DNS
+   settings ours come first (`cni.dns`).
 4. An error names the field and the fix. Codes below 100 are the specification's.
 """
 
@@ -64,19 +65,26 @@ def since(version: str, first: str) -> bool:
     return SUPPORTED.index(version) >= SUPPORTED.index(first)
 
 
+def objects_of(previous: dict[str, object], name: str) -> list[dict[str, object]]:
+    """Return a list of prevResult, as `cni.chain` has validated it."""
+    entries = previous.get(name, [])
+    assert isinstance(entries, list)
+    return entries
+
+
 def success(
     version: str,
     environment: Environment,
     attached: Attached,
-    previous: dict[str, list[dict[str, object]]],
-    dns: dict[str, object],
+    previous: dict[str, object],
+    dns: list[dict[str, object]],
 ) -> dict[str, object]:
     """Return ADD's result as JSON values.
 
-    `previous` holds the lists ``interfaces``, ``ips`` and ``routes`` of prevResult, and `dns`
-    its dictionary; all may be empty.
+    `previous` is prevResult, `dns` are the settings that were given, the first first; both
+    may be empty.
     """
-    before = previous.get("interfaces", [])
+    before = objects_of(previous, "interfaces")
     interface: dict[str, object] = {"name": environment.ifname, "mac": attached.mac}
     if since(version, "1.1.0"):
         interface["mtu"] = attached.mtu
@@ -86,10 +94,18 @@ def success(
     ]
     if not since(version, "1.0.0"):
         ips = [{"version": "6" if ":" in str(ip["address"]) else "4", **ip} for ip in ips]
+    resolver: dict[str, object] = {"nameservers": [attached.nameserver]}
+    theirs = previous.get("dns")
+    if dns or theirs:
+        from cni.dns import joined
+
+        given = [resolver, *dns, theirs if isinstance(theirs, dict) else {}]
+        resolver = joined(given)
     return {
+        **previous,
         "cniVersion": version,
         "interfaces": [*before, interface],
-        "ips": [*previous.get("ips", []), *ips],
-        "routes": [*previous.get("routes", []), *({"dst": dst} for dst in attached.routes)],
-        "dns": dns,
+        "ips": [*objects_of(previous, "ips"), *ips],
+        "routes": [*objects_of(previous, "routes"), *({"dst": dst} for dst in attached.routes)],
+        "dns": resolver,
     }

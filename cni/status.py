@@ -3,7 +3,10 @@
 CNI specification 1.1.0, section 2 "STATUS".
 
 1. The daemon answers for itself. Without it ADD gives a closed attachment only, which is less
-   than a runtime should schedule on: code 50.
+   than a runtime should schedule on: code 50, and what keeps it from starting, if that can be
+   seen from here.
+2. Code 51, if containers that run suffer too, wins over 50.
+3. Whoever would be asked for the address is asked too.
 """
 
 from __future__ import annotations
@@ -14,13 +17,26 @@ from cni.environment import Environment
 from cni.result import NOT_AVAILABLE, Failure
 
 
-def status(_call: Environment, network: Network) -> None:
+def status(call: Environment, network: Network) -> None:
     """Return if ADD would work; Failure 50 or 51 says why not."""
+    socket, key_file, delegate = network.socket, network.key_file, network.ipam
     try:
-        client.status(network.socket)
+        client.ready(socket, key_file)
     except client.Silence as silence:
         raise Failure(
             NOT_AVAILABLE,
-            "noctuled does not answer; start it: systemctl start noctuled",
+            "; ".join([_why(silence, key_file), "start it: systemctl start noctuled"]),
             str(silence),
         ) from None
+    if delegate:
+        from cni import ipam
+
+        ipam.run(call, network, "STATUS")
+
+
+def _why(silence: client.Silence, key_file: str) -> str:
+    if not isinstance(silence, client.Absent):
+        return "noctuled does not answer"
+    from cni import fallback
+
+    return "; ".join(["noctuled does not run", *fallback.obstacles(key_file)])

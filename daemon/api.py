@@ -84,6 +84,12 @@ class GCRequest(msgspec.Struct, forbid_unknown_fields=True):
     runtime: str = ""
 
 
+class ReadyRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What an ADD would need."""
+
+    key_file: str
+
+
 class PolicyRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A signed policy record, base64."""
 
@@ -107,6 +113,9 @@ class Service(Protocol):
 
     async def collect(self, request: GCRequest) -> None:
         """GC."""
+
+    async def can_attach(self, request: ReadyRequest) -> None:
+        """STATUS."""
 
     async def status(self) -> Status:
         """Everything this node knows."""
@@ -147,6 +156,7 @@ class Api:
                 web.post("/v1/detach", self._detach),
                 web.post("/v1/check", self._check),
                 web.post("/v1/gc", self._gc),
+                web.post("/v1/ready", self._ready),
                 web.post("/v1/policy", self._apply_policy),
                 web.get("/v1/policy", self._policy),
                 web.get("/v1/status", self._status),
@@ -213,6 +223,10 @@ class Api:
 
     async def _gc(self, request: web.Request) -> web.Response:
         await self._service.collect(await _body(request, GCRequest))
+        return _answer({})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        await self._service.can_attach(await _body(request, ReadyRequest))
         return _answer({})
 
     async def _policy(self, request: web.Request) -> web.Response:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from daemon import report
-from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest
+from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest, ReadyRequest
 from daemon.config import Config
 from daemon.fabric import Settings
 from daemon.fabric.zenoh_fabric import ZenohFabric
@@ -37,6 +37,7 @@ from daemon.resolver.client import Resolver
 from daemon.saved import Saved
 from daemon.statements import Statements
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
+from netconf import readiness
 from netconf.errors import InvalidConfig, NoctuleError, TryAgain
 from netconf.nft import host, ruleset
 from netconf.rehearsal import rehearse
@@ -248,6 +249,10 @@ class Node:
     async def collect(self, request: GCRequest) -> None:
         """GC."""
         await self.replicas.collect(request)
+
+    async def can_attach(self, request: ReadyRequest) -> None:
+        """STATUS."""
+        await self._blocking(readiness.check, self.links.facts, self._state, request.key_file)
 
     async def status(self) -> Status:
         """Everything this node knows."""

@@ -35,7 +35,7 @@ def choose(request: Request, node: NodeNet, taken: set[str], last: str) -> str:
     edges = {int(net[position]) for net in (IPv4Network(node.pool), mine) for position in (0, -1)}
     wanted = _wanted(request, node)
     if wanted is None:
-        return _next(mine, edges, taken, last)
+        return _next(node, edges, taken, last)
     if wanted not in mine:
         reason = f"it is not in this node's slice {mine}"
     elif int(wanted) in edges:
@@ -57,6 +57,14 @@ def full() -> NodeFull:
     )
 
 
+def exhausted(node: NodeNet) -> AddressesExhausted:
+    """Return the error of a node whose slice is in use."""
+    return AddressesExhausted(
+        f"addresses.slice: all addresses of {node.slice} are in use on this node; "
+        "give it a larger slice or detach something"
+    )
+
+
 def free(node: NodeNet, taken: set[str]) -> int:
     """Return how many more containers the node can take, by addresses and by ports."""
     mine, pool = IPv4Network(node.slice), IPv4Network(node.pool)
@@ -65,7 +73,8 @@ def free(node: NodeNet, taken: set[str]) -> int:
     return min(usable, CONTAINERS_MAX) - len(taken)
 
 
-def _next(mine: IPv4Network, edges: set[int], taken: set[str], last: str) -> str:
+def _next(node: NodeNet, edges: set[int], taken: set[str], last: str) -> str:
+    mine = IPv4Network(node.slice)
     first, count = int(mine.network_address), mine.num_addresses
     try:
         after = int(IPv4Address(last))
@@ -76,10 +85,7 @@ def _next(mine: IPv4Network, edges: set[int], taken: set[str], last: str) -> str
         address = str(IPv4Address(number))
         if number not in edges and address not in taken:
             return address
-    raise AddressesExhausted(
-        f"addresses.slice: all addresses of {mine} are in use on this node; "
-        "give it a larger slice or detach something"
-    )
+    raise exhausted(node)
 
 
 def _wanted(request: Request, node: NodeNet) -> IPv4Address | None:

@@ -57,6 +57,12 @@ class NotAvailable(NoctuleError):
     code = 50
 
 
+class LimitedConnectivity(NoctuleError):
+    """STATUS: as `NotAvailable`, and containers that run suffer too."""
+
+    code = 51
+
+
 class KernelFailure(NoctuleError):
     """The kernel refused a change; `details` holds errno and the operation."""
 

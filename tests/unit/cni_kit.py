@@ -45,6 +45,9 @@ ATTACHED = {
 
 NETNS = "/run/netns/nowhere"
 
+RUNTIME = Path("/proc/self/exe").resolve().name
+"""What the executable takes its caller for: this process."""
+
 
 def environment(verb: str, **changes: str | None) -> dict[str, str]:
     """Return what a runtime sets for `verb`; a change of None removes the variable."""
@@ -81,7 +84,7 @@ def previous(**changes: Any) -> dict[str, Any]:
         "interfaces": [{"name": "eth0", "mac": "02:4e:0a:40:10:05", "mtu": 1394, "sandbox": NETNS}],
         "ips": [{"address": "10.64.16.5/12", "interface": 0}],
         "routes": [{"dst": "10.80.0.0/16"}],
-        "dns": {},
+        "dns": {"nameservers": ["127.0.0.78"]},
         **changes,
     }
 

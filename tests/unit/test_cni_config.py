@@ -104,18 +104,37 @@ def test_an_error_carries_the_version_of_the_configuration(version: str) -> None
         ({"runtimeConfig": {"aliases": {"mesh": "web"}}}, 7, ["runtimeConfig.aliases.mesh"]),
         ({"runtimeConfig": {"ips": ["x"]}}, 7, ["runtimeConfig.ips"]),
         ({"runtimeConfig": {"ips": ["10.64.16.5/99"]}}, 7, ["runtimeConfig.ips"]),
-        ({"runtimeConfig": {"ips": ["10.64.16.5", "fd00::1"]}}, 2, ["ips", "fd00::1"]),
+        ({"runtimeConfig": {"ips": ["10.64.16.5", "10.64.16.6"]}}, 2, ["ips", "10.64.16.6"]),
+        ({"runtimeConfig": {"ips": ["fd00::1", "fd00::2/64"]}}, 2, ["ips", "fd00::2"]),
+        ({"runtimeConfig": {"ips": ["fd00::1/129"]}}, 7, ["runtimeConfig.ips"]),
+        ({"runtimeConfig": {"ipRanges": [[{"subnet": "10.64.16.0/24"}]]}}, 2, ["ipRanges"]),
+        ({"runtimeConfig": {"bandwidth": 1}}, 7, ["runtimeConfig.bandwidth"]),
+        ({"runtimeConfig": {"bandwidth": {"rate": 1}}}, 7, ["runtimeConfig.bandwidth.rate"]),
+        ({"runtimeConfig": {"bandwidth": {"ingressRate": -1}}}, 7, ["bandwidth.ingressRate"]),
+        ({"runtimeConfig": {"bandwidth": {"ingressRate": "1"}}}, 7, ["bandwidth.ingressRate"]),
+        ({"runtimeConfig": {"bandwidth": {"ingressRate": True}}}, 7, ["bandwidth.ingressRate"]),
+        ({"runtimeConfig": {"bandwidth": {"egressRate": 1}}}, 7, ["egressRate", "egressBurst"]),
+        ({"runtimeConfig": {"bandwidth": {"egressBurst": 1}}}, 7, ["egressRate", "egressBurst"]),
+        ({"runtimeConfig": {"bandwidth": {"egressBurst": 1 << 63}}}, 7, ["egressBurst"]),
+        ({"runtime": ""}, 7, ["runtime"]),
+        ({"runtime": 1}, 7, ["runtime"]),
         ({"runtimeConfig": {"mac": "x"}}, 7, ["runtimeConfig.mac"]),
         ({"runtimeConfig": {"mac": 1}}, 7, ["runtimeConfig.mac"]),
         ({"runtimeConfig": {"portMappings": [{"hostPort": 80}]}}, 2, ["portMappings", "hostPort"]),
         ({"capabilities": {"portMappings": True}}, 2, ["capabilities.portMappings", "true"]),
         ({"capabilities": []}, 7, ["capabilities"]),
-        ({"ipam": {"type": "host-local"}}, 2, ["ipam", "host-local"]),
-        ({"ipam": "host-local"}, 2, ["ipam", "host-local"]),
+        ({"ipam": "host-local"}, 7, ["ipam"]),
+        ({"ipam": {"type": 1}}, 7, ["ipam.type"]),
+        ({"ipam": {"subnet": "10.64.16.0/24"}}, 7, ["ipam.type"]),
+        ({"ipam": {"type": "../host-local"}}, 7, ["ipam.type", "CNI_PATH"]),
+        ({"ipam": {"type": ".."}}, 7, ["ipam.type"]),
         ({"ipMasq": True}, 2, ["ipMasq", "true"]),
         ({"prevResult": 1}, 7, ["prevResult"]),
         ({"prevResult": {"interfaces": {}}}, 7, ["prevResult.interfaces"]),
         ({"prevResult": {"ips": [1]}}, 7, ["prevResult.ips"]),
+        ({"prevResult": {"cniVersion": "0.2.0"}}, 1, ["prevResult.cniVersion", "0.2.0"]),
+        ({"prevResult": {"cniVersion": "1.2.0"}}, 1, ["prevResult.cniVersion", "1.2.0"]),
+        ({"prevResult": {"cniVersion": 1}}, 1, ["prevResult.cniVersion"]),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("verb", ["ADD", "CHECK"])
@@ -134,12 +153,16 @@ def test_refused_fields(
     [
         {},
         {"dns": {"nameservers": ["10.80.0.1"]}},
+        {"dns": None, "runtimeConfig": {"dns": None, "bandwidth": None}},
+        {"runtimeConfig": {"bandwidth": {}}},
+        {"runtime": "podman"},
         {"ipam": {}},
         {"ipam": {"type": ""}},
         {"ipMasq": False},
         {"disableCheck": True, "disableGC": True},
         {"cniVersions": ["1.0.0", "1.1.0"], "loadOnlyInlinedPlugins": True},
         {"capabilities": {"aliases": True, "ips": True, "mac": True, "portMappings": False}},
+        {"capabilities": {"dns": True, "bandwidth": True}},
         {"runtimeConfig": {"portMappings": []}},
         {"runtimeConfig": {"mac": ""}},
         {"cni.dev/valid-attachments": [], "cni.dev/anything": 1},
@@ -150,6 +173,21 @@ def test_refused_fields(
 def test_tolerated_fields(daemon: Daemon, changes: dict[str, Any]) -> None:
     outcome = run(environment("ADD"), configuration(daemon.socket, **changes))
     assert outcome.status == 0, outcome
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"dns": 7}, "dns"),
+        ({"dns": {"nameservers": "10.0.0.1"}}, "dns.nameservers"),
+        ({"dns": {"search": [1]}}, "dns.search"),
+        ({"dns": {"domain": 1}}, "dns.domain"),
+        ({"runtimeConfig": {"dns": {"servers": [""]}}}, "runtimeConfig.dns.servers"),
+    ],
+)
+def test_refused_dns(daemon: Daemon, changes: dict[str, Any], word: str) -> None:
+    run(environment("ADD"), configuration(daemon.socket, **changes)).failed(7, word)
+    assert daemon.requests == []
 
 
 def test_dns_of_a_previous_result_must_be_an_object(daemon: Daemon) -> None:
@@ -217,6 +255,39 @@ def test_the_address_asked_for(
     assert daemon.body["address"] == address
 
 
+@pytest.mark.parametrize(
+    ("asked", "address", "address6"),
+    [
+        (["10.64.16.7/12", "fd4e::a40:1007/108"], "10.64.16.7", "fd4e::a40:1007"),
+        (["fd4e::a40:1007", "10.64.16.7"], "10.64.16.7", "fd4e::a40:1007"),
+        (["fd4e::a40:1007"], None, "fd4e::a40:1007"),
+    ],
+)
+def test_an_address_of_each_family(
+    daemon: Daemon, asked: list[str], address: str | None, address6: str
+) -> None:
+    config = configuration(daemon.socket, runtimeConfig={"ips": asked})
+    assert run(environment("ADD"), config).status == 0
+    assert (daemon.body["address"], daemon.body["address6"]) == (address, address6)
+    config = configuration(daemon.socket)
+    assert run(environment("ADD", CNI_ARGS=f"IP={','.join(asked)}"), config).status == 0
+    assert daemon.requests[1] == daemon.requests[0]
+
+
+def test_limits_are_passed_in_our_names(daemon: Daemon) -> None:
+    asked = {"ingressRate": 2048, "ingressBurst": 1600, "egressRate": 4096, "egressBurst": 3200}
+    config = configuration(daemon.socket, runtimeConfig={"bandwidth": asked})
+    assert run(environment("ADD"), config).status == 0
+    assert daemon.body["bandwidth"] == {
+        "ingress_rate": 2048, "ingress_burst": 1600, "egress_rate": 4096, "egress_burst": 3200,
+    }  # fmt: skip
+
+
+def test_a_runtime_may_say_who_it_is(daemon: Daemon) -> None:
+    assert run(environment("ADD"), configuration(daemon.socket, runtime="crio")).status == 0
+    assert daemon.body["runtime"] == "crio"
+
+
 def test_the_mac_asked_for(daemon: Daemon) -> None:
     config = configuration(daemon.socket, runtimeConfig={"mac": "02:4E:0A:40:10:07"})
     assert run(environment("ADD", CNI_ARGS="MAC=02:4e:00:00:00:01"), config).status == 0
@@ -226,7 +297,8 @@ def test_the_mac_asked_for(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"service": 5, "key": "x", "args": 1, "runtimeConfig": [], "ipam": {"type": "x"}},
+        {"service": 5, "key": "x", "args": 1, "runtimeConfig": [], "ipam": {"type": "../x"}},
+        {"ipam": 7, "runtime": 7, "dns": 7},
         {"servise": "x", "prevResult": 7, "capabilities": 1},
     ],
 )

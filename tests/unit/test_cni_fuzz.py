@@ -35,7 +35,7 @@ JSON = st.recursive(
 )  # fmt: skip
 FIELDS = st.sampled_from(
     ["cniVersion", "name", "type", "service", "key", "capabilities", "runtimeConfig", "args",
-     "prevResult", "disableCheck", "ipam", "dns", "ipMasq", "cni.dev/valid-attachments",
+     "prevResult", "disableCheck", "ipam", "dns", "ipMasq", "runtime", "cni.dev/valid-attachments",
      "cni.dev/attachments", "unknown"]
 )  # fmt: skip
 
@@ -93,7 +93,7 @@ def test_any_environment(daemon: Daemon, verb: bytes, changes: dict[str, bytes])
 @SETTINGS
 @given(verb=st.sampled_from(VERBS), status=st.integers(200, 599), answer=JSON)
 def test_any_answer(daemon: Daemon, verb: str, status: int, answer: Any) -> None:
-    targets = ("attach", "detach", "check", "gc", "status")
+    targets = ("attach", "detach", "check", "gc", "ready")
     daemon.replies = {f"/v1/{target}": (status, answer) for target in targets}
     try:
         config = configuration(

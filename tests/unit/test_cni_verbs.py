@@ -15,6 +15,7 @@ from cni_kit import (
     NETNS,
     PACKAGES,
     ROOT,
+    RUNTIME,
     Daemon,
     command,
     configuration,
@@ -55,6 +56,9 @@ def test_add_asks_the_daemon(daemon: Daemon) -> None:
                 "key_file": "/run/noctule/keys/mesh.key",
                 "address": None,
                 "mac": None,
+                "address6": None,
+                "runtime": RUNTIME,
+                "bandwidth": None,
             },
         )
     ]
@@ -73,7 +77,7 @@ def test_the_result_has_its_versions_shape(daemon: Daemon, version: str) -> None
         "interfaces": [interface],
         "ips": [ip],
         "routes": [{"dst": "10.80.0.0/16"}],
-        "dns": {},
+        "dns": {"nameservers": ["127.0.0.78"]},
     }
 
 
@@ -84,7 +88,7 @@ def test_an_earlier_plugins_result_is_passed_on(daemon: Daemon) -> None:
     assert result["ips"][0] == BRIDGE["ips"][0]  # type: ignore[index]
     assert result["ips"][1] == {"address": "10.64.16.5/12", "interface": 2}
     assert result["routes"] == [*BRIDGE["routes"], {"dst": "10.80.0.0/16"}]
-    assert result["dns"] == BRIDGE["dns"]
+    assert result["dns"] == {"nameservers": ["127.0.0.78", "192.0.2.53"]}
 
 
 @pytest.mark.parametrize("verb", ["ADD", "CHECK", "DEL", "GC", "STATUS"])
@@ -96,7 +100,7 @@ def test_the_daemons_errors_are_relayed(
     daemon: Daemon, verb: str, status: int, code: int, words: list[str]
 ) -> None:
     problem = {"code": code, "msg": f"problem: {words[:1]}", "details": f"cause: {words[1:]}"}
-    targets = ("/v1/attach", "/v1/detach", "/v1/check", "/v1/gc", "/v1/status")
+    targets = ("/v1/attach", "/v1/detach", "/v1/check", "/v1/gc", "/v1/ready")
     daemon.replies = dict.fromkeys(targets, (status, problem))
     config = configuration(
         daemon.socket, prevResult=previous(), **{"cni.dev/valid-attachments": []}
@@ -188,7 +192,8 @@ def test_gc(daemon: Daemon, lists: dict[str, Any], sent: Any) -> None:
     if sent is None:
         assert daemon.requests == []
     else:
-        assert daemon.requests == [("POST", "/v1/gc", {"network": "mesh", "valid": sent})]
+        body = {"network": "mesh", "valid": sent, "runtime": RUNTIME}
+        assert daemon.requests == [("POST", "/v1/gc", body)]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +207,8 @@ def test_gc_does_not_guess(daemon: Daemon, entries: Any) -> None:
 
 def test_status(daemon: Daemon) -> None:
     run(environment("STATUS"), configuration(daemon.socket)).succeeded()
-    assert daemon.requests == [("GET", "/v1/status", None)]
+    body = {"key_file": "/run/noctule/keys/mesh.key"}
+    assert daemon.requests == [("POST", "/v1/ready", body)]
 
 
 @pytest.mark.parametrize(
