@@ -46,7 +46,7 @@ CASES: list[tuple[str, Any, dict[str, str | None], int, list[str]]] = [
     ("version unknown", {"cniVersion": "9.9.9"}, {}, 1, ["cniVersion", "9.9.9", "1.1.0"]),
     ("version malformed", {"cniVersion": "one"}, {}, 6, ["cniVersion", "one"]),
     ("unknown field", {"servise": "web"}, {}, 7, ["servise"]),
-    ("foreign IPAM", {"ipam": {"type": "host-local"}}, {}, 2, ["ipam", "host-local"]),
+    ("IPAM not there", {"ipam": {"type": "tulip"}}, {}, 7, ["ipam.type", "tulip", "CNI_PATH"]),
     ("no service", {"service": None}, {}, 7, ["service"]),
     ("key missing", {"key": None}, {}, 7, ["key", "file"]),
     ("key file missing", {"key": {"file": "/nowhere"}}, {}, 7, ["key.file", "/nowhere"]),

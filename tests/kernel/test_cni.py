@@ -18,6 +18,7 @@ from netconf.nft import ruleset
 from netconf.nft.elements import EGRESS, INGRESS, PEER
 from netconf.nft.wire import NftSocket
 from tests.kernel.conftest import Container, MeshNode
+from tests.kernel.sandbox import run
 from tests.kernel.test_attach import picture
 from tests.unit import cni_kit
 from tests.unit.cni_kit import Outcome
@@ -172,12 +173,12 @@ def test_the_address_asked_for(runtime: Runtime, container: MakeContainer) -> No
     runtime.call("ADD", one).failed(7, "already")  # no DEL in between
 
 
-def start(runtime: Runtime, container: Container) -> subprocess.Popen[bytes]:
-    """Start an ADD and do not wait for it."""
+def start(runtime: Runtime, container: Container, verb: str = "ADD") -> subprocess.Popen[bytes]:
+    """Start a call and do not wait for it."""
     code = cni_kit.LAUNCHER.format(root=str(cni_kit.ROOT), packages=cni_kit.PACKAGES, settings="")
     call = subprocess.Popen(
         [*cni_kit.command(runtime.node.sandbox.path), code],
-        env=runtime.variables("ADD", container),
+        env=runtime.variables(verb, container),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -224,3 +225,81 @@ def test_a_daemon_that_dies_over_its_work(runtime: Runtime, container: MakeConta
     with cni_kit.dying(runtime.socket):
         runtime.call("DEL", one).succeeded()
     assert runtime.picture() == before
+
+
+LIMITS = {
+    "ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 80_000, "egressBurst": 16_000,
+}  # fmt: skip
+
+
+def test_limits_without_a_daemon(runtime: Runtime, container: MakeContainer) -> None:
+    one = container()
+    before = runtime.picture(one)
+    result = runtime.call("ADD", one, runtimeConfig={"bandwidth": LIMITS}).json
+    (made,) = runtime.node.state.all()
+    shown = [
+        json.loads(
+            run("ip", "netns", "exec", runtime.node.sandbox.name,
+                "tc", "-j", "qdisc", "show", "dev", end)
+        )[0]
+        for end in (made.vh, made.vc)
+    ]  # fmt: skip
+    assert [(found["kind"], found["options"]["rate"]) for found in shown] == [
+        ("tbf", 1_000_000),
+        ("tbf", 10_000),
+    ]
+    runtime.call("CHECK", one, prevResult=result).succeeded()
+    run("ip", "netns", "exec", runtime.node.sandbox.name,
+        "tc", "qdisc", "replace", "dev", made.vc, "root", "tbf", "rate", "1gbit",
+        "burst", "100k", "latency", "25ms")  # fmt: skip
+    outcome = runtime.call("CHECK", one, prevResult=result)
+    outcome.failed(102, f"{made.vc} has no token bucket of 10000 bytes per second")
+    runtime.call("DEL", one).succeeded()
+    assert runtime.picture(one) == before
+
+
+def test_gc_without_a_daemon(runtime: Runtime, container: MakeContainer) -> None:
+    before = runtime.picture()
+    boxes = [container() for _ in range(3)]
+    for box, whose in zip(boxes, ("containerd", "containerd", "podman"), strict=True):
+        assert runtime.call("ADD", box, runtime=whose).status == 0
+
+    def left() -> set[str]:
+        return {made.container for made in runtime.node.state.all()}
+
+    valid = "cni.dev/valid-attachments"
+    pair = {"containerID": boxes[0].sandbox.name, "ifname": "eth0"}
+    runtime.call("GC", boxes[0], runtime="containerd", **{valid: [pair]}).succeeded()
+    assert left() == {boxes[0].sandbox.name, boxes[2].sandbox.name}
+    runtime.call("GC", boxes[0], runtime="containerd").succeeded()  # no list: nothing is stale
+    runtime.call("GC", boxes[0], **{valid: []}).succeeded()  # this test is neither of them
+    assert left() == {boxes[0].sandbox.name, boxes[2].sandbox.name}
+    for whose in ("containerd", "podman"):
+        outcome = runtime.call("GC", boxes[0], runtime=whose, **{valid: []})
+        outcome.succeeded()
+        assert json.loads(outcome.stderr)["event"] == "collected without noctuled"
+    assert runtime.picture() == before
+
+
+def test_status_without_a_daemon(runtime: Runtime, container: MakeContainer) -> None:
+    one = container()
+    outcome = runtime.call("STATUS", one)
+    outcome.failed(50, "noctuled does not run", "systemctl start noctuled")
+    assert "kernel" not in outcome.json["msg"]
+    one.key.unlink()
+    runtime.call("STATUS", one).failed(50, "noctuled does not run", "key.file", str(one.key))
+
+
+@pytest.mark.parametrize("verbs", [("ADD", "DEL"), ("DEL", "ADD"), ("DEL", "DEL")])
+def test_del_at_the_same_time(
+    runtime: Runtime, container: MakeContainer, verbs: tuple[str, str]
+) -> None:
+    one = container()
+    before = runtime.picture(one)
+    if "ADD" not in verbs:
+        assert runtime.call("ADD", one).status == 0
+    calls = [start(runtime, one, verb) for verb in verbs]
+    answers = [call.communicate(timeout=120)[0] for call in calls]
+    assert [call.returncode for call in calls] == [0, 0], answers
+    runtime.call("DEL", one).succeeded()
+    assert runtime.picture(one) == before

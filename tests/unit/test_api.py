@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest, peer_uid
+from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest, ReadyRequest, peer_uid
 from daemon.journal import Journal
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
 from netconf.errors import AddressesExhausted, IOFailure
@@ -76,6 +76,9 @@ class Recording:
 
     async def collect(self, request: GCRequest) -> None:
         self._note("gc", request)
+
+    async def can_attach(self, request: ReadyRequest) -> None:
+        self._note("ready", request)
 
     async def status(self) -> Status:
         self._note("status")
@@ -216,6 +219,12 @@ def test_detach_and_check_answer_an_empty_object(tmp_path: Path, verb: str) -> N
     assert (status, answer, calls[0][0]) == (200, {}, verb)
 
 
+def test_ready_asks_about_the_secret(tmp_path: Path) -> None:
+    body = {"key_file": "/run/mesh.key"}
+    status, answer, ((verb, request),) = asked(tmp_path, "POST", "/v1/ready", body)
+    assert (status, answer, verb, request.key_file) == (200, {}, "ready", "/run/mesh.key")
+
+
 def test_gc_names_containers_as_cni_does(tmp_path: Path) -> None:
     body = {
         "network": "mesh",
@@ -250,6 +259,7 @@ def test_a_policy_arrives_as_it_was_signed(tmp_path: Path) -> None:
         ("/v1/attach", {**REQUEST, "services": [{"name": "a", "from": "b", "x": 1}]}, 7, "`x`"),
         ("/v1/attach", {**REQUEST, "bandwidth": {"ingress_rate": -1}}, 7, "bandwidth.ingress_rate"),
         ("/v1/attach", {**REQUEST, "bandwidth": {"rate": 1}}, 7, "unknown field `rate`"),
+        ("/v1/ready", {}, 7, "key_file"),
         ("/v1/attach", b"{", 6, "not JSON"),
         ("/v1/attach", b"\xff\xfe", 6, "not JSON"),
         ("/v1/detach", b"", 6, "not JSON"),
