@@ -21,8 +21,9 @@ from pathlib import Path
 
 from netconf.errors import IOFailure, TryAgain
 
-POLL_SECONDS = 0.005
-"""The calls that wait have no time limit, so the ones that do not are repeated."""
+POLL_SECONDS = (0.002, 0.1)
+"""The calls that wait have no time limit, so the ones that do not are repeated: soon at first,
+then ever less often, for a hundred executables may be waiting for one processor."""
 
 
 @contextmanager
@@ -67,6 +68,7 @@ def _locked(path: Path, timeout: float, lock: Callable[[int], None]) -> Iterator
 
 def _wait(fd: int, path: Path, timeout: float, lock: Callable[[int], None]) -> None:
     deadline = time.monotonic() + timeout
+    pause, longest = POLL_SECONDS
     while True:
         try:
             return lock(fd)
@@ -78,4 +80,5 @@ def _wait(fd: int, path: Path, timeout: float, lock: Callable[[int], None]) -> N
                     f"{path} has been locked for {timeout:g} s by another operation; "
                     "try again when it has finished"
                 ) from error
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(pause * 1.5, longest)
