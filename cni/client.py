@@ -17,7 +17,7 @@ from _socket import socket as Socket  # noqa: N812  a class, whatever its name
 from time import monotonic
 
 from cni.codec import decode, encode
-from cni.result import IO_FAILURE, TRY_AGAIN_LATER, Failure
+from cni.result import IO_FAILURE, TRY_AGAIN_LATER, Failure, relayable
 
 TYPE_CHECKING = False  # the name that type checkers look for; importing typing costs 8 ms
 if TYPE_CHECKING:
@@ -234,8 +234,7 @@ def _ask(path: str, method: str, target: str, body: dict[str, object] | None) ->
     if status == 200:
         return value
     code, message, details = value.get("code"), value.get("msg"), value.get("details", "")
-    # A code of 0 or less would read as success to some runtime.
-    if isinstance(code, int) and code > 0 and isinstance(message, str):
+    if relayable(code) and isinstance(message, str) and message:
         raise Failure(code, message, details if isinstance(details, str) else encode(details))
     raise Lost(f"{method} {target} answered {status} without an error code")
 

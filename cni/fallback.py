@@ -26,7 +26,7 @@ from netconf.errors import NoctuleError, NotAvailable
 from netconf.keys import read_key
 from netconf.names import MACSEC_OVERHEAD, NAMESERVER, attachment_id
 from netconf.shaping import Bandwidth
-from netconf.state import Attachment, NodeNet, Request, State, folder_of
+from netconf.state import Attachment, NodeNet, Request, State, folder_of, kept
 
 
 def attach(socket: str, asked: Asked, *, anew: bool) -> Attached:
@@ -57,7 +57,7 @@ def detach(socket: str, asked: Asked) -> None:
     started = monotonic()
     request = _request(asked)
     folder = folder_of(socket)
-    if not folder.is_dir():
+    if not kept(folder):
         return  # since boot nothing was attached, and what was before died with its namespaces
     try:
         state = State(folder)
@@ -73,7 +73,7 @@ def collect(socket: str, network: str, valid: list[tuple[str, str]], runtime: st
     """Undo what `runtime` attached to `network`, but `valid`; Failure names what stays."""
     started = monotonic()
     folder = folder_of(socket)
-    if not folder.is_dir():
+    if not kept(folder):
         return  # since boot nothing was attached
     wanted = {attachment_id(network, container, ifname) for container, ifname in valid}
     problems: list[str] = []
@@ -124,8 +124,8 @@ def check(socket: str, asked: Asked) -> None:
 def _node(socket: str) -> tuple[State, NodeNet]:
     folder = folder_of(socket)
     try:
-        if not folder.is_dir():
-            raise NotAvailable(f"{folder} is missing")  # State would make it
+        if not kept(folder):
+            raise NotAvailable(f"{folder} holds no state")  # State would make it
         state = State(folder)
         return state, state.read_node()
     except NotAvailable as missing:

@@ -43,6 +43,7 @@ from cni.result import (
     TRY_AGAIN_LATER,
     UNSUPPORTED_FIELD,
     Failure,
+    relayable,
 )
 
 ETXTBSY = 26  # asm-generic/errno.h; importing errno costs more than the number
@@ -157,7 +158,7 @@ def _error(name: str, verb: str, code: int, stdout: bytes) -> Failure:
     fields = value if isinstance(value, dict) else {}
     theirs, message = fields.get("code"), fields.get("msg")
     details = fields.get("details", "")
-    if isinstance(theirs, int) and theirs > 0 and isinstance(message, str):
+    if relayable(theirs) and isinstance(message, str):
         return Failure(theirs, f"ipam: {name}: {message}", str(details))
     said = stdout[:400].decode("utf-8", "replace").strip()
     return Failure(INTERNAL, f"ipam: {name} ended {verb} with {code} and without an error", said)

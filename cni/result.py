@@ -14,6 +14,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # the name that type checkers look for; importing typing costs 8 ms
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from cni.client import Attached
     from cni.environment import Environment
 
@@ -58,6 +60,14 @@ class Failure(Exception):
             "msg": self.message,
             "details": self.details,
         }
+
+
+def relayable(code: object) -> TypeGuard[int]:
+    """Say whether somebody else's error `code` can be passed on.
+
+    0 or less would read as success to some runtime, and Go's library takes no ``true``.
+    """
+    return type(code) is int and 0 < code < 1 << 31
 
 
 def since(version: str, first: str) -> bool:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import logging
 import os
 import socket
 import struct
@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from daemon.journal import Journal
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
@@ -163,7 +164,9 @@ class Api:
                 web.get("/v1/verify", self._verify),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        log = logging.getLogger("aiohttp.server")
+        log.addFilter(_is_news)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, logger=log)
         await self._runner.setup()
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path.unlink(missing_ok=True)
@@ -200,7 +203,8 @@ class Api:
         except NoctuleError as error:
             return _problem(422, error.code, error.message, error.details)
         except web.HTTPException as error:
-            return _problem(error.status, 6, error.reason)
+            where = f"{request.method} {request.rel_url.raw_path}"
+            return _problem(error.status, 6, f"{where}: {error.reason}")
         except Exception as error:
             self._journal.error("request failed", exc=error, path=request.path)
             return _problem(500, 999, f"noctuled failed: {error!r}; its log has the traceback")
@@ -236,7 +240,7 @@ class Api:
         body = await _body(request, PolicyRequest)
         try:
             envelope = base64.b64decode(body.envelope, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise DecodeFailure(f"envelope: not base64: {error}") from error
         return _answer(await self._service.apply_policy(envelope))
 
@@ -247,9 +251,24 @@ class Api:
         return _answer(await self._service.verify())
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether aiohttp logs more than the traceback of bytes that are no HTTP (400)."""
+    problem = record.exc_info[1] if record.exc_info else None
+    return not isinstance(problem, HttpProcessingError | web.RequestPayloadError)
+
+
 async def _body(request: web.Request, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(await request.read(), type=kind)
+        data = await request.read()
+    except (ConnectionError, web.RequestPayloadError, HttpProcessingError) as error:
+        raise DecodeFailure(f"request: its body did not arrive whole: {error}") from error
+    return decode_body(data, kind)
+
+
+def decode_body(data: bytes, kind: type[T]) -> T:
+    """Return the request in `data`; DecodeFailure if it is not JSON, else InvalidConfig."""
+    try:
+        return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise InvalidConfig(f"request: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -18,10 +18,20 @@ import yaml
 from netconf.errors import DecodeFailure, InvalidConfig
 
 T = TypeVar("T", bound=msgspec.Struct)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys, as YAML 1.2 section 3.2.1.3 demands."""
+    """SafeLoader that refuses duplicate keys, as YAML 1.2 section 3.2.1.3 demands, and halves of
+    surrogate pairs, which an escape can write but neither a log nor a record can carry."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if _SURROGATE.search(value):
+            raise yaml.constructor.ConstructorError(
+                None, None, "half a surrogate pair; write the character itself", node.start_mark
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()

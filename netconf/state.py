@@ -18,16 +18,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from netconf import allocation, locks, names
 from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NotAvailable
 from netconf.shaping import Bandwidth
+
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_FILE = re.compile(rf"([0-9a-f]{{12}})@({_OCTET}(?:\.{_OCTET}){{3}})\.json")
+"""An attachment's file (rule 2). No other file in the folder is ours, whatever is in it."""
 
 PATIENCE_SECONDS = 10.0
 """How long an operation waits for others before it gives up with TryAgain: runtimes wait
@@ -44,6 +50,11 @@ def folder_of(socket: str | Path) -> Path:
     """
     link = Path(f"{socket}.state")
     return link.readlink() if link.is_symlink() else Path(socket).parent
+
+
+def kept(folder: Path) -> bool:
+    """Tell whether anybody ever kept state in `folder`; a wrong path must not become one."""
+    return (folder / "attachments").is_dir()
 
 
 def lead(socket: str | Path, folder: str | Path) -> None:
@@ -129,9 +140,9 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     key_file: str
     address: str
-    salt: str
+    salt: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     """Hex digits of the 32-byte salt of the SAK under `an`."""
-    an: int
+    an: Annotated[int, Meta(ge=0, le=3)]
     """The association number that transmits, 0–3."""
     mtu: int
     """Bytes of payload of the bridge path when it was made."""
@@ -281,7 +292,7 @@ class State:
 
     def taken(self) -> set[str]:
         """Return the address of every attachment; cheap, no file is opened."""
-        return {name.partition("@")[2].removesuffix(".json") for name in self._names().values()}
+        return {_address_in(name) for name in self._names().values()}
 
     def all(self) -> list[Attachment]:
         """Return every attachment, sorted by id; of unreadable files what `get` returns."""
@@ -292,25 +303,25 @@ class State:
         """Return file names by id, without what dead writers left: allocation removes that."""
         with _reading(f"list {self._folder}"):
             found = os.listdir(self._folder)  # noqa: PTH208 -- strings are enough
-        return {name.partition("@")[0]: name for name in found if name.endswith(".json")}
+        return {match[1]: match[0] for match in map(_FILE.fullmatch, found) if match}
 
     def _attachment(self, attachment: str, name: str) -> Attachment | None:
         try:
-            return self._read(self._folder / name, Attachment)
+            found = self._read(self._folder / name, Attachment)
         except FileNotFoundError:
             return None
         except DecodeFailure:
             return _by_name(attachment, name)
+        # The name is what allocation and removal go by: contents that disagree are damaged.
+        return found if self._path(found).name == name else _by_name(attachment, name)
 
     def _taken(self) -> dict[str, str]:
         """Return id → address of all files; remove what dead writers left. Locked."""
         taken = {}
         for name in os.listdir(self._folder):  # noqa: PTH208 -- strings are enough
-            stem, dot, suffix = name.rpartition(".")
-            if suffix == "json" and dot:
-                attachment, _, address = stem.partition("@")
-                taken[attachment] = address
-            elif suffix == "tmp":
+            if match := _FILE.fullmatch(name):
+                taken[match[1]] = match[2]
+            elif name.endswith(".tmp"):
                 (self._folder / name).unlink(missing_ok=True)
         return taken
 
@@ -351,11 +362,15 @@ class State:
             raise IOFailure(f"cannot read {path}: {error.strerror}") from error
         try:
             return msgspec.json.decode(data, type=record)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise DecodeFailure(
                 f"{path} is not a state file of this version; remove it and what it names",
                 details=str(error),
             ) from error
+
+
+def _address_in(name: str) -> str:
+    return name.partition("@")[2].removesuffix(".json")
 
 
 def _by_name(attachment: str, name: str) -> Attachment:
@@ -369,7 +384,7 @@ def _by_name(attachment: str, name: str) -> Attachment:
         netns_id=(0, 0),
         service="",
         key_file="",
-        address=name.partition("@")[2].removesuffix(".json"),
+        address=_address_in(name),
         salt="",
         an=0,
         mtu=0,

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +28,14 @@ class Directory(msgspec.Struct, frozen=True, kw_only=True):
     """By service: its VIPs, without prefixes."""
     known: dict[str, tuple[str, ...]]
     """By service: the services whose names it may look up."""
+
+    def __post_init__(self) -> None:
+        """ValueError for a damaged file: one that leads nowhere, or to no address."""
+        for found in self.addresses.values():
+            for address in found:
+                ip_address(address)
+        if not {name for names in self.known.values() for name in names} <= self.addresses.keys():
+            raise ValueError("known: a service that is not among the addresses")
 
     def of(self, service: str) -> dict[str, tuple[str, ...]]:
         """Return the addresses, by name, that replicas of `service` may look up."""

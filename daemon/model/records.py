@@ -321,7 +321,7 @@ def decode_question(data: bytes) -> Question:
     """Return the question in `data`; DecodeFailure where there is none."""
     try:
         return _question_decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DecodeFailure(f"question: {error}") from error
 
 
@@ -329,7 +329,7 @@ def decode_answer(data: bytes) -> Answer:
     """Return the answer in `data`; DecodeFailure where there is none."""
     try:
         return _answer_decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DecodeFailure(f"answer: {error}") from error
 
 

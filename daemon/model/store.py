@@ -122,7 +122,7 @@ class Store:
         """
         try:
             content = msgspec.msgpack.decode(snapshot, type=_Snapshot)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise DecodeFailure(f"snapshot: {error}; delete it, the peers have a copy") from error
         return self.sync(content.envelopes, now)
 

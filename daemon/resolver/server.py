@@ -152,7 +152,7 @@ class Server:
             self._directory = msgspec.json.decode(path.read_bytes(), type=Directory)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             self._journal.error("names", path=str(path), error=str(error))
             return
         self._zones.clear()
@@ -182,7 +182,7 @@ class Server:
             state = msgspec.json.decode(data, type=StateFile)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             self._complain(number, str(error))
             return
         if state.phase != "ready":

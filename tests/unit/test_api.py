@@ -266,6 +266,7 @@ def test_a_policy_arrives_as_it_was_signed(tmp_path: Path) -> None:
         ("/v1/gc", {"network": "mesh", "valid": [{"container": "a", "ifname": "e"}]}, 7, "valid"),
         ("/v1/policy", {"envelope": "%%%"}, 6, "not base64"),
         ("/v1/policy", {"envelope": "A"}, 6, "not base64"),
+        ("/v1/policy", {"envelope": "é"}, 6, "not base64"),
         ("/v1/policy", [], 7, "object"),
     ],
 )
@@ -306,6 +307,32 @@ def test_a_gc_of_four_thousand_is_not_too_large(tmp_path: Path) -> None:
 def test_unknown_places_and_methods_are_refused(tmp_path: Path, method: str, target: str) -> None:
     status, answer, calls = asked(tmp_path, method, target)
     assert (status in (404, 405), answer["code"], calls) == (True, 6, [])
+    assert answer["msg"].startswith(f"{method} {target}: ")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /v1/attach HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n{",
+        b"POST /v1/attach HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+        b"Content-Encoding: gzip\r\n\r\nabcde",
+        b"GET /v1/attach HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"no HTTP at all\r\n\r\n",
+    ],
+)
+def test_a_damaged_request_is_no_traceback_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    async def run(service: Recording, path: Path) -> list[tuple[str, Any]]:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(sent)
+        writer.write_eof()
+        await reader.read()
+        writer.close()
+        return service.asked
+
+    assert serving(tmp_path, run) == []
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_an_add_whose_caller_is_gone_is_undone(tmp_path: Path) -> None:

@@ -45,6 +45,12 @@ def test_del_without_a_daemon_since_boot(absent: Path) -> None:
     run(environment("DEL", CNI_NETNS=""), configuration(absent)).succeeded()
 
 
+def test_del_with_a_wrong_socket_makes_no_state_folder(tmp_path: Path) -> None:
+    run(environment("DEL"), configuration(tmp_path / "d.sock")).succeeded()
+    run(environment("ADD"), configuration(tmp_path / "d.sock")).failed(11, NOT_RUN)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_status_without_a_daemon(absent: Path) -> None:
     run(environment("STATUS"), configuration(absent)).failed(
         50, "noctuled does not run", "systemctl start noctuled", "/run/noctule/keys/mesh.key",
@@ -142,6 +148,11 @@ NONSENSE = {
     "no object": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
     "an error without a code": b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
     "an error with code 0": b'HTTP/1.1 500 X\r\nContent-Length: 21\r\n\r\n{"code":0,"msg":"no"} ',
+    "an error with code true": b"HTTP/1.1 500 X\r\nContent-Length: 24\r\n\r\n"
+    b'{"code":true,"msg":"no"}',
+    "an error with code 2^32": b"HTTP/1.1 500 X\r\nContent-Length: 30\r\n\r\n"
+    b'{"code":4294967296,"msg":"no"}',
+    "an error without words": b'HTTP/1.1 500 X\r\nContent-Length: 19\r\n\r\n{"code":7,"msg":""}',
     "an error in plain text": b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nNot found",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -311,3 +312,30 @@ def test_an_unreadable_file_keeps_its_address_and_can_be_taken_down(tmp_path: Pa
     assert allocate(state, 2).address != made.address
     state.remove(found)
     assert state.get(made.id) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"id": "\xff"}', b'{"address": "10.64.16.9"}', b'{"id": "aaaaaaaaaaaa"}', b'{"salt": "x"}'],
+)
+def test_a_file_that_disagrees_with_its_name_can_be_taken_down(
+    tmp_path: Path, content: bytes
+) -> None:
+    state = State(tmp_path)
+    made = allocate(state, 1)
+    path = tmp_path / "attachments" / f"{made.id}@{made.address}.json"
+    if b"\xff" not in content:
+        content = msgspec.json.encode(msgspec.json.decode(path.read_bytes()) | json.loads(content))
+    path.write_bytes(content)
+    (found,) = state.all()
+    assert (found.id, found.address, found.phase) == (made.id, made.address, "unreadable")
+    state.remove(found)
+    assert state.ids() == set()
+
+
+@pytest.mark.parametrize("name", ["x.json", "zzzzzzzzzzzz@10.64.16.1.json", "0123456789ab@x.json"])
+def test_a_file_of_another_name_is_not_ours(tmp_path: Path, name: str) -> None:
+    state = State(tmp_path)
+    (tmp_path / "attachments" / name).write_text("{}")
+    assert (state.all(), state.ids()) == ([], set())
+    assert allocate(state, 1) in state.all()

@@ -44,6 +44,8 @@ def test_defaults_and_anchors_work() -> None:
         ("a: 2020-13-45", "month must be in 1..12"),
         ("a: \0", "unacceptable character"),
         ("[" * 5000, "recursion"),
+        ('a: "\\ud800"', "line 1, column 4: half a surrogate pair"),
+        ('"\\udfff": a', "line 1, column 1: half a surrogate pair"),
     ],
 )
 def test_broken_yaml_says_where(text: str, message: str) -> None:
