@@ -2,6 +2,8 @@
 #
 #   make demo                        a service mesh, encrypted, in one machine
 #   make test                        all tests, some of them on a real kernel
+#   make fuzz [CASES=1000000] [TARGET=...] [SEED=0]
+#                                    whatever comes in: tests/fuzz
 #   make lab SCRIPT=file [ARGS=...]  run a script as root in a fresh machine
 #   make shell                       look around in one
 #
@@ -18,7 +20,7 @@ RUN     := $(LAB) run --timeout $(TIMEOUT) $(if $(filter-out 0,$(NATIVE)),--nati
 TYPED   := $(wildcard cni netconf daemon) tests/lab
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit guest kernel e2e bench lab shell image install clean
+.PHONY: help setup demo test lint unit fuzz guest kernel e2e bench lab shell image install clean
 
 help:
 	@sed -n '/^\#/!q; s/^\# \{0,1\}//p' Makefile
@@ -42,6 +44,9 @@ lint: setup
 
 unit: setup
 	$(VENV)/python -m pytest tests/unit
+
+fuzz: setup
+	$(VENV)/python -m tests.fuzz $(TARGET) --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
 
 # Two machines side by side, for two processors; each says all it has to say when it is done.
 guest: image

@@ -1,0 +1,29 @@
+"""Fuzzing: whatever comes in, a value or one clear error comes out, soon, and nothing stays.
+
+1. One module per way in (`TARGETS`). Each draws a case from a random generator and runs the
+   real code on it, in this process: no stand-ins for code of ours.
+2. Allowed is a value, or an error of the one hierarchy with a positive code and a sentence
+   (`target.outcome`). Any other exception, a broken promise (`target.Wrong`), or more than a
+   second of CPU for one case is a failure.
+3. After the cases, as many descriptors, threads and files exist as before (`run.Traces`).
+4. Case n of a target and a seed is always the same: ``--case n`` repeats it alone.
+5. Cases are valid documents with a few changes to tree, text and bytes (`mutate`), because
+   what is random from the start rarely gets past the first check.
+
+``python -m tests.fuzz --help``; a small part of it runs as tests/unit/test_fuzz.py.
+"""
+
+TARGETS: dict[str, int] = {
+    "cni_config": 300,
+    "cni_environment": 200,
+    "cni_main": 100,
+    "node_yaml": 12,
+    "policy_yaml": 12,
+    "api_bodies": 150,
+    "api_requests": 20,
+    "fabric_records": 200,
+    "fabric_store": 10,
+    "state_files": 20,
+    "resolver_queries": 60,
+}
+"""Modules of this package, and how many of the cases each gets: the fast ones get most."""
