@@ -6,6 +6,7 @@
 #                                    whatever comes in: tests/fuzz
 #   make lab SCRIPT=file [ARGS=...]  run a script as root in a fresh machine
 #   make shell                       look around in one
+#   make packages                    the .deb, in dist/
 #
 # NATIVE=1 uses this machine's own kernel instead of booting one;
 # TIMEOUT=seconds limits each boot.
@@ -19,8 +20,14 @@ LAB     := $(VENV)/python -m tests.lab
 RUN     := $(LAB) run --timeout $(TIMEOUT) $(if $(filter-out 0,$(NATIVE)),--native)
 TYPED   := $(wildcard cni netconf daemon) tests/lab
 
+# The package, and what it is made of.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+DEB     := dist/noctule_$(VERSION)_amd64.deb
+SOURCES := $(shell find cni netconf daemon packaging -type f -not -name '*.pyc') pyproject.toml
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit fuzz guest kernel e2e bench lab shell image install clean
+.PHONY: help setup demo test lint unit fuzz guest kernel e2e bench lab shell image packages install \
+        clean
 
 help:
 	@sed -n '/^\#/!q; s/^\# \{0,1\}//p' Makefile
@@ -67,6 +74,11 @@ shell: setup
 
 image: setup
 	@$(LAB) image
+
+packages: $(DEB)
+
+$(DEB): $(SOURCES) | setup
+	packaging/build.sh $@
 
 install: setup
 	PIP="$(VENV)/python -m pip" packaging/install.sh

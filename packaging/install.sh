@@ -5,7 +5,7 @@
 #   PREFIX/deps     the Python packages they import
 #   /opt/cni/bin/noctule, /usr/local/bin/noctuled, /usr/local/bin/noctulectl,
 #   /usr/local/bin/noctule-resolver
-#   /etc/systemd/system/noctuled.service; it is neither enabled nor started
+#   /etc/systemd/system/, a unit for each daemon; neither enabled nor started
 #
 # Safe on a node that is starting containers: code and executables change by one
 # rename each.
@@ -102,4 +102,7 @@ executable /usr/local/bin/noctuled daemon.main
 executable /usr/local/bin/noctulectl daemon.ctl.main
 executable /usr/local/bin/noctule-resolver daemon.resolver.main
 
-install -D -m 644 "$checkout/packaging/noctuled.service" "$root/etc/systemd/system/noctuled.service"
+for unit in noctuled.service noctule-resolver.service; do
+    sed 's|^ExecStart=/usr/bin/|ExecStart=/usr/local/bin/|' "$checkout/packaging/$unit" >"$new/$unit"
+    install -D -m 644 "$new/$unit" "$root/etc/systemd/system/$unit"
+done

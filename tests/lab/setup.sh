@@ -1,13 +1,14 @@
 #!/bin/bash
 # Makes a fresh Debian 12 ready for every make target: tools from apt, Python
-# packages in .venv.  Does nothing, at once, where all is there.
+# packages in .venv.  Does nothing, at once, where all is there.  Arguments: more
+# Debian packages, for targets that need them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 packages=(
     busybox-static conntrack e2fsprogs git iproute2 kmod mmdebstrap nftables
     python3-nftables python3-venv qemu-system-x86 qemu-utils udev util-linux
-    xz-utils zstd
+    xz-utils zstd "$@"
 )
 
 installed() {

@@ -1,0 +1,50 @@
+#!/bin/bash
+# Builds the bundle, dist/noctule, and from it the Debian package: build.sh PACKAGE.deb
+#
+# What both consist of is in noctule.spec and debian/; Makefile says when they are built.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+package=${1:?usage: build.sh PACKAGE.deb}
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+tests/lab/setup.sh binutils gcc libexpat1-dev libpython3.11-dev zlib1g-dev
+.venv/bin/pip install --quiet --disable-pip-version-check -r packaging/requirements-build.txt
+# A fixed seed orders what is compiled: equal sources make equal files.
+PYTHONHASHSEED=0 .venv/bin/python -m PyInstaller --noconfirm --log-level ERROR \
+    --distpath dist --workpath build packaging/noctule.spec
+
+root=$(mktemp -d build/deb-XXXXXX)
+trap 'rm -rf "$root"' EXIT
+chmod 755 "$root"
+install -d "$root"/{DEBIAN,usr/{bin,lib/noctule,share/doc/noctule/licenses},lib/systemd/system}
+install -d -m 700 "$root"/etc/noctule{,/keys}
+
+cp -a dist/noctule "$root/usr/lib/noctule/package"
+for name in noctuled noctulectl noctule-resolver; do
+    ln -s "../lib/noctule/current/$name" "$root/usr/bin/$name"
+done
+install -m 644 -t "$root/lib/systemd/system" packaging/*.service
+
+doc=$root/usr/share/doc/noctule
+cp -r packaging/examples "$doc/examples"
+install -m 644 packaging/debian/copyright "$doc/copyright"
+for info in .venv/lib/python3.11/site-packages/*.dist-info; do
+    name=$(basename "$info" .dist-info)
+    # The packages of requirements.txt, and no others that happen to be in .venv.
+    grep -qixF "${name/-/==}" <(sed 's/-/_/g; s/ .*//' packaging/requirements.txt) || continue
+    mapfile -t licenses < <(find "$info" -iname 'licen[sc]e*' -type f)
+    install -D -m 644 -t "$doc/licenses/$name" "${licenses[@]}"
+done
+
+for file in control postinst prerm postrm; do
+    sed "s/@VERSION@/$version/; s/@SIZE@/$(du -sk --exclude=DEBIAN "$root" | cut -f1)/" \
+        "packaging/debian/$file" >"$root/DEBIAN/$file"
+done
+chmod 755 "$root"/DEBIAN/p*
+chmod -R u+rwX,go+rX,go-w "$root/usr" "$root/lib"
+
+# zstd, because a small node unpacks it ten times faster than xz.
+dpkg-deb --root-owner-group -Zzstd -z9 --build "$root" "$package.new" >/dev/null
+mv "$package.new" "$package"
+printf '%s: %s, installed %s\n' "$package" "$(du -h "$package" | cut -f1)" \
+    "$(du -sh dist/noctule | cut -f1)"
