@@ -39,6 +39,8 @@ CONNECTIONS = 8
 PATIENCE = 5.0
 """Seconds for a query over TCP: the way is the container's own loopback."""
 BACKLOG = 8
+UNREAD = 16384
+"""Bytes of answers that the kernel holds for a client over TCP, for it to read."""
 FREEBIND = 15
 """IP_FREEBIND, include/uapi/linux/in.h: the runtime may bring ``lo`` up after ADD."""
 LENGTH = struct.Struct("!H")
@@ -91,6 +93,8 @@ class Attachment:
         self.netns_id = netns_id
         self.zone = zone
         self.closed = False
+        self.waiting = False
+        """For the next turn: whatever is ready now has to wait."""
         self._selector = selector
         self._turns = turns
         self._turn = self._spent = 0
@@ -109,7 +113,8 @@ class Attachment:
             self._unwatch(sock)
 
     def resume(self) -> None:
-        """Go on after a turn's work was done."""
+        """Go on: another turn has begun."""
+        self.waiting = False
         for sock, handler in self._watched.items():
             self._selector.register(sock, selectors.EVENT_READ, (self, handler))
 
@@ -135,7 +140,8 @@ class Attachment:
                 # Its own filter, or a full buffer, is the container's business.
                 with contextlib.suppress(OSError):
                     self._udp.sendto(answered, client)
-            if self._spend():
+            self._spend()
+            if self.waiting:
                 return
 
     # --- TCP
@@ -152,6 +158,7 @@ class Attachment:
                 self.close()
             return
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
         if len(self._connections) == CONNECTIONS:
             self._hang_up(min(self._connections, key=lambda c: c.until))
         connection = Connection(sock)
@@ -176,6 +183,8 @@ class Attachment:
         self._spend()
 
     def _hang_up(self, connection: Connection, reset: bool = True) -> None:
+        if connection not in self._connections:
+            return  # by an event before this one
         self._connections.remove(connection)
         if reset:
             with contextlib.suppress(OSError):
@@ -194,17 +203,16 @@ class Attachment:
             self._selector.unregister(sock)
         sock.close()
 
-    def _spend(self, pieces: int = 1) -> bool:
-        """Count work done; say whether the attachment has to wait now."""
+    def _spend(self, pieces: int = 1) -> None:
+        """Count work done, and wait when it was enough for this turn."""
         if self._turn != self._turns.number:
             self._turn, self._spent = self._turns.number, 0
         self._spent += pieces
-        if self._spent < PER_TURN or self.closed:
-            return False
-        for sock in self._watched:
-            self._selector.unregister(sock)
-        self._turns.wait(self)
-        return True
+        if self._spent >= PER_TURN and not self.closed:
+            for sock in self._watched:
+                self._selector.unregister(sock)
+            self.waiting = True
+            self._turns.wait(self)
 
 
 class Connection:

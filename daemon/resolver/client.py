@@ -42,7 +42,10 @@ class Resolver:
         self._written = (policy.version, ula)
 
     async def serve(self, attachment: str, within: float) -> None:
-        """Wait until the attachment of that id has its name server, at most `within` seconds."""
+        """Wait until the attachment of that id has its name server, at most `within` seconds;
+        with 0, do not wait: it will have one a few milliseconds later."""
+        if not within:
+            return
         try:
             answer = await asyncio.wait_for(self._ask(attachment), within)
             problem = "" if answer == SERVED else answer.decode()

@@ -118,7 +118,7 @@ class Server:
                 due = time.monotonic() + TURN
 
     def _handle(self, attachment: Attachment | None, handler: Callable[[], None]) -> None:
-        if attachment is not None and attachment.closed:
+        if attachment is not None and (attachment.closed or attachment.waiting):
             return
         try:
             handler()
@@ -127,6 +127,10 @@ class Server:
             self._journal.error("resolver", exc=error)
             if attachment is not None:
                 attachment.close()
+
+    def attachment(self, number: str) -> Attachment | None:
+        """Return the name server of the attachment of that id, if it is served."""
+        return self._served.get(number)
 
     # --- what changes
 
@@ -149,15 +153,17 @@ class Server:
             if (status.st_ino, status.st_mtime_ns) == self._directory_file:
                 return
             self._directory_file = (status.st_ino, status.st_mtime_ns)
-            self._directory = msgspec.json.decode(path.read_bytes(), type=Directory)
+            directory = msgspec.json.decode(path.read_bytes(), type=Directory)
+            services = {state.service for state in self._wanted.values()}
+            zones = {service: Zone(directory.of(service)) for service in services}
         except FileNotFoundError:
             return
-        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._journal.error("names", path=str(path), error=str(error))
             return
-        self._zones.clear()
+        self._directory, self._zones = directory, zones
         for number, attachment in self._served.items():
-            attachment.zone = self._zone(self._wanted[number].service)
+            attachment.zone = zones[self._wanted[number].service]
 
     def _follow_files(self) -> None:
         """Serve what is ready, and nothing else."""
@@ -168,9 +174,12 @@ class Server:
                     for entry in entries
                     if entry.name.endswith(".json")
                 }
-        except OSError:
+        except FileNotFoundError:
             found = {}
-        for number in self._found.keys() - found.keys():
+        except OSError as error:
+            self._journal.error("attachments", error=str(error))
+            return
+        for number in (self._found.keys() | self._complained) - found.keys():
             self._drop(number)
         for number, file in found.items():
             if self._found.get(number) != file:
@@ -182,7 +191,7 @@ class Server:
             state = msgspec.json.decode(data, type=StateFile)
         except FileNotFoundError:
             return
-        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._complain(number, str(error))
             return
         if state.phase != "ready":
@@ -217,7 +226,7 @@ class Server:
             )
         except (Gone, UnknownContainer):
             return  # The daemon takes it down, and with it the file.
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: names holds no address
             self._complain(number, str(error))
         else:
             self._complained.discard(number)

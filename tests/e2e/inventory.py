@@ -25,7 +25,8 @@ PASSING = ("link ", "element ", "file ", "neighbour ", "forwards ")
 
 
 def inventory(cluster: Cluster, node: str, *containers: Container, daemon: bool = True) -> Bag:
-    """Return what exists on `node` and in `containers`; with `daemon`, also what it holds open."""
+    """Return what exists on `node` and in `containers`; with `daemon`, also what it
+    and the resolver hold open."""
     bag: Bag = Counter()
     bag.update(_namespace(f"/run/netns/{node}", node))
     for container in containers:
@@ -36,6 +37,7 @@ def inventory(cluster: Cluster, node: str, *containers: Container, daemon: bool 
     if daemon:
         pid = cluster.daemons[node].pid
         bag.update(_open_files(pid))
+        bag.update(_open_files(cluster.resolvers[node].pid))
         bag.update(_processes(f"/run/netns/{node}"))
     return bag
 

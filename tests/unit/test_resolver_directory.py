@@ -1,0 +1,49 @@
+"""Who may look up whom: what the directory says of a policy."""
+
+from __future__ import annotations
+
+import msgspec
+
+from daemon.model.directory import Directory, directory
+from tests.unit.model_kit import policy
+
+ULA = "fd00:4e::/64"
+
+
+def test_a_name_for_each_service_that_may_be_dialled() -> None:
+    made = directory(policy(), "")
+    vips = {name: service.vip for name, service in policy().services.items()}
+    assert made.of("web") == {"api": (vips["api"],)}
+    assert made.of("api") == {"db": (vips["db"],)}
+    assert made.of("db") == {}
+    assert made.of("nobody") == {}
+
+
+def test_two_families() -> None:
+    vip = policy().services["api"].vip
+    assert directory(policy(), ULA).of("web") == {"api": (vip, "fd00:4e::a50:2")}
+
+
+def test_itself_only_by_an_edge() -> None:
+    text = "services: {a: {ports: [{protocol: tcp, port: 1}]}}\n"
+    assert directory(policy(text), "").of("a") == {}
+    assert set(directory(policy(text + "allow: [{from: a, to: a}]"), "").of("a")) == {"a"}
+
+
+def test_a_name_that_differs_in_capitals_only_belongs_to_the_older_service() -> None:
+    ports = "{ports: [{protocol: tcp, port: 1}]}"
+    old = policy(f"services: {{web: {{}}, api: {ports}}}\nallow: [{{from: web, to: api}}]")
+    both = f"services: {{API: {ports}, web: {{}}, api: {ports}}}\n"
+    new = policy(both + "allow: [{from: web, to: api}, {from: web, to: API}]", 2, old)
+    assert directory(new, "").of("web") == {"api": (old.services["api"].vip,)}
+    alone = policy(both + "allow: [{from: web, to: API}]", 2, old)
+    assert directory(alone, "").of("web") == {}
+
+
+def test_it_survives_the_file() -> None:
+    made = directory(policy(), ULA)
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Directory) == made
+
+
+def test_a_name_without_an_address_is_no_name() -> None:
+    assert Directory(addresses={}, known={"web": ("api",)}).of("web") == {}
