@@ -370,7 +370,7 @@ class Node:
         within = self._config.fabric.confirm_ms / 1e3
         outcome, _ = await asyncio.gather(
             self._in_use(sealed, attachment, programmed),
-            self._resolver.serve(attachment.id, within),
+            self._resolver.serve(attachment, within),
         )
         return outcome
 

@@ -2,7 +2,7 @@
 
 1. The loop is shared with all other containers, so each event does little and never waits:
    a few datagrams, one connection accepted, one part of a message.
-2. In one turn of the loop's clock an attachment may cause `PER_TURN` pieces of work; then its
+2. In one turn of the loop's clock an attachment may use `BUDGET` of a processor; then its
    sockets wait for the next turn, and the kernel drops what its buffers do not hold. So a
    container that floods its own name server costs the node a bounded share of a processor.
 3. A container has `CONNECTIONS` at most; one more replaces the one that was silent longest.
@@ -31,9 +31,11 @@ from netconf.namespace import Namespace
 PORT = 53
 DATAGRAMS = 4
 """Answered in a row before others have their turn."""
-PER_TURN = 100
-"""Pieces of work in one turn: 2,000 queries a second, many times what a busy client without
-a cache asks, and less than a tenth of a processor (tests/bench/resolver.py)."""
+TURN = 0.05
+"""Seconds: how long a changed file, and an attachment that had its share, wait at most."""
+BUDGET = TURN / 10
+"""Seconds of a processor in one turn: thousands of queries a second, many times what a busy
+client without a cache asks (tests/bench/resolver.py)."""
 CONNECTIONS = 8
 """At a time for one container: libc uses one, and only for an answer that was truncated."""
 PATIENCE = 5.0
@@ -97,7 +99,8 @@ class Attachment:
         """For the next turn: whatever is ready now has to wait."""
         self._selector = selector
         self._turns = turns
-        self._turn = self._spent = 0
+        self._turn = 0
+        self._spent = 0.0
         self._watched: dict[socket.socket, Handler] = {}
         self._connections: list[Connection] = []
         self._udp, self._tcp = _listen(netns, netns_id)
@@ -117,6 +120,17 @@ class Attachment:
         self.waiting = False
         for sock, handler in self._watched.items():
             self._selector.register(sock, selectors.EVENT_READ, (self, handler))
+
+    def spend(self, seconds: float) -> None:
+        """Count work of this attachment's, and let it wait when it was enough for this turn."""
+        if self._turn != self._turns.number:
+            self._turn, self._spent = self._turns.number, 0.0
+        self._spent += seconds
+        if self._spent >= BUDGET and not (self.closed or self.waiting):
+            for sock in self._watched:
+                self._selector.unregister(sock)
+            self.waiting = True
+            self._turns.wait(self)
 
     def hurry(self, now: float) -> None:
         """Close the connections that took too long; `now` is of time.monotonic."""
@@ -140,9 +154,6 @@ class Attachment:
                 # Its own filter, or a full buffer, is the container's business.
                 with contextlib.suppress(OSError):
                     self._udp.sendto(answered, client)
-            self._spend()
-            if self.waiting:
-                return
 
     # --- TCP
 
@@ -153,7 +164,7 @@ class Attachment:
             return
         except OSError as error:
             if error.errno in (errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                self._spend(PER_TURN)
+                self.spend(BUDGET)
             else:
                 self.close()
             return
@@ -164,7 +175,6 @@ class Attachment:
         connection = Connection(sock)
         self._connections.append(connection)
         self._watch(sock, lambda: self._read(connection))
-        self._spend()
 
     def _read(self, connection: Connection) -> None:
         try:
@@ -180,7 +190,6 @@ class Attachment:
         missing = connection.missing()
         if missing < 0 or (missing == 0 and not connection.answer(self.zone)):
             self._hang_up(connection)
-        self._spend()
 
     def _hang_up(self, connection: Connection, reset: bool = True) -> None:
         if connection not in self._connections:
@@ -202,17 +211,6 @@ class Attachment:
         with contextlib.suppress(KeyError):  # while it waits for the next turn
             self._selector.unregister(sock)
         sock.close()
-
-    def _spend(self, pieces: int = 1) -> None:
-        """Count work done, and wait when it was enough for this turn."""
-        if self._turn != self._turns.number:
-            self._turn, self._spent = self._turns.number, 0
-        self._spent += pieces
-        if self._spent >= PER_TURN and not self.closed:
-            for sock in self._watched:
-                self._selector.unregister(sock)
-            self.waiting = True
-            self._turns.wait(self)
 
 
 class Connection:

@@ -19,6 +19,7 @@ from daemon.model.directory import directory
 from daemon.model.policy import Policy
 from daemon.resolver.meeting import NAMES, SERVED, SOCKET
 from daemon.saved import write_whole
+from netconf.state import Attachment
 
 
 class Resolver:
@@ -41,13 +42,15 @@ class Resolver:
         write_whole(self._folder / NAMES, msgspec.json.encode(directory(policy, ula)))
         self._written = (policy.version, ula)
 
-    async def serve(self, attachment: str, within: float) -> None:
-        """Wait until the attachment of that id has its name server, at most `within` seconds;
+    async def serve(self, attachment: Attachment, within: float) -> None:
+        """Wait until an attachment that is ready has its name server, at most `within` seconds;
         with 0, do not wait: it will have one a few milliseconds later."""
         if not within:
             return
         try:
-            answer = await asyncio.wait_for(self._ask(attachment), within)
+            answer = await asyncio.wait_for(
+                self._ask(f"{attachment.id}@{attachment.address}.json"), within
+            )
             problem = "" if answer == SERVED else answer.decode()
         except TimeoutError:
             problem = f"no answer in {within:g} s"
@@ -56,15 +59,15 @@ class Resolver:
         if problem and not self._missing:
             self._journal.warning(
                 "no names for new containers; is noctule-resolver running?",
-                attachment=attachment,
+                attachment=attachment.id,
                 error=problem,
             )
         self._missing = bool(problem)
 
-    async def _ask(self, attachment: str) -> bytes:
+    async def _ask(self, file: str) -> bytes:
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             sock.bind("")  # a name of the kernel's choice, to be answered at
             sock.connect(str(self._folder / SOCKET))
-            await loop.sock_sendall(sock, attachment.encode())
+            await loop.sock_sendall(sock, file.encode())
             return await loop.sock_recv(sock, 64)

@@ -5,5 +5,5 @@ from __future__ import annotations
 NAMES = "names"
 """File: a `daemon.model.directory.Directory`, as JSON, replaced by rename."""
 SOCKET = "resolver.sock"
-"""Datagram socket, of root alone: takes the id of an attachment, and says one of the below."""
+"""Datagram socket, of root alone: takes the name of a state file, and says one of the below."""
 SERVED, NOT_SERVED = b"served", b"not served"

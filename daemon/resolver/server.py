@@ -6,10 +6,11 @@
    version does not silence its containers.
 2. What is answered follows from ``names``, which the daemon writes. While it is missing or
    unreadable, what was read last stays in force.
-3. ``resolver.sock`` takes an attachment's id and says whether it is served: ADD asks, so that
-   the first look-up of a container finds its name server listening.
+3. ``resolver.sock`` takes the name of a state file and says whether its attachment is served:
+   ADD asks, so that the first look-up of a container finds its name server listening. That one
+   file is read, so a thousand others cost an ADD nothing.
 4. A namespace that lost its path, or whose path leads to another one, is let go within a
-   quarter of a second; so is one whose state file is gone.
+   second; one whose state file is gone, within a turn.
 5. What fails for one attachment is logged, and tried again; the others do not notice.
 """
 
@@ -30,21 +31,17 @@ import msgspec
 from daemon.journal import Journal
 from daemon.model.directory import Directory
 from daemon.resolver.answer import Zone
-from daemon.resolver.attachment import Attachment, Gone, Turns
+from daemon.resolver.attachment import TURN, Attachment, Gone, Turns
 from daemon.resolver.meeting import NAMES, NOT_SERVED, SERVED, SOCKET
 from netconf.errors import InvalidConfig, IOFailure, TryAgain, UnknownContainer
 from netconf.namespace import identity
 
-TURN = 0.05
-"""Seconds: how long a change of a file, and an attachment that had its share, wait at most.
-The wake-ups cost an idle node less than a thousandth of a processor."""
-LOOKS = 5
-"""Turns in which every namespace is looked at once: 0.25 s, as the daemon does."""
+LOOKS = 20
+"""Turns in which every namespace is looked at once. While there is a daemon, its own collector
+is faster, and takes the file away; without one, a second more keeps nobody waiting."""
 SETTLED = 20_000_000
 """Nanoseconds: the time a folder carries is that of the kernel's last tick, 1 to 10 ms ago. Two
 changes in one tick look like one, so a younger time proves nothing."""
-ASKED = 64
-"""Requests taken at a time; the kernel holds more back."""
 
 
 class StateFile(msgspec.Struct, frozen=True):
@@ -120,6 +117,7 @@ class Server:
     def _handle(self, attachment: Attachment | None, handler: Callable[[], None]) -> None:
         if attachment is not None and (attachment.closed or attachment.waiting):
             return
+        began = time.thread_time()
         try:
             handler()
         except Exception as error:
@@ -127,6 +125,8 @@ class Server:
             self._journal.error("resolver", exc=error)
             if attachment is not None:
                 attachment.close()
+        if attachment is not None:
+            attachment.spend(time.thread_time() - began)
 
     def attachment(self, number: str) -> Attachment | None:
         """Return the name server of the attachment of that id, if it is served."""
@@ -258,15 +258,20 @@ class Server:
     # --- what the daemon asks
 
     def _answer_daemon(self) -> None:
-        asked: list[tuple[bytes, str]] = []
-        with contextlib.suppress(BlockingIOError):
-            while len(asked) < ASKED:
-                asked.append(self._asked.recvfrom(64))
-        self._follow_files()
-        for number, client in asked:
-            served = self._served.get(number.decode(errors="replace"))
-            with contextlib.suppress(OSError):
-                self._asked.sendto(SERVED if served else NOT_SERVED, client)
+        try:
+            asked, client = self._asked.recvfrom(100)
+        except BlockingIOError:
+            return
+        name = Path(asked.decode(errors="replace")).name
+        number = name.partition("@")[0]
+        try:
+            inode = (self._folder / "attachments" / name).stat().st_ino
+        except (OSError, ValueError):
+            self._drop(number)
+        else:
+            self._read(number, (name, inode))
+        with contextlib.suppress(OSError):
+            self._asked.sendto(SERVED if number in self._served else NOT_SERVED, client)
 
     # --- the folder
 

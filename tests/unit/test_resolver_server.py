@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import dnslib
+import msgspec
 import pytest
 
 from daemon.journal import Journal
@@ -31,6 +32,7 @@ from daemon.resolver.server import Server
 from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, TryAgain
 from netconf.names import NAMESERVER
 from netconf.namespace import identity
+from netconf.state import Attachment, NodeNet, Request, State
 from tests.e2e.bare import Bare
 from tests.e2e.cluster import run, socket_in, until
 from tests.unit.model_kit import policy
@@ -39,6 +41,10 @@ pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/run/netns").is_dir(), reason="needs root and ip netns"
 )
 NAMES = {"addresses": {"api": ["10.80.0.1"], "db": ["10.80.0.2"]}, "known": {"web": ["api"]}}
+NODE = NodeNet(
+    cluster="lab", node="n1", pool="10.64.0.0/12", slice="10.64.16.0/20", vips="10.80.0.0/16",
+    mtu=1468,
+)  # fmt: skip
 LIMIT = 10.0
 CHECKOUT = Path(__file__).parents[2]
 
@@ -48,27 +54,35 @@ class Node:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "attachments").mkdir()
+        self._state = State(folder)
+        self._made: dict[str, Attachment] = {}
         self.boxes: list[Bare] = []
 
     def box(self, service: str = "web", phase: str = "ready", lo: str = "up") -> Bare:
         """A new namespace and its state file."""
-        made = Bare(f"res-{secrets.token_hex(4)}", "n1", service)
-        self.boxes.append(made)
-        run("ip", "-n", made.name, "link", "set", "lo", lo)
-        self.tell(made, phase)
-        return made
+        box = Bare(f"res-{secrets.token_hex(4)}", "n1", service)
+        self.boxes.append(box)
+        run("ip", "-n", box.name, "link", "set", "lo", lo)
+        found = identity(box.netns)
+        assert found is not None
+        request = Request(
+            container=box.name, ifname="eth0", netns=box.netns, network="mesh", service=service
+        )
+        self._made[box.name] = self._state.allocate(request, NODE, netns_id=found, salt=bytes(32))
+        self.tell(box, phase)
+        return box
+
+    def attachment(self, box: Bare) -> Attachment:
+        return self._made[box.name]
 
     def file(self, box: Bare) -> Path:
-        return self.folder / "attachments" / f"{self.id(box)}@10.64.0.1.json"
-
-    def id(self, box: Bare) -> str:
-        return box.name[4:].rjust(12, "0")
+        made = self._made[box.name]
+        return self.folder / "attachments" / f"{made.id}@{made.address}.json"
 
     def tell(self, box: Bare, phase: str = "ready") -> None:
-        """Write the state file, as netconf.state does."""
-        content = {"netns": box.netns, "netns_id": identity(box.netns), "service": box.service}
-        self.write(self.file(box), json.dumps(content | {"phase": phase, "an": 0}))
+        """Write the state file."""
+        changes: dict[str, Any] = {"phase": phase, "netns_id": identity(box.netns)}
+        self._state.save(msgspec.structs.replace(self._made[box.name], **changes))
 
     def names(self, content: Any) -> None:
         """Write ``names``, as the daemon does."""
@@ -239,12 +253,10 @@ def test_a_path_that_leads_elsewhere(node: Node) -> None:
     with serving(node):
         box = node.box()
         becomes("10.80.0.1", box)
-        file = node.file(box).read_text()
         box.kill()
         again = Bare(box.name, "n1", "web")
         node.boxes.append(again)
         run("ip", "-n", again.name, "link", "set", "lo", "up")
-        node.write(node.file(again), file)
         other = node.box()
         becomes("10.80.0.1", other)
         assert resolve(again) == "refused"
@@ -258,7 +270,7 @@ def test_a_path_that_leads_elsewhere(node: Node) -> None:
 def test_a_flood_is_its_own_authors_loss(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.names(NAMES)
     loud, quiet = node.box(), node.box()
-    monkeypatch.setattr(parts, "PER_TURN", 10)
+    monkeypatch.setattr(parts, "BUDGET", 0.0002)
     with serving(node), dial(loud) as flood:
         flood.setblocking(False)
         message = query()
@@ -320,7 +332,7 @@ def test_connections_that_ask_nothing_end(
 
 
 def test_a_client_that_does_not_read(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PER_TURN", 100_000)
+    monkeypatch.setattr(parts, "BUDGET", 1.0)
     node.names(NAMES)
     box = node.box()
     with serving(node):
@@ -337,11 +349,11 @@ def test_sockets_that_break_are_made_anew(node: Node) -> None:
     node.names(NAMES)
     box = node.box()
     with serving(node) as server:
-        served = server.attachment(node.id(box))
+        served = server.attachment(node.attachment(box).id)
         assert served is not None
         served.close()  # what an error of its socket leads to
         becomes("10.80.0.1", box)
-        assert server.attachment(node.id(box)) is not served
+        assert server.attachment(node.attachment(box).id) is not served
 
 
 # --- the daemon's end, and two resolvers
@@ -357,7 +369,7 @@ def test_the_daemon_asks(node: Node, caplog: pytest.LogCaptureFixture) -> None:
 
     def ask(within: float = LIMIT) -> list[str]:
         caplog.clear()
-        asyncio.run(client.serve(node.id(box), within))
+        asyncio.run(client.serve(node.attachment(box), within))
         return [record.message for record in caplog.records]
 
     assert ask(0) == []
@@ -376,7 +388,7 @@ def test_a_resolver_that_says_nothing(node: Node, caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.WARNING, "noctule")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(str(node.folder / "resolver.sock"))
-        asyncio.run(Resolver(node.folder, Journal()).serve("0" * 12, 0.05))
+        asyncio.run(Resolver(node.folder, Journal()).serve(node.attachment(node.box()), 0.05))
     assert len(caplog.records) == 1
 
 
