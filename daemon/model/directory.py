@@ -39,8 +39,7 @@ class Directory(msgspec.Struct, frozen=True, kw_only=True):
 
     def of(self, service: str) -> dict[str, tuple[str, ...]]:
         """Return the addresses, by name, that replicas of `service` may look up."""
-        known = self.known.get(service, ())
-        return {name: self.addresses[name] for name in known if name in self.addresses}
+        return {name: self.addresses[name] for name in self.known.get(service, ())}
 
 
 def directory(policy: Policy, ula: str) -> Directory:

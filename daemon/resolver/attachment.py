@@ -91,8 +91,6 @@ class Attachment:
 
         Gone if it has not; OSError if the sockets cannot be had.
         """
-        self.netns = netns
-        self.netns_id = netns_id
         self.zone = zone
         self.closed = False
         self.waiting = False

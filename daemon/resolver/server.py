@@ -226,7 +226,7 @@ class Server:
             )
         except (Gone, UnknownContainer):
             return  # The daemon takes it down, and with it the file.
-        except (OSError, ValueError) as error:  # ValueError: names holds no address
+        except OSError as error:
             self._complain(number, str(error))
         else:
             self._complained.discard(number)

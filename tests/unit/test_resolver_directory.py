@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from daemon.model.directory import Directory, directory
 from tests.unit.model_kit import policy
@@ -45,5 +46,8 @@ def test_it_survives_the_file() -> None:
     assert msgspec.json.decode(msgspec.json.encode(made), type=Directory) == made
 
 
-def test_a_name_without_an_address_is_no_name() -> None:
-    assert Directory(addresses={}, known={"web": ("api",)}).of("web") == {}
+def test_names_that_lead_nowhere() -> None:
+    with pytest.raises(ValueError, match="not among"):
+        Directory(addresses={}, known={"web": ("api",)})
+    with pytest.raises(ValueError, match="nowhere"):
+        Directory(addresses={"api": ("nowhere",)}, known={})
