@@ -128,10 +128,6 @@ class Server:
         if attachment is not None:
             attachment.spend(time.thread_time() - began)
 
-    def attachment(self, number: str) -> Attachment | None:
-        """Return the name server of the attachment of that id, if it is served."""
-        return self._served.get(number)
-
     # --- what changes
 
     def _turn(self) -> None:
