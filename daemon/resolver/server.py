@@ -148,13 +148,17 @@ class Server:
             status = path.stat()
             if (status.st_ino, status.st_mtime_ns) == self._directory_file:
                 return
+            data = path.read_bytes()
             self._directory_file = (status.st_ino, status.st_mtime_ns)
-            directory = msgspec.json.decode(path.read_bytes(), type=Directory)
+            directory = msgspec.json.decode(data, type=Directory)
             services = {state.service for state in self._wanted.values()}
             zones = {service: Zone(directory.of(service)) for service in services}
         except FileNotFoundError:
             return
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            self._complain(NAMES, str(error))
+            return
+        except (ValueError, RecursionError) as error:
             self._journal.error("names", path=str(path), error=str(error))
             return
         self._directory, self._zones = directory, zones
@@ -246,10 +250,10 @@ class Server:
         return self._zones[service]
 
     def _complain(self, number: str, error: str) -> None:
-        """Once for each attachment: it is tried again and again."""
+        """Once for each file: it is tried again and again."""
         if number not in self._complained:
             self._complained.add(number)
-            self._journal.error("not served", attachment=number, error=error)
+            self._journal.error("not served", file=number, error=error)
 
     # --- what the daemon asks
 
