@@ -18,12 +18,27 @@ import yaml
 from netconf.errors import DecodeFailure, InvalidConfig
 
 T = TypeVar("T", bound=msgspec.Struct)
+DEPTH = 32
+"""Levels; the deepest field of ours is on the sixth."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses duplicate keys, as YAML 1.2 section 3.2.1.3 demands, and halves of
     surrogate pairs, which an escape can write but neither a log nor a record can carry."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse what nests deeper than anyone writes: the parser's time grows as its square."""
+        if self._depth == DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"nested more than {DEPTH} deep", mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)

@@ -144,6 +144,6 @@ def parse_endpoint(endpoint: str, *, field: str = "endpoint") -> tuple[str, int]
         raise InvalidConfig(f"{field}: {endpoint!r} is not of the form tls/HOST:PORT")
     if host.startswith("["):
         raise InvalidConfig(f"{field}: {endpoint!r}: use IPv4 or a name, not an IPv6 literal")
-    if not 0 < int(port) < 65536:
+    if len(port) > 5 or not 0 < int(port) < 65536:  # int() takes 4,300 digits at most
         raise InvalidConfig(f"{field}: {endpoint!r}: the port must be 1 to 65535")
     return host, int(port)

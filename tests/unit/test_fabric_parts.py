@@ -233,6 +233,7 @@ def test_an_inbox_outlives_its_loop_quietly() -> None:
         ("node", "n*", "node: 'n\\*'"),
         ("node", "", "node: ''"),
         ("nodes", frozenset({"n2", "@x"}), "nodes: '@x'"),
+        ("listen", ("tls/a:" + "9" * 5000,), "the port must be 1 to 65535"),
         ("listen", ("tcp/1.2.3.4:1",), "fabric.listen: 'tcp/1.2.3.4:1' is not of the form"),
         ("connect", ("tls/[::1]:1",), "fabric.connect: .*not an IPv6 literal"),
         ("connect", ("tls/a:99999",), "fabric.connect: .*1 to 65535"),
