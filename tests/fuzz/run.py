@@ -29,7 +29,8 @@ BLOCKED = 20.0
 """Seconds that one case may wait, for whatever."""
 
 STUCK = 120.0
-"""Seconds after which a process that cannot even take a signal ends, with a traceback."""
+"""Seconds for a hundred cases, after which a process that cannot even take a signal ends, with a
+traceback."""
 
 
 MEMORY = "/dev/shm"
@@ -96,6 +97,8 @@ def _run(target: Target, report: Report, numbers: range, seed: int) -> None:
     random = Random()
     base = (zlib.crc32(report.target.encode()) << 64) + (seed << 40)
     for number in numbers:
+        if report.cases % 100 == 0:
+            faulthandler.dump_traceback_later(STUCK, exit=True)
         random.seed(base + number)
         case = target.draw(random)
         report.cases += 1
@@ -123,7 +126,6 @@ def _watching() -> Iterator[None]:
         raise Hang("no end" if number == signal.SIGALRM else f"more than {BUSY:g} s of CPU")
 
     before = {each: signal.signal(each, late) for each in (signal.SIGPROF, signal.SIGALRM)}
-    faulthandler.dump_traceback_later(STUCK, repeat=False, exit=True)
     try:
         yield
     finally:
