@@ -163,6 +163,20 @@ def attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
         offset += length + -length % 4
 
 
+def raw_attributes(raw: bytes) -> dict[int, bytes]:
+    """Return each attribute in `raw` whole, with header and padding, by its type."""
+    found = {}
+    offset = 0
+    while offset + 4 <= len(raw):
+        length, kind = _ATTRIBUTE.unpack_from(raw, offset)
+        if length < 4 or offset + length > len(raw):
+            break
+        end = offset + length + -length % 4
+        found[kind & NLA_TYPE_MASK] = raw[offset:end].ljust(end - offset, b"\0")
+        offset = end
+    return found
+
+
 def message(
     kind: int,
     flags: int,

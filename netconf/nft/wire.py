@@ -153,6 +153,21 @@ class NftSocket:
             found = None if offset is None else culprit.element_at(offset)
             raise BatchError(code, culprit.change, found)
 
+    def transact(self, messages: Callable[[int], list[bytes]]) -> None:
+        """Send whole messages as one batch, or change nothing and raise BatchError (an OSError).
+
+        `messages` is called with the sequence number of the first.
+        """
+        encoded = messages(self._sequence + 1)
+        self._sequence += len(encoded) + 1
+        self._transmit(envelope(encoded, self._sequence))
+        for _, code, _ in self._errors():
+            raise BatchError(code, None, None)
+
+    def dump_raw(self, kind: int, family: int, body: bytes) -> list[bytes]:
+        """Return the attributes of each object of a dump; `kind` is an NFT_MSG_GET…."""
+        return self._dump(kind, family, body)
+
     def dump(self, target: Set) -> dict[Key, Key]:
         """Return data by key of a map, or ``()`` by key of a set; OSError ENOENT if none."""
         return {key: data for (key, data), _ in self._elements(target)}
