@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
-from pathlib import Path
 
 from netconf.errors import InvalidConfig
 
@@ -35,7 +35,7 @@ _LABEL = b"noctule sak 1"
 def read_key(path: str) -> bytes:
     """Return the CAK in the file at `path`, exactly as it is there; InvalidConfig."""
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             secret = file.read(CAK_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -51,6 +51,11 @@ def read_key(path: str) -> bytes:
             f"at least {CAK_MIN_BYTES} bytes and at most {CAK_MAX_BYTES}"
         )
     return secret
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting: a named pipe in the secret's place must not hold a container up."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def derive_sak(cak: bytes, *, salt: bytes, ca: str, sci: bytes, cipher: str = CIPHER) -> bytes:

@@ -1,6 +1,6 @@
 """Fuzzing: whatever comes in, a value or one clear error comes out, soon, and nothing stays.
 
-1. One module per way in (`TARGETS`). Each draws a case from a random generator and runs the
+1. One module per way in (`targets`). Each draws a case from a random generator and runs the
    real code on it, in this process: no stand-ins for code of ours.
 2. Allowed is a value, or an error of the one hierarchy with a positive code and a sentence
    (`target.outcome`). Any other exception, a broken promise (`target.Wrong`), or more than a
@@ -26,4 +26,4 @@ TARGETS: dict[str, int] = {
     "state_files": 6,
     "resolver_queries": 60,
 }
-"""Modules of this package, and how many of the cases each gets: the fast ones get most."""
+"""Modules of ``targets``, and how many of the cases each gets: the fast ones get most."""

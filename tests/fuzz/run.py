@@ -74,7 +74,7 @@ class Traces:
 def run(name: str, seed: int, first: int, count: int) -> Report:
     """Run cases `first` … of the target `name`, until one fails."""
     report = Report(name)
-    module = importlib.import_module(f"tests.fuzz.{name}")
+    module = importlib.import_module(f"tests.fuzz.targets.{name}")
     memory = MEMORY if Path(MEMORY).is_dir() else None
     with tempfile.TemporaryDirectory(prefix="noctule-fuzz-", dir=memory) as folder:
         before = Traces.now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,10 @@ def test_a_secret_of_the_wrong_size(tmp_path: Path, content: bytes, text: str) -
 def test_a_secret_that_cannot_be_read(path: str) -> None:
     with pytest.raises(InvalidConfig, match=r"key\.file: cannot read"):
         keys.read_key(path)
+
+
+@pytest.mark.timeout(20)
+def test_a_named_pipe_in_the_secrets_place_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "key")
+    with pytest.raises(InvalidConfig, match=r"key\.file"):
+        keys.read_key(str(tmp_path / "key"))

@@ -16,9 +16,9 @@ from daemon.model.identity import Trust
 from daemon.model.plan import NOTHING, Local, Plan, plan
 from daemon.model.records import Envelope, encode, to_sign
 from daemon.model.store import Outcome, Store
-from tests.fuzz.fabric_records import BODIES, WORDS, packed
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, outcome, require
+from tests.fuzz.targets.fabric_records import BODIES, WORDS, packed
 from tests.unit import model_kit
 from tests.unit.model_kit import KEYS, NOW, identity
 

@@ -15,9 +15,9 @@ from cni.client import Attached
 from cni.codec import encode
 from cni.environment import Environment
 from daemon.api import AttachRequest
-from tests.fuzz import cni_documents, cni_environment
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, outcome, require
+from tests.fuzz.targets import cni_documents, cni_environment
 
 ATTACHED = Attached(
     ["10.64.16.5/12"], ["10.80.0.0/16"], "02:4e:0a:40:10:05", 1394, "127.0.0.78", "web"

@@ -21,9 +21,9 @@ from typing import Any
 from unittest import mock
 
 from cni import client, config, delete, environment, main
-from tests.fuzz import cni_documents, cni_environment
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, judged, require
+from tests.fuzz.targets import cni_documents, cni_environment
 
 ATTACHED: dict[str, Any] = {
     "addresses": ["10.64.16.5/12"], "routes": ["10.80.0.0/16"], "mac": "02:4e:0a:40:10:05",

@@ -15,8 +15,8 @@ from daemon.model import policy
 from daemon.model.policy import Policy
 from daemon.model.records import policy_problem
 from tests.fuzz.mutate import Mutator
-from tests.fuzz.node_yaml import text
 from tests.fuzz.target import Case, Target, outcome, require
+from tests.fuzz.targets.node_yaml import text
 
 POLICY: dict[str, Any] = {
     "services": {

@@ -9,9 +9,9 @@ from random import Random
 from unittest import mock
 
 from cni import environment
-from tests.fuzz.cni_documents import NETNS, VERBS
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, outcome, require
+from tests.fuzz.targets.cni_documents import NETNS, VERBS
 
 VARIABLES = {
     b"CNI_COMMAND": b"ADD",

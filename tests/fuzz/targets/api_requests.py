@@ -13,9 +13,9 @@ from typing import Any
 
 from daemon.api import Api
 from daemon.journal import Journal
-from tests.fuzz.api_bodies import BODIES, WORDS, body
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, judged, logged, require
+from tests.fuzz.targets.api_bodies import BODIES, WORDS, body
 from tests.unit.test_api import Recording
 
 TARGETS: tuple[tuple[str, str, int | None], ...] = (
