@@ -82,7 +82,7 @@ def give_back(call: Environment, network: Network, failure: Failure) -> Failure:
 
 def refused(network: Network, lease: Lease, failure: Failure) -> Failure:
     """Return `failure`, or what it means if it is about the address that the plugin said."""
-    if not failure.message.startswith("address"):
+    if not failure.message.startswith("address:"):
         return failure
     return Failure(
         INVALID_CONFIG,

@@ -7,7 +7,6 @@ before; CHECK and DEL with the last result, DEL in reverse order.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -77,6 +76,12 @@ class Chain:
         assert self.result is not None
         return self.result
 
+    @property
+    def address(self) -> str:
+        """The container's address, without the prefix."""
+        assert self.result is not None
+        return str(self.result["ips"][0]["address"]).partition("/")[0]
+
     def check(self, *types: str) -> None:
         """CHECK through all plugins, or only those of `types`."""
         for plugin in self.plugins:
@@ -91,23 +96,30 @@ class Chain:
 
 
 @pytest.fixture(scope="module")
-def box(lone: Cluster) -> Bare:
-    made = bare(lone, "box", "web")
-    made.result = lone.cni("ADD", made)
-    lone.cni("DEL", made)
-    return made
+def before(lone: Cluster) -> Bag:
+    """What is there when a first container has come and gone."""
+    first = bare(lone, "first", "web")
+    first.result = lone.cni("ADD", first)
+    lone.delete("first")
+    return inventory(lone, "n1")
 
 
-@contextlib.contextmanager
-def leaving_nothing(cluster: Cluster, *boxes: Container) -> Iterator[None]:
-    """Assert that afterwards the node and `boxes` are as before."""
-    before: Bag = inventory(cluster, "n1", *boxes)
-    yield
-    settle(lambda: inventory(cluster, "n1", *boxes), before)
+@pytest.fixture
+def box(lone: Cluster, before: Bag, request: pytest.FixtureRequest) -> Iterator[Bare]:
+    """A container for one test, which must leave it as it was."""
+    made = bare(lone, request.node.name.removeprefix("test_"), "web")
+    try:
+        yield made
+        links = json.loads(inside(made.netns, "ip", "-j", "link").stdout)
+        assert [link["ifname"] for link in links] == ["lo"]
+        assert attachments(lone) == []
+    finally:
+        lone.delete(made.name)
 
 
-def iptables() -> list[str]:
-    return sorted(inside(NODE, "iptables-save", "-t", "nat").stdout.splitlines())
+def attachments(lone: Cluster) -> list[str]:
+    """State files of n1: there is one for whatever the kernel has of an attachment."""
+    return [path.name for path in (lone.base / "n1" / "run" / "attachments").iterdir()]
 
 
 def disciplines(box: Container) -> list[dict[str, Any]]:
@@ -123,51 +135,50 @@ def test_portmap(lone: Cluster, box: Bare) -> None:
     """It works as a plugin; but the node has no way into the mesh, so nothing comes of it."""
     chain = Chain(lone, box, {"type": "portmap", "capabilities": {"portMappings": True}})
     chain.runtime = {"portMappings": [{"hostPort": 8099, "containerPort": 80, "protocol": "tcp"}]}
-    chain.add()
-    chain.delete()  # portmap's own top-level chains stay, whatever it is chained to
-    before = iptables()
-    with leaving_nothing(lone, box):
-        result = chain.add()
-        assert [interface["name"] for interface in result["interfaces"]] == ["eth0"]
-        assert result["dns"] == {"nameservers": ["127.0.0.78"]}
-        assert any("--dport 8099" in line for line in iptables())
-        chain.check()
-        with socket_in(NODE) as sock, pytest.raises(OSError):
-            sock.settimeout(5)
-            sock.connect(("192.0.2.1", 8099))
-        chain.delete()
-        chain.delete()
-    assert iptables() == before
+
+    def rules() -> list[str]:
+        shown = inside(NODE, "iptables-save", "-t", "nat").stdout
+        return [line for line in shown.splitlines() if "8099" in line]
+
+    result = chain.add()
+    assert [interface["name"] for interface in result["interfaces"]] == ["eth0"]
+    assert result["dns"] == {"nameservers": ["127.0.0.78"]}
+    assert any(f"--to-destination {chain.address}:80" in line for line in rules())
+    chain.check("noctule")
+    # Of 1.1.1, CHECK looks for the IPv4 chain in ip6tables too, whatever it is chained to.
+    with pytest.raises(Failed, match="could not check ipv6 dnat"):
+        chain.check("portmap")
+    with socket_in(NODE) as sock, pytest.raises(OSError):
+        sock.settimeout(2)
+        sock.connect(("192.0.2.1", 8099))
+    chain.delete()
+    assert rules() == []
 
 
 def test_tuning(lone: Cluster, box: Bare) -> None:
-    chain = Chain(
-        lone, box, {"type": "tuning", "sysctl": {"net.core.somaxconn": "517"}, "mtu": 1300}
-    )
-    with leaving_nothing(lone, box):
-        chain.add()
-        assert inside(box.netns, "sysctl", "-n", "net.core.somaxconn").stdout == "517\n"
-        (link,) = json.loads(inside(box.netns, "ip", "-j", "link", "show", "eth0").stdout)
-        assert link["mtu"] == 1300
-        chain.check()
-        chain.delete()
+    sysctl = {"net.core.somaxconn": "517"}
+    chain = Chain(lone, box, {"type": "tuning", "sysctl": sysctl, "mtu": 1300})
+    chain.add()
+    assert inside(box.netns, "sysctl", "-n", "net.core.somaxconn").stdout == "517\n"
+    (link,) = json.loads(inside(box.netns, "ip", "-j", "link", "show", "eth0").stdout)
+    assert link["mtu"] == 1300
+    chain.check()
+    chain.delete()
 
 
 def test_the_bandwidth_plugin_cannot_limit_us(lone: Cluster, box: Bare) -> None:
     """It looks for a veth in the container. Without limits it lets a result pass, no more."""
     chain = Chain(lone, box, {"type": "bandwidth", "capabilities": {"bandwidth": True}})
-    with leaving_nothing(lone, box):
-        (interface,) = chain.add()["interfaces"]
-        assert (interface["name"], interface["sandbox"]) == ("eth0", box.netns)
-        chain.check("noctule")
-        with pytest.raises(Failed, match="veth"):
-            chain.check("bandwidth")
-        chain.delete()
-
-        chain.runtime = {"bandwidth": LIMITS}
-        with pytest.raises(Failed, match="veth"):
-            chain.add()
-        chain.delete()
+    (interface,) = chain.add()["interfaces"]
+    assert (interface["name"], interface["sandbox"]) == ("eth0", box.netns)
+    chain.check("noctule")
+    with pytest.raises(Failed, match="veth"):
+        chain.check("bandwidth")
+    chain.delete()
+    chain.runtime = {"bandwidth": LIMITS}
+    with pytest.raises(Failed, match="veth"):
+        chain.add()
+    chain.delete()
 
 
 def test_noctule_limits_itself(lone: Cluster, box: Bare) -> None:
@@ -175,30 +186,29 @@ def test_noctule_limits_itself(lone: Cluster, box: Bare) -> None:
     chain.plugins[0]["capabilities"] = {"bandwidth": True}
     chain.runtime = {"bandwidth": LIMITS}
     api = bare(lone, "api1", "api")
-    with leaving_nothing(lone, box, api):
-        api.result = lone.cni("ADD", api)
-        chain.add()
-        towards, away = disciplines(box)
-        assert (towards["kind"], towards["options"]["rate"]) == ("tbf", 1_000_000)
-        assert (away["kind"], away["options"]["rate"]) == ("tbf", 10_000)
-        # More at once than may wait, so that some must be dropped on any machine.
-        ping = ("ping", "-q", "-W", "1", "-s", "1200", "-l", "30", "-c", "30", api.address)
-        until(
-            lambda: " 0 received" not in inside(box.netns, *ping, check=False).stdout,
-            "some of the pings to come back",
-        )
-        towards, away = disciplines(box)
-        assert away["drops"] > 0
-        assert towards["drops"] == 0 < towards["packets"] < away["packets"] + away["drops"]
+    api.result = lone.cni("ADD", api)
+    chain.add()
+    towards, away = disciplines(box)
+    assert (towards["kind"], towards["options"]["rate"]) == ("tbf", 1_000_000)
+    assert (away["kind"], away["options"]["rate"]) == ("tbf", 10_000)
+    # More at once than may wait, so that some must be dropped on any machine.
+    ping = ("ping", "-q", "-W", "1", "-s", "1200", "-l", "30", "-c", "30", api.address)
+    until(
+        lambda: " 0 received" not in inside(box.netns, *ping, check=False).stdout,
+        "some of the pings to come back",
+    )
+    towards, away = disciplines(box)
+    assert away["drops"] > 0
+    assert towards["drops"] == 0 < towards["packets"] < away["packets"] + away["drops"]
+    chain.check()
+    # Who asks for no limit has none.
+    assert [found["kind"] for found in disciplines(api)] == ["noqueue", "noqueue"]
+    end = names.host_end(names.attachment_id(NETWORK, box.name, "eth0"))
+    inside(NODE, "tc", "qdisc", "del", "dev", end, "root")
+    with pytest.raises(Failed, match=f"{end} has no token bucket"):
         chain.check()
-        # Who asks for no limit has none.
-        assert [found["kind"] for found in disciplines(api)] == ["noqueue", "noqueue"]
-        end = names.host_end(names.attachment_id(NETWORK, box.name, "eth0"))
-        inside(NODE, "tc", "qdisc", "del", "dev", end, "root")
-        with pytest.raises(Failed, match=f"{end} has no token bucket"):
-            chain.check()
-        chain.delete()
-        lone.cni("DEL", api)
+    chain.delete()
+    lone.delete("api1")
 
 
 # --- delegated IPAM
@@ -222,80 +232,66 @@ def delegating(lone: Cluster, box: Container, ipam: dict[str, Any]) -> Chain:
 
 def test_host_local(lone: Cluster, box: Bare) -> None:
     ipam = host_local(lone, rangeStart="10.64.20.10")
+    chain = delegating(lone, box, ipam)
+    assert chain.add()["ips"] == [{"address": "10.64.20.10/12", "interface": 0}]
+    assert leases(lone) == {"10.64.20.10"}
+    chain.check()
+
+    # What it said, our own allocation passes over; what ours said, it is refused.
+    (lone.base / "n1" / "run" / "last").write_text("10.64.20.9")
     two = bare(lone, "two", "web")
-    with leaving_nothing(lone, box, two):
-        chains = [delegating(lone, one, ipam) for one in (box, two)]
-        said = [chain.add()["ips"][0]["address"] for chain in chains]
-        assert said == ["10.64.20.10/12", "10.64.20.11/12"]
-        assert leases(lone) == {"10.64.20.10", "10.64.20.11"}
-        for chain in chains:
-            chain.check()
-        (lone.base / "host-local" / NETWORK / "10.64.20.10").unlink()
-        with pytest.raises(Failed, match="host-local"):
-            chains[0].check()
-        for chain in chains:
-            chain.delete()
-            chain.delete()
-        assert leases(lone) == set()
+    two.result = lone.cni("ADD", two)
+    assert two.address == "10.64.20.11"
+    three = bare(lone, "three", "web")
+    with pytest.raises(Failed, match=r"ipam: host-local said 10\.64\.20\.11, .*another attach"):
+        delegating(lone, three, ipam).add()
+    assert leases(lone) == {"10.64.20.10"}
 
-
-def test_host_local_says_an_address_that_is_in_use(lone: Cluster, box: Bare) -> None:
-    two = bare(lone, "in-use", "web")
-    with leaving_nothing(lone, box, two):
-        two.result = lone.cni("ADD", two)  # by the built-in allocation
-        chain = delegating(lone, box, host_local(lone, rangeStart=two.address))
-        with pytest.raises(Failed, match=r"ipam: host-local said .*another attachment has it"):
-            chain.add()
-        assert leases(lone) == set()
-        # The other way round, ours passes over what host-local said.
-        assert delegating(lone, box, host_local(lone, rangeStart="10.64.20.10")).add()
-        lone.cni("DEL", two)
-        Path(lone.base / "n1" / "run" / "last").write_text("10.64.20.9")
-        two.result = lone.cni("ADD", two)
-        assert two.address == "10.64.20.11"
-        lone.cni("DEL", two)
-        delegating(lone, box, host_local(lone)).delete()
-        assert leases(lone) == set()
+    (lone.base / "host-local" / NETWORK / "10.64.20.10").unlink()
+    with pytest.raises(Failed, match="host-local"):
+        chain.check()
+    chain.delete()
+    chain.delete()
+    assert leases(lone) == set()
+    lone.delete("two")
+    lone.delete("three")
 
 
 def test_static(lone: Cluster, box: Bare) -> None:
     ipam = {"type": "static", "addresses": [{"address": "10.64.21.7/20"}],
             "dns": {"nameservers": ["192.0.2.53"]}}  # fmt: skip
     chain = delegating(lone, box, ipam)
-    with leaving_nothing(lone, box):
-        result = chain.add()
-        assert result["ips"] == [{"address": "10.64.21.7/12", "interface": 0}]
-        assert result["dns"] == {"nameservers": ["127.0.0.78", "192.0.2.53"]}
-        chain.check()
-        chain.delete()
-        ipam["addresses"] = [{"address": "10.64.32.7/20"}]
-        with pytest.raises(Failed, match=r"ipam: static said 10\.64\.32\.7.*10\.64\.16\.0/20"):
-            chain.add()
-        ipam["addresses"] = []
-        with pytest.raises(Failed, match="no IPv4 address"):
-            chain.add()
+    result = chain.add()
+    assert result["ips"] == [{"address": "10.64.21.7/12", "interface": 0}]
+    assert result["dns"] == {"nameservers": ["127.0.0.78", "192.0.2.53"]}
+    chain.check()
+    chain.delete()
+    ipam["addresses"] = [{"address": "10.64.32.7/20"}]
+    with pytest.raises(Failed, match=r"ipam: static said 10\.64\.32\.7.*10\.64\.16\.0/20"):
+        chain.add()
+    ipam["addresses"] = []
+    with pytest.raises(Failed, match="no IPv4 address"):
+        chain.add()
 
 
 # --- GC, STATUS, DEL
 
 
 def test_two_runtimes_on_one_network(lone: Cluster, box: Bare) -> None:
-    others = [bare(lone, name, "web") for name in ("stale", "kept", "podmans")]
-    stale, kept, podmans = others
     valid = "cni.dev/valid-attachments"
-    with leaving_nothing(lone, box, *others):
-        for one in (stale, kept):
-            one.result = lone.cni("ADD", one, runtime="containerd")
-        podmans.result = lone.cni("ADD", podmans, runtime="podman")
-        lone.cni("GC", kept, runtime="containerd",
-                 **{valid: [{"containerID": kept.name, "ifname": "eth0"}]})  # fmt: skip
-        lone.cni("CHECK", kept)
-        lone.cni("CHECK", podmans)
-        with pytest.raises(Failed, match="not in the state folder"):
-            lone.cni("CHECK", stale)
-        lone.cni("GC", kept, runtime="containerd", **{valid: []})
-        lone.cni("CHECK", podmans)
-        lone.cni("GC", podmans, runtime="podman", **{valid: []})
+    kept, podmans = bare(lone, "kept", "web"), bare(lone, "podmans", "web")
+    for one in (box, kept):
+        one.result = lone.cni("ADD", one, runtime="containerd")
+    podmans.result = lone.cni("ADD", podmans)  # by this process
+    wanted = [{"containerID": kept.name, "ifname": "eth0"}]
+    lone.cni("GC", kept, runtime="containerd", **{valid: wanted})
+    lone.cni("CHECK", kept)
+    lone.cni("CHECK", podmans)
+    assert len(attachments(lone)) == 2
+    lone.cni("GC", podmans, **{valid: []})
+    lone.cni("CHECK", kept)
+    lone.delete("kept")
+    lone.delete("podmans")
 
 
 def test_status(lone: Cluster, box: Bare) -> None:
@@ -313,21 +309,29 @@ def test_status(lone: Cluster, box: Bare) -> None:
 
 def test_del_at_the_same_time_as_add(lone: Cluster, box: Bare) -> None:
     """Whichever comes first, ADD tells the truth, and another DEL finds nothing left to do."""
-    with leaving_nothing(lone, box):
-        for first in ("ADD", "DEL"):
-            calls = [
-                subprocess.Popen(
-                    ["nsenter", f"--net={NODE}", PLUGIN],
-                    env=lone.environment(verb, box), text=True,
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                )
-                for verb in (first, "DEL" if first == "ADD" else "ADD", "DEL")
-            ]  # fmt: skip
-            for call in calls:
-                assert call.stdin is not None
-                call.stdin.write(json.dumps(lone.config(box)))
-                call.stdin.close()
-                call.stdin = None
-            answers = [call.communicate(timeout=120)[0] for call in calls]
-            assert [call.returncode for call in calls] == [0, 0, 0], answers
-            lone.cni("DEL", box)
+    calls = [
+        subprocess.Popen(
+            ["nsenter", f"--net={NODE}", PLUGIN],
+            env=lone.environment(verb, box), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for verb in ("ADD", "DEL", "DEL")
+    ]  # fmt: skip
+    for call in calls:
+        assert call.stdin is not None
+        call.stdin.write(json.dumps(lone.config(box)))
+        call.stdin.close()
+        call.stdin = None
+    answers = [call.communicate(timeout=120)[0] for call in calls]
+    assert [call.returncode for call in calls] == [0, 0, 0], answers
+    lone.cni("DEL", box)
+    lone.cni("DEL", box)
+
+
+def test_nothing_is_left(lone: Cluster, before: Bag) -> None:
+    """After all of the above. What portmap leaves is portmap's: its top-level chains."""
+    settle(lambda: without_portmaps(inventory(lone, "n1")), before)
+
+
+def without_portmaps(bag: Bag) -> Bag:
+    return Bag({line: count for line, count in bag.items() if line != "table n1 nat"})
