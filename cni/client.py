@@ -131,7 +131,7 @@ class Request:
 class Attached:
     """What an attachment got, as a runtime wants to know it."""
 
-    __slots__ = ("addresses", "mac", "mtu", "nameserver", "routes", "service")
+    __slots__ = ("addresses", "host", "mac", "mtu", "nameserver", "routes", "service")
 
     def __init__(
         self,
@@ -141,10 +141,12 @@ class Attached:
         mtu: int,
         nameserver: str,
         service: str,
+        host: list[dict[str, object]],
     ) -> None:
         """`addresses` and `routes` in CIDR notation, IPv4 first; `mtu` bytes.
 
-        `nameserver` is an address inside the container's namespace.
+        `nameserver` is an address inside the container's namespace. `host` are the interfaces
+        on the node, each with ``name``, ``mac`` and ``mtu``.
         """
         self.addresses = addresses
         self.routes = routes
@@ -152,6 +154,7 @@ class Attached:
         self.mtu = mtu
         self.nameserver = nameserver
         self.service = service
+        self.host = host
 
 
 def attach(path: str, request: Request) -> Attached:
@@ -160,18 +163,30 @@ def attach(path: str, request: Request) -> Attached:
     try:
         addresses, routes, mac = answer["addresses"], answer["routes"], answer["mac"]
         mtu, nameserver, service = answer["mtu"], answer["nameserver"], answer["service"]
+        host = answer["host"]
     except KeyError as missing:
         raise Lost(f"the answer to attach has no field {missing}") from None
     if (
         _texts(addresses) and _texts(routes) and isinstance(mac, str)
         and isinstance(mtu, int) and isinstance(nameserver, str) and isinstance(service, str)
+        and _interfaces(host)
     ):  # fmt: skip
-        return Attached(list(addresses), list(routes), mac, mtu, nameserver, service)
+        return Attached(list(addresses), list(routes), mac, mtu, nameserver, service, list(host))
     raise Lost(f"the answer to attach has a field of the wrong type: {encode(answer)}")
 
 
 def _texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _interfaces(value: object) -> TypeGuard[list[dict[str, object]]]:
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("name"), str)
+        and isinstance(one.get("mac"), str)
+        and isinstance(one.get("mtu"), int)
+        for one in value
+    )
 
 
 def detach(path: str, request: Request) -> None:

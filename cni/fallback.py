@@ -16,6 +16,8 @@ from __future__ import annotations
 import sys
 from time import gmtime, monotonic, strftime
 
+from msgspec import structs
+
 from cni.client import Attached, Candidate
 from cni.client import Request as Asked
 from cni.codec import encode
@@ -49,6 +51,7 @@ def attach(socket: str, asked: Asked, *, anew: bool) -> Attached:
         made.mtu - MACSEC_OVERHEAD,
         NAMESERVER,
         made.service,
+        [structs.asdict(one) for one in kernel.host_interfaces(made)],
     )
 
 

@@ -4,10 +4,11 @@ CNI specification 1.1.0, section 5.
 
 1. The result has the version of the network configuration.
 2. ``ips[].version`` exists only before 1.0.0, ``interfaces[].mtu`` only from 1.1.0.
-3. What a plugin earlier in the chain made (``prevResult``) comes first and unchanged; ours is
+3. Our interfaces are the container's, and what is on the node for it.
+4. What a plugin earlier in the chain made (``prevResult``) comes first and unchanged; ours is
    appended, and ``ips[].interface`` counts from the start of the whole list. Only of the DNS
    settings ours come first (`cni.dns`).
-4. An error names the field and the fix. Codes below 100 are the specification's.
+5. An error names the field and the fix. Codes below 100 are the specification's.
 """
 
 from __future__ import annotations
@@ -96,8 +97,11 @@ def success(
     """
     before = objects_of(previous, "interfaces")
     interface: dict[str, object] = {"name": environment.ifname, "mac": attached.mac}
+    host = attached.host
     if since(version, "1.1.0"):
         interface["mtu"] = attached.mtu
+    else:
+        host = [{"name": one["name"], "mac": one["mac"]} for one in host]
     interface["sandbox"] = environment.netns
     ips: list[dict[str, object]] = [
         {"address": address, "interface": len(before)} for address in attached.addresses
@@ -114,7 +118,7 @@ def success(
     return {
         **previous,
         "cniVersion": version,
-        "interfaces": [*before, interface],
+        "interfaces": [*before, interface, *host],
         "ips": [*objects_of(previous, "ips"), *ips],
         "routes": [*objects_of(previous, "routes"), *({"dst": dst} for dst in attached.routes)],
         "dns": resolver,

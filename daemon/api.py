@@ -24,6 +24,7 @@ from daemon.journal import Journal
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
 from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NoctuleError
 from netconf.shaping import Bandwidth
+from netconf.state import HostInterface
 
 T = TypeVar("T")
 
@@ -68,6 +69,8 @@ class AttachAnswer(msgspec.Struct, kw_only=True):
     nameserver: str
     """Where in its own namespace the container asks for names."""
     service: str
+    host: list[HostInterface]
+    """What was made on the node."""
 
 
 class Valid(msgspec.Struct, forbid_unknown_fields=True):

@@ -25,6 +25,7 @@ from daemon.journal import Journal
 from daemon.model.document import NAME
 from daemon.model.policy import Policy
 from netconf import attach, frames, names
+from netconf.attach import host_interfaces
 from netconf.errors import CheckFailure, InvalidConfig, NoctuleError
 from netconf.namespace import identity
 from netconf.state import Attachment, NodeNet, Request, State
@@ -119,6 +120,7 @@ class Replicas:
             mtu=made.mtu - names.MACSEC_OVERHEAD,
             nameserver=names.NAMESERVER,
             service=made.service,
+            host=host_interfaces(made),
         )
 
     async def detach(self, request: AttachRequest) -> None:

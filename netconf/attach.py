@@ -37,7 +37,7 @@ from netconf.errors import (
 from netconf.namespace import Namespace, identity
 from netconf.netlink import Netlink, doing
 from netconf.nft import host, ruleset
-from netconf.state import Attachment, NodeNet, Request, State
+from netconf.state import Attachment, HostInterface, NodeNet, Request, State
 
 VC_EXTRA = 8
 """The lower device's MTU above the path's: the driver reserves the 32 bytes of the long
@@ -123,6 +123,12 @@ def resize(state: State, attachment_id: str, mtu: int) -> None:
         state.save(msgspec.structs.replace(made, mtu=mtu))
 
 
+def host_interfaces(made: Attachment) -> list[HostInterface]:
+    """Return what of an attachment is in the node's namespace: bridge port and lower device."""
+    port = HostInterface(name=made.vh, mac=names.port_mac_of(made.address), mtu=made.mtu)
+    return [port, HostInterface(name=made.vc, mac=made.mac, mtu=made.mtu + VC_EXTRA)]
+
+
 def alive(attachment: Attachment) -> bool:
     """Tell whether the attachment's namespace is still the same, with its SecY in it.
 
@@ -196,7 +202,11 @@ def _veth(outside: Netlink, node: NodeNet, made: Attachment) -> int:
             made.vh,
             "veth",
             [("VETH_INFO_PEER", {"attrs": peer})],
-            [("IFLA_MTU", node.mtu), ("IFLA_MASTER", bridge["index"])],
+            [
+                ("IFLA_ADDRESS", names.port_mac_of(made.address)),
+                ("IFLA_MTU", node.mtu),
+                ("IFLA_MASTER", bridge["index"]),
+            ],
         ),
         links.set_request(made.vh, quiet=True),
         links.set_request(made.vc, quiet=True),

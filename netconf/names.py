@@ -35,6 +35,14 @@ def mac_of(address: str) -> str:
     return ":".join(f"{octet:02x}" for octet in MAC_PREFIX + IPv4Address(address).packed)
 
 
+def port_mac_of(address: str) -> str:
+    """Return the MAC (``0a:4e:…``) of the bridge port behind which a replica is; nobody uses it.
+
+    Given, because udev would replace a random one a moment later, and the result would be wrong.
+    """
+    return "0a" + mac_of(address)[2:]
+
+
 def address_of(mac: str) -> str:
     """Return the IPv4 address inside a replica's `mac`; ValueError for a foreign MAC."""
     octets = bytes.fromhex(mac.replace(":", ""))

@@ -127,6 +127,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return names.attachment_id(self.network, self.container, self.ifname)
 
 
+class HostInterface(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attachment has in the node's namespace, as a CNI result lists it."""
+
+    name: str
+    mac: str
+    mtu: int
+
+
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     """One attachment as it was made."""
 

@@ -86,7 +86,13 @@ def test_add_check_del(runtime: Runtime, container: MakeContainer) -> None:
     added = runtime.call("ADD", one)
     assert added.status == 0, added
     result = added.json
-    (interface,) = result["interfaces"]
+    interface, *host = result["interfaces"]
+    shown = {
+        link["ifname"]: (link["address"], link["mtu"])
+        for link in json.loads(runtime.node.sandbox.ip("-j", "link"))
+    }
+    assert [shown[one["name"]] for one in host] == [(one["mac"], one["mtu"]) for one in host]
+    assert [one["name"][:2] for one in host] == ["vh", "vc"]
     (ip,) = result["ips"]
     address = ip["address"].partition("/")[0]
     octets = "".join(f":{int(octet):02x}" for octet in address.split("."))

@@ -34,13 +34,17 @@ from cni.main import main
 sys.exit(main())
 """
 
-ATTACHED = {
+ATTACHED: dict[str, Any] = {
     "addresses": ["10.64.16.5/12"],
     "routes": ["10.80.0.0/16"],
     "mac": "02:4e:0a:40:10:05",
     "mtu": 1394,
     "nameserver": "127.0.0.78",
     "service": "web",
+    "host": [
+        {"name": "vh0123456789ab", "mac": "0a:4e:0a:40:10:05", "mtu": 1418},
+        {"name": "vc0123456789ab", "mac": "02:4e:0a:40:10:05", "mtu": 1426},
+    ],
 }
 
 NETNS = "/run/netns/nowhere"
@@ -81,7 +85,10 @@ def previous(**changes: Any) -> dict[str, Any]:
     """Return the result of the ADD that `ATTACHED` answers."""
     return {
         "cniVersion": "1.1.0",
-        "interfaces": [{"name": "eth0", "mac": "02:4e:0a:40:10:05", "mtu": 1394, "sandbox": NETNS}],
+        "interfaces": [
+            {"name": "eth0", "mac": "02:4e:0a:40:10:05", "mtu": 1394, "sandbox": NETNS},
+            *ATTACHED["host"],
+        ],
         "ips": [{"address": "10.64.16.5/12", "interface": 0}],
         "routes": [{"dst": "10.80.0.0/16"}],
         "dns": {"nameservers": ["127.0.0.78"]},

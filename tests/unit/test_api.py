@@ -19,6 +19,7 @@ from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest, ReadyRequest
 from daemon.journal import Journal
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
 from netconf.errors import AddressesExhausted, IOFailure
+from netconf.state import HostInterface
 from tests.unit.test_show import EMPTY
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ LIMIT = 10.0
 ANSWER = AttachAnswer(
     addresses=["10.64.16.5/12"], routes=["10.80.0.0/16"], mac="02:4e:0a:40:10:05", mtu=1444,
     nameserver="127.0.0.78",
-    service="web",
+    service="web", host=[HostInterface(name="vhx", mac="0a:4e:0a:40:10:05", mtu=1468)],
 )  # fmt: skip
 REQUEST: dict[str, Any] = {
     "container": "c0ffee",
@@ -207,7 +208,7 @@ def test_a_user_who_got_at_the_socket_is_refused_by_credentials() -> None:
 def test_an_attach_reaches_the_service_and_its_answer_the_caller(tmp_path: Path) -> None:
     status, answer, calls = asked(tmp_path, "POST", "/v1/attach", REQUEST)
     assert (status, answer["addresses"]) == (200, ["10.64.16.5/12"])
-    assert set(answer) == {"addresses", "routes", "mac", "mtu", "nameserver", "service"}
+    assert set(answer) == {"addresses", "routes", "mac", "mtu", "nameserver", "service", "host"}
     ((verb, request),) = calls
     assert (verb, request.container, request.services[0].origin) == ("attach", "c0ffee", "service")
     assert request.address is None

@@ -68,13 +68,16 @@ def test_add_asks_the_daemon(daemon: Daemon) -> None:
 def test_the_result_has_its_versions_shape(daemon: Daemon, version: str) -> None:
     interface: dict[str, Any] = {"name": "eth0", "mac": "02:4e:0a:40:10:05", "sandbox": NETNS}
     ip: dict[str, Any] = {"address": "10.64.16.5/12", "interface": 0}
+    host = ATTACHED["host"]
     if version == "1.1.0":
         interface["mtu"] = 1394
+    else:
+        host = [{"name": one["name"], "mac": one["mac"]} for one in host]
     if version in ("0.3.1", "0.4.0"):
         ip["version"] = "4"
     assert run(environment("ADD"), configuration(daemon.socket, cniVersion=version)).json == {
         "cniVersion": version,
-        "interfaces": [interface],
+        "interfaces": [interface, *host],
         "ips": [ip],
         "routes": [{"dst": "10.80.0.0/16"}],
         "dns": {"nameservers": ["127.0.0.78"]},
