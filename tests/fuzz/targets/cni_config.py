@@ -20,8 +20,9 @@ from tests.fuzz.target import Case, Target, outcome, require
 from tests.fuzz.targets import cni_documents, cni_environment
 
 ATTACHED = Attached(
-    ["10.64.16.5/12"], ["10.80.0.0/16"], "02:4e:0a:40:10:05", 1394, "127.0.0.78", "web"
-)
+    ["10.64.16.5/12"], ["10.80.0.0/16"], "02:4e:0a:40:10:05", 1394, "127.0.0.78", "web",
+    [{"name": "vh0123456789ab", "mac": "0a:4e:0a:40:10:05", "mtu": 1418}],
+)  # fmt: skip
 
 
 @contextmanager
@@ -55,7 +56,8 @@ def run(case: Case) -> None:
         previous = network.previous()
         made = result.success(network.version, call, ATTACHED, previous, network.dns())
         shown = json.loads(encode(made))
-        require(shown["interfaces"][-1]["name"] == "eth0", "our interface is the last")
+        ours = [interface["name"] for interface in shown["interfaces"][-2:]]
+        require(ours == ["eth0", "vh0123456789ab"], "our interfaces are the last")
     elif verb == "GC":
         valid = network.valid_attachments()
         # Collecting too much cannot be mended: an absent list must never become an empty one.

@@ -28,6 +28,7 @@ from tests.fuzz.targets import cni_documents, cni_environment
 ATTACHED: dict[str, Any] = {
     "addresses": ["10.64.16.5/12"], "routes": ["10.80.0.0/16"], "mac": "02:4e:0a:40:10:05",
     "mtu": 1394, "nameserver": "127.0.0.78", "service": "web",
+    "host": [{"name": "vh0123456789ab", "mac": "0a:4e:0a:40:10:05", "mtu": 1418}],
 }  # fmt: skip
 LEASE: dict[str, Any] = {
     "cniVersion": "1.1.0", "ips": [{"address": "10.64.16.5/20"}], "routes": [],
