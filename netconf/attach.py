@@ -79,6 +79,8 @@ def detach(state: State, attachment_id: str) -> Attachment | None:
         found = state.get(attachment_id)
         if found is not None:
             _tear_down(state, found)
+        else:
+            state.sweep(attachment_id)
         return found
 
 

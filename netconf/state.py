@@ -286,6 +286,12 @@ class State:
             path.with_suffix(".tmp").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 
+    def sweep(self, attachment: str) -> None:
+        """Remove what a dead writer left of an attachment that has no file."""
+        with self._writing():
+            for path in self._folder.glob(f"{attachment}@*.tmp"):
+                path.unlink(missing_ok=True)
+
     def get(self, attachment: str) -> Attachment | None:
         """Return one attachment by id, or None.
 

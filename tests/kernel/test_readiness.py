@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from netconf import allocation, names, readiness, rehearsal
+from netconf import allocation, links, names, readiness, rehearsal
 from netconf.errors import LimitedConnectivity, NoctuleError, NodeFull, NotAvailable
-from netconf.nft import ruleset
+from netconf.namespace import Namespace
+from netconf.nft import host, ruleset
 from tests.kernel.conftest import SECRET, Container, MeshNode
 from tests.kernel.sandbox import run
-from tests.kernel.test_attach import sketch, until
+from tests.kernel.test_attach import until
 
 MakeContainer = Callable[[], Container]
 
@@ -92,20 +93,25 @@ def test_a_kernel_that_lacks_something(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_bridge_that_others_have_filled(node: MeshNode, container: MakeContainer) -> None:
     """The 1,024th port is refused by the kernel, and by then a veth pair is half made."""
     box, free = container(), 1023 - 1  # bat0 has one
-    before = sketch(node, box)
-    lines = "".join(
-        f"link add x{number} type dummy\nlink set x{number} master {names.BRIDGE}\n"
-        for number in range(free)
-    )
+    assert free > allocation.CONTAINERS_MAX
+    lines = [f"link add x{number} master {names.BRIDGE} type dummy\n" for number in range(free)]
     batch = ("ip", "-n", node.sandbox.name, "-batch", "-")
-    subprocess.run(batch, input=lines, text=True, check=True)
+    subprocess.run(batch, input="".join(lines), text=True, check=True)
+    request = box.request()
+    ends = (names.host_end(request.id), names.lower_end(request.id))
     with pytest.raises(NodeFull, match="ports"):
-        node.attach(box.request())
+        node.attach(request)
+    with (
+        node.sandbox.ns.enter(),
+        Namespace.open(box.sandbox.path) as inside,
+        links.open() as outer,
+        links.open(inside) as inner,
+    ):
+        assert [links.get(outer, end) for end in ends] == [None, None]
+        assert links.get(inner, "eth0") is None
+        assert (host.ports(), ruleset.container_present(inside)) == (set(), False)
+    assert list((node.state.directory / "attachments").iterdir()) == []
     node.sandbox.ip("link", "del", "x0")
-    made = node.attach(box.request())  # one port is enough, and it is known as the last
+    made = node.attach(request)  # one port is enough
     node.check(made.id)
     node.detach(made.id)
-    lines = "".join(f"link del x{number}\n" for number in range(1, free))
-    subprocess.run(batch, input=lines, text=True, check=True)
-    assert sketch(node, box) == before
-    assert free > allocation.CONTAINERS_MAX

@@ -60,6 +60,19 @@ def test_an_attachment_survives_the_process(tmp_path: Path) -> None:
     assert (again.get(made.id), again.all()) == (None, [])
 
 
+def test_what_a_writer_left_that_died_before_its_first_file(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    other = allocate(state, 1)
+    dead, live = (
+        tmp_path / "attachments" / f"{name}@10.64.16.2.tmp" for name in ("a" * 12, "b" * 12)
+    )
+    dead.touch()
+    live.touch()
+    state.sweep("a" * 12)
+    state.sweep("a" * 12)
+    assert (dead.exists(), live.exists(), state.all()) == (False, True, [other])
+
+
 def test_names_follow_from_the_address(tmp_path: Path) -> None:
     made = allocate(State(tmp_path), 1, address="10.64.16.5")
     assert made.mac == "02:4e:0a:40:10:05"
