@@ -1,14 +1,15 @@
 """``node.yaml``: what this node is told, checked once, before anything is touched.
 
 1. Paths and names have defaults; addresses and identities do not.
-2. The slice lies in the pool; the VIP range touches neither.
+2. The slice lies in the pool; the VIP range touches neither. IPv6 addresses follow from
+   IPv4 ones (`netconf.names`, rule 4), so its network needs no parts of its own.
 3. What ``mesh`` may say is defined and checked by ``netconf.mesh``.
 """
 
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import msgspec
@@ -17,9 +18,12 @@ from daemon import yamlfile
 from daemon.fabric.interface import LEASE_MS, parse_endpoint
 from daemon.model.document import NAME
 from daemon.paths import Paths
-from netconf import mesh
+from netconf import mesh, names
 from netconf.errors import InvalidConfig, IOFailure
 from netconf.mesh import MeshConfig
+
+ULA = IPv6Network("fc00::/7")
+"""Unique local addresses (RFC 4193)."""
 
 
 class Addresses(msgspec.Struct, forbid_unknown_fields=True):
@@ -28,6 +32,8 @@ class Addresses(msgspec.Struct, forbid_unknown_fields=True):
     pool: str
     slice: str
     vips: str
+    ula: str = ""
+    """Everybody's IPv6 network, CIDR; once read, as RFC 5952 writes it. Empty: IPv4 only."""
 
 
 class Identity(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,6 +108,8 @@ def _check(config: Config) -> None:
             )
     _check_addresses(config.addresses)
     mesh.validate(config.mesh)
+    if config.addresses.ula:
+        _check_ula(config)
     _check_fabric(config.fabric)
     for name in ("state", "socket", "cache"):
         value = getattr(config.paths, name)
@@ -133,6 +141,29 @@ def _check_addresses(addresses: Addresses) -> None:
         raise InvalidConfig(
             f"addresses.vips: {vips} overlaps the pool {pool}; choose a range beside it"
         )
+
+
+def _check_ula(config: Config) -> None:
+    try:
+        ula = IPv6Network(config.addresses.ula)
+    except ValueError as error:
+        raise InvalidConfig(
+            f"addresses.ula: {error}; write an IPv6 network such as fd4e:6f63:7475::/96"
+        ) from error
+    if not ula.subnet_of(ULA):
+        raise InvalidConfig(
+            f"addresses.ula: {ula} is not unique local; take 40 random bits after fd (RFC 4193)"
+        )
+    if ula.prefixlen > 96:
+        raise InvalidConfig(
+            f"addresses.ula: {ula} is longer than /96; an IPv4 address must fit behind it"
+        )
+    if config.mesh.mtu != "auto" and config.mesh.mtu < names.MTU_MIN6:
+        raise InvalidConfig(
+            f"mesh.mtu: {config.mesh.mtu} leaves a container less than the 1280 bytes of IPv6; "
+            f"choose {names.MTU_MIN6} or more, or leave addresses.ula out on every node"
+        )
+    config.addresses.ula = str(ula)
 
 
 def _check_fabric(fabric: Fabric) -> None:

@@ -3,7 +3,10 @@
 1. Quality is 0–1: TQ/255 for BATMAN_IV, throughput over the best path's for BATMAN_V. It is
    read from batman-adv's own table, so it says what this node's frames will really meet.
 2. One MTU for the whole mesh: the least that any known node can carry. It is lowered on
-   running attachments when a poorer node appears, and never raised under them.
+   running attachments when a poorer node appears, and never raised under them; never below
+   what IPv4 needs, or IPv6 where there is an IPv6 network.
+3. All nodes derive the same IPv6 addresses only if all were told the same network: one that
+   was told another is named in the log, and in ``status``.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from typing import TypeVar
 from daemon.config import Config
 from daemon.journal import Journal
 from daemon.model.records import NodeInfo
-from netconf import attach, batadv, mesh
+from netconf import attach, batadv, mesh, names
 from netconf.batadv import Originator
-from netconf.errors import NoctuleError
+from netconf.errors import InvalidConfig, NoctuleError
 from netconf.state import Attachment, NodeNet, State
 
 T = TypeVar("T")
@@ -53,6 +56,7 @@ class Links:
         self._mesh: mesh.MeshFacts | None = None
         self._fitted: set[str] = set()
         """Attachments that were resized since the MTU was lowered last."""
+        self._other_ulas: set[tuple[str, str]] = set()
 
     @property
     def up(self) -> mesh.MeshFacts:
@@ -77,6 +81,7 @@ class Links:
             slice=config.addresses.slice,
             vips=config.addresses.vips,
             mtu=self.up.mtu,
+            ula=config.addresses.ula,
         )
 
     async def start(self) -> None:
@@ -122,13 +127,18 @@ class Links:
         return {mac: info.node for info in self._infos() for mac in info.mesh_macs}
 
     def _least(self) -> int | None:
-        # Less than IPv4 needs is a mistake, and must not become everybody's.
+        # Less than IP needs is a mistake, and must not become everybody's.
         mtus = (i.mtu for i in self._infos() if i.node != self._config.node)
-        return min((mtu for mtu in mtus if mtu >= mesh.MTU_MIN), default=None)
+        return min((mtu for mtu in mtus if mtu >= self._floor), default=None)
+
+    @property
+    def _floor(self) -> int:
+        return names.MTU_MIN6 if self._config.addresses.ula else mesh.MTU_MIN
 
     async def _look(self) -> None:
         before = {node: round(quality, 1) for node, quality in self.quality().items()}
         self._originators = await self._blocking(self._read)
+        self._compare_ula()
         if before != {node: round(quality, 1) for node, quality in self.quality().items()}:
             self._changed()
         least = self._least()
@@ -142,6 +152,14 @@ class Links:
                 await self._blocking(attach.resize, self._state, attachment.id, self.up.mtu)
                 self._fitted.add(attachment.id)
 
+    def _compare_ula(self) -> None:
+        """Log, once, each node that was told another IPv6 network."""
+        ours = self._config.addresses.ula
+        told = {(i.node, i.ula) for i in self._infos() if i.ula != ours}
+        for node, theirs in sorted(told - self._other_ulas):
+            self._journal.error("addresses.ula differs", peer=node, there=theirs, here=ours)
+        self._other_ulas = told
+
     def _read(self) -> list[Originator]:
         with batadv.open() as genl:
             return batadv.originators(genl, self.up.mesh_index)
@@ -151,6 +169,12 @@ class Links:
         if self._mesh is not None and least is not None:
             least = min(least, self._mesh.mtu)
         self._mesh = mesh.bring_up(self._config.mesh, mesh_mtu=least)
+        if self._mesh.mtu < self._floor:
+            raise InvalidConfig(
+                f"addresses.ula: IPv6 needs a mesh that carries {self._floor} bytes, and "
+                f"mesh.links carry {self._mesh.mtu}; raise their MTU, or leave addresses.ula "
+                "out on every node"
+            )
         self._state.write_node(self.facts)
         return self._mesh
 

@@ -155,7 +155,8 @@ class Node:
         self._statements.resume()
         await self.links.start()
         await self._blocking(ruleset.ensure_host)
-        await self._blocking(rehearse, self._config.addresses.vips)
+        addresses = self._config.addresses
+        await self._blocking(rehearse, addresses.vips, addresses.ula)
         self._statements.info(self._info())
         await self._adopt()
         self._start(self.programmer.run)
@@ -222,6 +223,9 @@ class Node:
         """Take over attachments, and set straight what this node says of them."""
         await self.replicas.adopt()
         self.programmer.adopt(self.replicas.attachments, await self._blocking(host.pairs))
+        adopted = list(self.replicas.attachments.values())
+        for said in await self.programmer.outdated(adopted, self._config.addresses.ula):
+            self._journal.warning("outdated", attachment=said)
         for attachment in self.replicas.attachments.values():
             if not self._statements.said(attachment):
                 self._statements.replica(attachment)
@@ -268,6 +272,7 @@ class Node:
             node=self._config.node,
             attachments=len(attachments),
             differences=await self.programmer.audit(attachments),
+            outdated=await self.programmer.outdated(attachments, self._config.addresses.ula),
         )
 
     def policy_state(self) -> PolicyState:
@@ -351,6 +356,7 @@ class Node:
             mtu=self.links.announced,
             mesh_macs=tuple(self.links.up.hard.values()),
             instance=secrets.token_hex(8),
+            ula=self._config.addresses.ula,
         )
 
     # --- attachments that come and go

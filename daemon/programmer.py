@@ -26,7 +26,7 @@ import msgspec
 
 from daemon.journal import Journal
 from daemon.pairs import Pair, Pairs
-from netconf import keys, program
+from netconf import keys, observed, program
 from netconf.errors import KernelFailure, NoctuleError, UnknownContainer
 from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
@@ -250,9 +250,20 @@ class Programmer:
             self.request()
         return found
 
+    async def outdated(self, attachments: Iterable[Attachment], ula: str) -> list[str]:
+        """Say which containers were made otherwise than today's would be.
+
+        They stay as they are, and what they have is programmed: their rulesets cannot be
+        replaced without cutting their flows.
+        """
+        return await self._blocking(
+            lambda: [said for made in attachments for said in _outdated(made, ula)]
+        )
+
     def _compare(self, attachment: Attachment, view: View) -> list[str]:
         try:
-            return program.differences(self._kernel.observe(attachment), view)
+            found = self._kernel.observe(attachment)
+            return observed.differences(found, view, attachment.ula)
         except UnknownContainer:
             return []
         except KernelFailure as error:
@@ -266,12 +277,26 @@ class Programmer:
         with Namespace.open(attachment.netns) as namespace:
             if ruleset.container_present(namespace):
                 return []
-            ruleset.load_container(namespace, self._vips)
+            ruleset.load_container(namespace, self._vips, attachment.ula)
         return ["table inet noctule is missing"]
 
     async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, function, *arguments)
+
+
+def _outdated(attachment: Attachment, ula: str) -> list[str]:
+    said = []
+    try:
+        with Namespace.open(attachment.netns) as namespace:
+            if not ruleset.container_current(namespace):
+                said.append("its ruleset is of another version")
+    except NoctuleError:
+        return []  # it is going, or the audit says what is wrong with it
+    if attachment.ula != ula:
+        said.append(f"addresses.ula was {attachment.ula or 'absent'} and is {ula or 'absent'}")
+    where = f"{attachment.id} ({attachment.service})"
+    return [f"{where}: {one}; recreate the container" for one in said]
 
 
 def _restore_host(attachments: Iterable[Attachment]) -> list[str]:

@@ -106,6 +106,7 @@ def _nodes(node: Node) -> list[NodeStatus]:
             mtu=info.mtu,
             quality=1.0 if name == node.config.node else quality.get(name, 0.0),
             via=via.get(name, ""),
+            ula=info.ula,
         )
         for name, info in infos.items()
     ]
@@ -124,6 +125,7 @@ def _services(node: Node) -> list[ServiceStatus]:
             name=service.name,
             id=service.id,
             vip=service.vip,
+            vip6=_six(node, service.vip),
             ports=[
                 PortStatus(protocol=p.protocol, port=p.port, target=p.target) for p in service.ports
             ],
@@ -132,6 +134,11 @@ def _services(node: Node) -> list[ServiceStatus]:
         )
         for service in policy.services.values()
     ]
+
+
+def _six(node: Node, address: str) -> str:
+    ula = node.config.addresses.ula
+    return names.address6_of(address, ula) if ula else ""
 
 
 def _replicas(node: Node) -> list[ReplicaStatus]:
@@ -144,6 +151,7 @@ def _replicas(node: Node) -> list[ReplicaStatus]:
             service=replica.service,
             network=replica.network,
             address=replica.address,
+            address6=_six(node, replica.address),
             mac=names.mac_of(replica.address),
             refused=refused.get(keys.replica(replica.node, replica.attachment), "")
             or ("its node is lost" if replica.node in node.peers.lost else ""),

@@ -19,6 +19,8 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     """Of the mesh path from here, 0–1; 1 for this node itself."""
     via: str
     """The node that is the next hop on the mesh; "" for this node or where none is known."""
+    ula: str = ""
+    """The IPv6 network it was told; all nodes must have been told the same."""
 
 
 class PortStatus(msgspec.Struct, kw_only=True):
@@ -35,6 +37,8 @@ class ServiceStatus(msgspec.Struct, kw_only=True):
     name: str
     id: int
     vip: str
+    vip6: str = ""
+    """Its IPv6 VIP; "" without an IPv6 network."""
     ports: list[PortStatus]
     replicas: list[str]
     """Addresses of the replicas that count, in order."""
@@ -50,6 +54,8 @@ class ReplicaStatus(msgspec.Struct, kw_only=True):
     service: str
     network: str
     address: str
+    address6: str = ""
+    """Its IPv6 address; "" without an IPv6 network."""
     mac: str
     refused: str
     """Why this replica's record does not count; "" when it does."""
@@ -115,6 +121,9 @@ class Verification(msgspec.Struct, kw_only=True):
     node: str
     attachments: int
     differences: list[str]
+    outdated: list[str] = []
+    """What only a new attachment mends: containers that an older version or another
+    configuration made."""
 
 
 class PolicyState(msgspec.Struct, kw_only=True):

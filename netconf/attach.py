@@ -3,7 +3,7 @@
 1. attach, in this order: state file (``adding``) → veth pair, a closed port of the bridge
    → SecY, made inside the container's namespace over a lower device that stays outside →
    transmitting SAK → all of it read back → host filter's port → container ruleset →
-   address, up, routes → announcement → ``ready``.
+   addresses, up, routes → announcement → ``ready``.
    A container is closed before it is up, and up before anyone hears of it.
 2. Whatever fails, everything made so far is undone before the error is raised.
 3. detach: ``deleting`` → links (the SecY goes with its lower device) → host filter's port
@@ -14,14 +14,15 @@
 6. No namespace stays open after an operation.
 7. Everything here acts on the node whose namespace the calling thread is in.
 
-No sysctl is touched: addrgenmode none and arp off silence the link, nothing is forwarded,
-and replies come back through the same device, so every rp_filter setting lets them pass.
+addrgenmode none and arp off silence the link in both families: no link-local address, no
+probing of addresses, no reports of groups. Nothing is forwarded, and replies come back
+through the same device, so every rp_filter setting lets them pass. The one sysctl touched
+is the interface's own disable_ipv6, where the container's namespace begins with it set.
 """
 
 from __future__ import annotations
 
 import errno
-from ipaddress import IPv4Network
 
 import msgspec
 
@@ -98,6 +99,7 @@ def check(node: NodeNet, state: State, attachment_id: str) -> None:
             )
         if identity(made.netns) != made.netns_id:
             raise CheckFailure(f"{made.netns} is not the namespace that was attached; add it anew")
+        node = msgspec.structs.replace(node, ula=made.ula)
         with Namespace.open(made.netns) as netns, doing(f"check {made.ifname}"):
             wrong = _wrong_outside(node, made) + _wrong_inside(node, made, netns)
     if wrong:
@@ -178,8 +180,8 @@ def _build(node: NodeNet, made: Attachment, netns: Namespace, cak: bytes) -> Non
                 "is the macsec module of this kernel complete?"
             )
         host.add_port(made.vh, made.mac)
-        ruleset.load_container(netns, node.vips)
-        _open_up(inside, node, made, index)
+        ruleset.load_container(netns, node.vips, node.ula)
+        _open_up(inside, node, made, index, netns)
     with doing(f"announce {made.mac} to the mesh"):
         frames.announce(made.mac)
 
@@ -264,18 +266,27 @@ def _secy(outside: Netlink, inside: Netlink, made: Attachment, netns: Namespace,
         return int(inside.batch(changes)[1][0]["index"])
 
 
-def _open_up(inside: Netlink, node: NodeNet, made: Attachment, index: int) -> None:
-    """Give the interface its address, bring it up, and route the VIPs to it."""
-    vips = IPv4Network(node.vips)
+def _open_up(
+    inside: Netlink, node: NodeNet, made: Attachment, index: int, netns: Namespace
+) -> None:
+    """Give the interface its addresses, bring it up, and route the VIPs to it."""
     steps = [
         links.set_request(links.LOOPBACK_INDEX, up=True),
         links.set_request(index, mtu=made.mtu - names.MACSEC_OVERHEAD),
-        links.address_request(index, made.address, IPv4Network(node.pool).prefixlen),
         links.set_request(index, up=True),
-        links.route_request(index, str(vips.network_address), vips.prefixlen),
+        *(links.address_request(index, address) for address in node.addresses(made.address)),
+        *(links.route_request(index, network) for network in node.routes()),
     ]
     with doing(f"give {made.ifname} the address {made.address}"):
-        inside.batch(steps)
+        try:
+            inside.batch(steps)
+        except OSError as error:
+            # The namespace begins without IPv6 (net.ipv6.conf.default.disable_ipv6), or the
+            # kernel has none.
+            if not node.ula or error.errno not in (errno.EACCES, errno.EOPNOTSUPP):
+                raise
+            links.enable_ipv6(netns, made.ifname)
+            inside.batch(steps)
 
 
 def _replicas(netns: Namespace) -> list[macsec.SecY]:
@@ -339,12 +350,12 @@ def _wrong_inside(node: NodeNet, made: Attachment, netns: Namespace) -> list[str
         facts = links.get(inside, made.ifname)
         if facts is None or facts.kind != "macsec":
             return [f"{made.ifname} is not a MACsec device"]
-        addresses = links.addresses(inside, facts.index)
+        there = {f"{address}/{n}" for address, n in links.addresses(inside, facts.index).items()}
         wrong = differences(macsec.dump(genl).get(facts.index), made)
-    prefix = IPv4Network(node.pool).prefixlen
+        wrong += [f"it has no address {a}" for a in node.addresses(made.address) if a not in there]
+        wrong += [f"{n} is not routed to it" for n in node.routes() if not _leads(inside, n, facts)]
     most = made.mtu - names.MACSEC_OVERHEAD
     claims = {
-        f"it has no address {made.address}/{prefix}": addresses.get(made.address) == prefix,
         f"its MAC is {facts.mac}, not {made.mac}": facts.mac == made.mac,
         f"its MTU is {facts.mtu}, above {most}": facts.mtu <= most,
         "it is down": facts.up,
@@ -352,6 +363,17 @@ def _wrong_inside(node: NodeNet, made: Attachment, netns: Namespace) -> list[str
         "the container ruleset is missing": ruleset.container_present(netns),
     }
     return wrong + [claim for claim, holds in claims.items() if not holds]
+
+
+def _leads(inside: Netlink, network: str, facts: links.Facts) -> bool:
+    """Tell whether a network (CIDR) is routed to a link."""
+    try:
+        found, _ = links.route_to(inside, network.partition("/")[0])
+    except OSError as error:
+        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return False
+        raise
+    return found == facts.index
 
 
 # -- detach ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 
-from netconf import links, macsec, names
+from netconf import links, macsec
 from netconf.errors import UnknownContainer
 from netconf.namespace import Namespace
 from netconf.netlink import doing
@@ -76,14 +76,14 @@ class Handles:
             sci: {an: sa.key_id for an, sa in channel.items()} for sci, channel in secy.rx.items()
         }
 
-    def set_neighbour(self, address: str) -> None:
-        """Make the permanent neighbour entry of a replica."""
-        links.set_neighbour(self._rtnl, self.ifindex, address, names.mac_of(address))
+    def set_neighbour(self, address: str, mac: str) -> None:
+        """Make the permanent neighbour entry of a replica, in either family."""
+        links.set_neighbour(self._rtnl, self.ifindex, address, mac)
 
     def del_neighbour(self, address: str) -> None:
         """Delete a neighbour entry; none there is fine."""
         links.del_neighbour(self._rtnl, self.ifindex, address)
 
     def neighbours(self) -> dict[str, str]:
-        """Return MACs by address."""
+        """Return MACs by address, of both families."""
         return links.neighbours(self._rtnl, self.ifindex)

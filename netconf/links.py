@@ -16,10 +16,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from netconf.errors import KernelFailure
 from netconf.namespace import Namespace
 from netconf.netlink import (
     NETLINK_ROUTE,
@@ -272,33 +274,38 @@ def forward_request(index: int, mac: str) -> Request:
 # -- addresses and routes ----------------------------------------------------------------
 
 
-def address_request(index: int, address: str, prefix: int) -> Request:
-    """Give a link an IPv4 address; EEXIST if it has it."""
+def address_request(index: int, interface: str) -> Request:
+    """Give a link an address with its prefix length (``10.64.0.1/12``).
+
+    EACCES for an IPv6 address where the link has IPv6 disabled, EOPNOTSUPP where the kernel
+    has none. No address is probed on a link without ARP (addrconf.c, addrconf_dad_begin).
+    """
+    address, _, prefix = interface.partition("/")
     message = ifaddrmsg()
-    message["family"] = socket.AF_INET
-    message["prefixlen"] = prefix
+    message["family"] = _family(address)
+    message["prefixlen"] = int(prefix)
     message["index"] = index
     message["attrs"] = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
-    return Request(RTM_NEWADDR, message, NLM_F_CREATE | NLM_F_EXCL)
+    return Request(RTM_NEWADDR, message, NLM_F_CREATE | NLM_F_REPLACE)
 
 
 def addresses(rtnl: Netlink, index: int) -> dict[str, int]:
-    """Return a link's IPv4 addresses with their prefix lengths."""
+    """Return a link's addresses of both families with their prefix lengths."""
     message = ifaddrmsg()
-    message["family"] = socket.AF_INET
     message["index"] = index
     return {
-        answer.get_attr("IFA_LOCAL"): answer["prefixlen"]
+        answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS"): answer["prefixlen"]
         for answer in rtnl.dump(RTM_GETADDR, message)
         if answer["index"] == index
     }
 
 
-def route_request(index: int, destination: str, prefix: int) -> Request:
-    """Send an IPv4 network out of a link as if it were on it."""
+def route_request(index: int, network: str) -> Request:
+    """Send a network (CIDR) out of a link as if it were on it; the errors of addresses."""
+    destination, _, prefix = network.partition("/")
     message = rtmsg()
-    message["family"] = socket.AF_INET
-    message["dst_len"] = prefix
+    message["family"] = _family(destination)
+    message["dst_len"] = int(prefix)
     message["table"] = RT_TABLE_MAIN
     message["proto"] = RTPROT_STATIC
     message["scope"] = RT_SCOPE_LINK
@@ -313,9 +320,8 @@ def route_to(rtnl: Netlink, remote: str) -> tuple[int, int | None]:
     OSError ENETUNREACH without a route.
     """
     message = rtmsg()
-    six = ":" in remote
-    message["family"] = socket.AF_INET6 if six else socket.AF_INET
-    message["dst_len"] = 128 if six else 32
+    message["family"] = _family(remote)
+    message["dst_len"] = 32 if message["family"] == socket.AF_INET else 128
     message["attrs"] = [("RTA_DST", remote)]
     (answer,) = rtnl.request(RTM_GETROUTE, message)
     metrics = answer.get_attr("RTA_METRICS")
@@ -323,11 +329,39 @@ def route_to(rtnl: Netlink, remote: str) -> tuple[int, int | None]:
     return answer.get_attr("RTA_OIF"), mtu
 
 
+def enable_ipv6(netns: Namespace, name: str) -> None:
+    """Turn IPv6 on for one link of a namespace.
+
+    No netlink message does this (net/ipv6/addrconf.c): only the sysctl of the namespace that
+    the writing thread is in. KernelFailure if that cannot be.
+    """
+    path = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+    with netns.enter():
+        try:
+            path.write_text("0")
+        except FileNotFoundError as error:
+            raise KernelFailure(
+                "addresses.ula: this kernel has no IPv6; boot it without ipv6.disable=1, "
+                "or leave addresses.ula out on every node",
+                details=str(error),
+            ) from error
+        except OSError as error:
+            raise KernelFailure(
+                f"addresses.ula: the container begins without IPv6, and {path} cannot be "
+                f"written: {error.strerror}; let the daemon write below /proc/sys/net",
+                details=str(error),
+            ) from error
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 # -- neighbours --------------------------------------------------------------------------
 
 
 def set_neighbour(rtnl: Netlink, ifindex: int, address: str, mac: str) -> None:
-    """Make or replace the permanent neighbour entry of an IPv4 `address`."""
+    """Make or replace the permanent neighbour entry of an `address`."""
     message = _neighbour(ifindex, address)
     message["state"] = NUD_PERMANENT
     message["attrs"].append(("NDA_LLADDR", mac))
@@ -344,9 +378,8 @@ def del_neighbour(rtnl: Netlink, ifindex: int, address: str) -> None:
 
 
 def neighbours(rtnl: Netlink, ifindex: int) -> dict[str, str]:
-    """Return the permanent IPv4 neighbour entries of a link: address to MAC."""
+    """Return the permanent neighbour entries of a link, of both families: address to MAC."""
     message = ndmsg()
-    message["family"] = socket.AF_INET
     message["attrs"] = [("NDA_IFINDEX", ifindex)]
     return {
         answer.get_attr("NDA_DST"): answer.get_attr("NDA_LLADDR")
@@ -357,7 +390,7 @@ def neighbours(rtnl: Netlink, ifindex: int) -> dict[str, str]:
 
 def _neighbour(ifindex: int, address: str) -> ndmsg:
     message = ndmsg()
-    message["family"] = socket.AF_INET
+    message["family"] = _family(address)
     message["ifindex"] = ifindex
     message["attrs"] = [("NDA_DST", address)]
     return message

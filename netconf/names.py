@@ -11,8 +11,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 BRIDGE = "noctule0"
 MESH = "bat0"
@@ -25,6 +26,9 @@ not 127.0.0.1, which is the container's own, 127.0.0.11 (Docker) or 127.0.0.53 (
 
 MACSEC_OVERHEAD = 24
 """Bytes that a 24-byte-form frame adds: EtherType 2, SecTAG 6, ICV 16."""
+
+MTU_MIN6 = 1280 + MACSEC_OVERHEAD
+"""Bytes of payload that the mesh must carry for a container to have IPv6 (RFC 8200, 5)."""
 
 MACSEC_RESERVE = 32
 """Bytes that drivers/net/macsec.c keeps free below the lower device's MTU."""
@@ -56,13 +60,18 @@ def address6_of(address: str, ula: str) -> str:
 
     `ula` is the cluster's IPv6 network, in CIDR notation, of at most 96 bits.
     """
-    return str(IPv6Network(ula).network_address + int(IPv4Address(address)))
+    return str(_base(ula) + int(IPv4Address(address)))
 
 
 def network6_of(network: str, ula: str) -> str:
     """Return, in CIDR notation, where the IPv6 addresses of an IPv4 `network` lie (rule 4)."""
     four = IPv4Network(network)
     return f"{address6_of(str(four.network_address), ula)}/{96 + four.prefixlen}"
+
+
+@functools.lru_cache(maxsize=16)
+def _base(ula: str) -> IPv6Address:
+    return IPv6Network(ula).network_address
 
 
 def sci_of(mac: str) -> bytes:

@@ -15,18 +15,17 @@
 5. `old` is what the caller last programmed. If the kernel's errors show that it is not
    so, reality is read, and the difference from there is applied; once.
 6. Nothing is flushed, and no rule is ever changed.
+7. What to program follows from the view in one place, for both families: `observed`.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import msgspec
-
-from netconf import keys, names
+from netconf import keys, names, observed
 from netconf.errors import UnknownContainer
 from netconf.handles import Handles
 from netconf.namespace import Namespace, identity
@@ -34,16 +33,21 @@ from netconf.netlink import doing
 from netconf.nft.elements import (
     EGRESS,
     EGRESS_ICMP,
+    GENUINE6,
     INGRESS,
     INGRESS_ICMP,
     LB,
+    LB6,
     PEER,
+    PEER6,
+    Element,
     Key,
     Set,
 )
 from netconf.nft.encoding import mark_of
 from netconf.nft.wire import Batch, Flows
-from netconf.view import ICMP, Grant, Slot, Target, View, differing
+from netconf.observed import Observed, expected
+from netconf.view import ICMP, Grant, View, differing
 
 DRIFT = frozenset({errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.ENODEV})
 """What nf_tables and macsec answer when something is missing, there, or in use."""
@@ -62,6 +66,8 @@ class Attached(Protocol):
     def netns(self) -> str: ...
     @property
     def netns_id(self) -> tuple[int, int]: ...
+    @property
+    def ula(self) -> str: ...
 
 
 class Nft(Protocol):
@@ -82,54 +88,9 @@ class Hands(Protocol):
     def add_key(self, sci: bytes, an: int, sak: bytes, key_id: bytes) -> None: ...
     def del_key(self, sci: bytes, an: int) -> None: ...
     def channels(self) -> dict[bytes, dict[int, bytes]]: ...
-    def set_neighbour(self, address: str) -> None: ...
+    def set_neighbour(self, address: str, mac: str) -> None: ...
     def del_neighbour(self, address: str) -> None: ...
     def neighbours(self) -> dict[str, str]: ...
-
-
-class Observed(msgspec.Struct, frozen=True, kw_only=True):
-    """A `View` as the kernel holds it: salts have become key ids, and peers are scattered."""
-
-    keys: dict[bytes, dict[int, bytes]] = {}
-    """Key id by association number by SCI."""
-    services: dict[str, int] = {}
-    """Service id by replica address."""
-    neighbours: dict[str, str] = {}
-    """MAC by replica address."""
-    egress: frozenset[Grant] = frozenset()
-    ingress: frozenset[Grant] = frozenset()
-    slots: dict[Slot, Target] = {}
-
-
-def expected(view: View) -> Observed:
-    """Return what the kernel holds once it agrees with `view`."""
-    return Observed(
-        keys={
-            sci: {an: keys.key_id(salt, sci) for an, salt in peer.salts.items()}
-            for sci, peer in ((_sci(address), peer) for address, peer in view.peers.items())
-        },
-        services={address: peer.service for address, peer in view.peers.items()},
-        neighbours={address: names.mac_of(address) for address in view.peers},
-        egress=view.egress,
-        ingress=view.ingress,
-        slots=view.slots,
-    )
-
-
-def differences(observed: Observed, view: View) -> list[str]:
-    """Say, one sentence each, where the kernel departs from `view`; sorted, empty if nowhere."""
-    wanted = expected(view)
-    said: list[str] = []
-    for what, there, should in (
-        ("channel", _flat(observed.keys), _flat(wanted.keys)),
-        ("peer", observed.services, wanted.services),
-        ("neighbour", observed.neighbours, wanted.neighbours),
-        ("egress", dict.fromkeys(observed.egress, ""), dict.fromkeys(wanted.egress, "")),
-        ("ingress", dict.fromkeys(observed.ingress, ""), dict.fromkeys(wanted.ingress, "")),
-        ("slot", observed.slots, wanted.slots),
-    ):
-        said += _compare(what, there, should)
-    return sorted(said)
 
 
 def pairs_of(mac: str, view: View) -> frozenset[tuple[str, str]]:
@@ -138,32 +99,42 @@ def pairs_of(mac: str, view: View) -> frozenset[tuple[str, str]]:
     return frozenset((mac, peer) for peer in peers) | frozenset((peer, mac) for peer in peers)
 
 
-def observe(hands: Hands) -> Observed:
-    """Read back all that `change` writes. OSError ENOENT if the ruleset is gone."""
+def observe(hands: Hands, ula: str) -> Observed:
+    """Read back all that `change` writes. OSError ENOENT if the ruleset is gone.
+
+    The IPv6 sets are read only with a `ula`: a ruleset that an older version loaded has none.
+    """
     nft = hands.nft
+    peers, slots = nft.dump(PEER), nft.dump(LB)
+    if ula:
+        peers, slots = peers | nft.dump(PEER6), slots | nft.dump(LB6)
     return Observed(
         keys=hands.channels(),
-        services=_typed({key[0]: data[0] for key, data in nft.dump(PEER).items()}),
+        services=_typed({key[0]: data[0] for key, data in peers.items()}),
         neighbours=hands.neighbours(),
+        genuine=frozenset(_typed(nft.dump(GENUINE6))) if ula else frozenset(),
         egress=_grants(nft.dump(EGRESS), nft.dump(EGRESS_ICMP)),
         ingress=_grants(nft.dump(INGRESS), nft.dump(INGRESS_ICMP)),
-        slots=_typed(nft.dump(LB)),
+        slots=_typed(slots),
     )
 
 
-def change(hands: Hands, old: Observed, new: View, ca: str, cak: Callable[[], bytes]) -> None:
+def change(
+    hands: Hands, old: Observed, new: View, ula: str, ca: str, cak: Callable[[], bytes]
+) -> None:
     """Take the kernel from `old` to `new`, in the order of rules 1–4.
 
-    `ca` is the name of the connectivity association; `cak` is called at most once, and only
-    if there is a key to install. OSError as the kernel gave it, with earlier steps done.
+    `ula` is that of the attachment; `ca` is the name of the connectivity association; `cak`
+    is called at most once, and only if there is a key to install. OSError as the kernel gave
+    it, with earlier steps done.
     """
-    wanted = expected(new)
+    wanted = expected(new, ula)
     nft = hands.nft
     _keys_in(hands, old, wanted, new, ca, cak)
     nft.send(_receive(old, wanted))
     for address, mac in wanted.neighbours.items():
         if old.neighbours.get(address) != mac:
-            hands.set_neighbour(address)
+            hands.set_neighbour(address, mac)
     nft.send(_send(old, wanted))
     for address in old.neighbours.keys() - wanted.neighbours.keys():
         hands.del_neighbour(address)
@@ -195,7 +166,7 @@ class Programmer:
         handles = self._open(attachment)
         with handles.lock, doing(f"program attachment {attachment.id}"):
             handles.last_generation = None
-            self._change(handles, attachment.network, old, new, cak)
+            self._change(handles, attachment, old, new, cak)
             handles.last_generation = handles.nft.generation()
 
     def disturbed(self, attachment: Attached) -> bool:
@@ -213,7 +184,7 @@ class Programmer:
         with handles.lock, doing(f"read attachment {attachment.id}"):
             # Before the dumps: what changes during them is seen the next time.
             handles.last_generation = handles.nft.generation()
-            return observe(handles)
+            return observe(handles, attachment.ula)
 
     def forget(self, attachment_id: str) -> None:
         """Close the sockets of an attachment, letting its namespace go; repeatable."""
@@ -230,16 +201,21 @@ class Programmer:
 
     @staticmethod
     def _change(
-        handles: Handles, ca: str, old: View | None, new: View, cak: Callable[[], bytes]
+        handles: Handles,
+        attachment: Attached,
+        old: View | None,
+        new: View,
+        cak: Callable[[], bytes],
     ) -> None:
+        ula, ca = attachment.ula, attachment.network
         if old is not None:
             before, after = differing(old, new)
             try:
-                return change(handles, expected(before), after, ca, cak)
+                return change(handles, expected(before, ula), after, ula, ca, cak)
             except OSError as error:
                 if error.errno not in DRIFT:
                     raise
-        return change(handles, observe(handles), new, ca, cak)
+        return change(handles, observe(handles, ula), new, ula, ca, cak)
 
     def _open(self, attachment: Attached) -> Handles:
         found = identity(attachment.netns)
@@ -260,16 +236,12 @@ class Programmer:
             return self._handles.setdefault(attachment.id, handles)
 
 
-def _sci(address: str) -> bytes:
-    return names.sci_of(names.mac_of(address))
-
-
 def _keys_in(
     hands: Hands, old: Observed, wanted: Observed, new: View, ca: str, cak: Callable[[], bytes]
 ) -> None:
     secret = b""
     for address, peer in new.peers.items():
-        sci = _sci(address)
+        sci = observed.sci_at(address)
         there = old.keys.get(sci)
         if there is None:
             hands.add_channel(sci)
@@ -286,8 +258,9 @@ def _keys_in(
 
 def _receive(old: Observed, wanted: Observed) -> Batch:
     moved = _changed(old.services, wanted.services)
-    batch = Batch().delete(PEER, [(address,) for address in moved if address in old.services])
-    batch.add(PEER, [((address,), (wanted.services[address],)) for address in moved])
+    batch = _delete(Batch(), PEER, PEER6, [(a,) for a in moved if a in old.services])
+    _add(batch, PEER, PEER6, [((address,), (wanted.services[address],)) for address in moved])
+    batch.add(GENUINE6, [(pair, ()) for pair in wanted.genuine - old.genuine])
     return _grant(batch, INGRESS, INGRESS_ICMP, wanted.ingress - old.ingress)
 
 
@@ -295,38 +268,54 @@ def _send(old: Observed, wanted: Observed) -> Batch:
     moved = _changed(old.slots, wanted.slots)
     gone = [slot for slot in old.slots if slot not in wanted.slots]
     batch = _revoke(Batch(), EGRESS, EGRESS_ICMP, old.egress - wanted.egress)
-    batch.delete(LB, gone + [slot for slot in moved if slot in old.slots])
-    batch.add(LB, [(slot, wanted.slots[slot]) for slot in moved])
+    _delete(batch, LB, LB6, gone + [slot for slot in moved if slot in old.slots])
+    _add(batch, LB, LB6, [(slot, wanted.slots[slot]) for slot in moved])
     return _grant(batch, EGRESS, EGRESS_ICMP, wanted.egress - old.egress)
 
 
 def _unreceive(old: Observed, wanted: Observed) -> Batch:
     batch = _revoke(Batch(), INGRESS, INGRESS_ICMP, old.ingress - wanted.ingress)
     gone = [(address,) for address in old.services if address not in wanted.services]
-    return batch.delete(PEER, gone)
+    return _delete(batch, PEER, PEER6, gone).delete(GENUINE6, old.genuine - wanted.genuine)
 
 
-def _flows(old: Observed, wanted: Observed) -> list[Flows]:
-    """Name the conntrack entries that no grant covers any more."""
+def _flows(old: Observed, wanted: Observed) -> set[Flows]:
+    """Name the conntrack entries that no grant covers any more: once for both families."""
     stays = {
         address
         for address, service in old.services.items()
         if wanted.services.get(address) == service
     }
-    found = [Flows(mark_of(address)) for address in old.services.keys() - stays]
+    found = {Flows(mark_of(address)) for address in old.services.keys() - stays}
     for address in stays:
         for service, protocol, port in old.egress - wanted.egress:
             if service == old.services[address]:
-                found.append(Flows(mark_of(address), "out", protocol, port))
+                found.add(Flows(mark_of(address), "out", protocol, port))
         for service, protocol, port in old.ingress - wanted.ingress:
             if service == old.services[address]:
-                found.append(Flows(mark_of(address), "in", protocol, port))
+                found.add(Flows(mark_of(address), "in", protocol, port))
     return found
 
 
 def _changed(old: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> list[Any]:
     """Return the keys that `wanted` adds or gives another value."""
     return [key for key, value in wanted.items() if old.get(key) != value]
+
+
+def _add(batch: Batch, four: Set, six: Set, elements: Sequence[Element]) -> Batch:
+    """Add to the set of each element's family."""
+    of_six = [element for element in elements if _is_six(element[0])]
+    return batch.add(four, [e for e in elements if not _is_six(e[0])]).add(six, of_six)
+
+
+def _delete(batch: Batch, four: Set, six: Set, keys: Sequence[Key]) -> Batch:
+    """Delete from the set of each key's family."""
+    of_six = [key for key in keys if _is_six(key)]
+    return batch.delete(four, [key for key in keys if not _is_six(key)]).delete(six, of_six)
+
+
+def _is_six(key: Key) -> bool:
+    return ":" in str(key[0])
 
 
 def _grant(batch: Batch, ports: Set, icmp: Set, grants: Iterable[Grant]) -> Batch:
@@ -360,27 +349,3 @@ def _grants(ports: Iterable[Key], icmp: Iterable[Key]) -> frozenset[Grant]:
 def _typed(values: Any) -> Any:
     """Let values decoded field by field pass for the tuples their set is declared to hold."""
     return values
-
-
-def _flat(channels: dict[bytes, dict[int, bytes]]) -> dict[str, str]:
-    """Name each channel, and each of its keys, as ``ip macsec show`` does."""
-    found = {}
-    for sci, sas in channels.items():
-        found[sci.hex()] = "accepted"
-        found |= {f"{sci.hex()} key {an}": key_id.hex() for an, key_id in sas.items()}
-    return found
-
-
-def _compare(what: str, there: Mapping[Any, Any], should: Mapping[Any, Any]) -> list[str]:
-    said = [f"{what} {_text(key)} is missing" for key in should if key not in there]
-    said += [f"{what} {_text(key)} should not be there" for key in there if key not in should]
-    said += [
-        f"{what} {_text(key)} is {_text(there[key])}, not {_text(should[key])}"
-        for key in should
-        if key in there and there[key] != should[key]
-    ]
-    return said
-
-
-def _text(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

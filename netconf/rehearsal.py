@@ -23,13 +23,13 @@ MODULES = {"veth": "veth", "bridge": "bridge", "macsec": "macsec", "batadv": "ba
 """Kinds of device, and the kernel modules that bring them."""
 
 
-def rehearse(vips: str) -> None:
+def rehearse(vips: str, ula: str) -> None:
     """Make and lose one attachment's kernel objects; NotAvailable names what is missing.
 
-    `vips` is the CIDR of the VIPs.
+    `vips` is the CIDR of the VIPs, `ula` that of the IPv6 network or empty.
     """
     try:
-        _apart(lambda: _play(vips))
+        _apart(lambda: _play(vips, ula))
     except (KernelFailure, OSError) as cause:
         raise NotAvailable(
             f"this kernel cannot carry a container: {cause}; it needs macsec, veth, nf_tables "
@@ -85,16 +85,18 @@ def _apart(play: Callable[[], None]) -> None:
         raise failure[0]
 
 
-def _play(vips: str) -> None:
+def _play(vips: str, ula: str) -> None:
     with doing("make a MACsec device"), links.open() as rtnl:
         pair = [links.create_request("vh", "veth", [], []), links.get_request("vh")]
         index = links.facts(rtnl.batch(pair)[1][0]).index
         rtnl.batch(
             [links.create_request("secy", "macsec", macsec.link_data(), [("IFLA_LINK", index)])]
         )
-    _container(vips)
+    _container(vips, ula)
 
 
-def _container(vips: str = "192.0.2.0/24") -> None:
+def _container(vips: str = "192.0.2.0/24", ula: str = "") -> None:
     with Namespace.own() as own:
-        ruleset.load_container(own, vips)
+        if ula:
+            links.enable_ipv6(own, "lo")
+        ruleset.load_container(own, vips, ula)

@@ -158,6 +158,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str = ""
     """The runtime that asked for it; empty if nobody knows, and then no GC collects it."""
     bandwidth: Bandwidth | None = None
+    ula: str = ""
+    """The cluster's IPv6 network when it was made, which it keeps; empty without one."""
 
     @property
     def mac(self) -> str:
@@ -269,6 +271,7 @@ class State:
                 phase="adding",
                 runtime=request.runtime,
                 bandwidth=request.bandwidth,
+                ula=node.ula,
             )
             self._write(self._path(attachment), attachment)
             self._replace(self.directory / "last", address.encode())

@@ -8,8 +8,13 @@ from daemon.status import Status, Verification
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return an aligned table; numbers to the right, words to the left."""
+    """Return an aligned table; numbers to the right, words to the left.
+
+    A column in which no row says anything is left out.
+    """
     cells = [[str(cell) for cell in row] for row in rows]
+    telling = [i for i in range(len(head)) if not cells or any(row[i] for row in cells)]
+    head, cells = [head[i] for i in telling], [[row[i] for i in telling] for row in cells]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     numeric = [
         bool(cells) and all(row[i].replace(".", "", 1).isdecimal() for row in cells)
@@ -49,15 +54,22 @@ def status(report: Status) -> str:
             ],
         )
     )
+    told = {node.ula or "none" for node in report.nodes}
+    if len(told) > 1:
+        parts.append(
+            "addresses.ula differs, so there is no IPv6 between: "
+            + ", ".join(f"{node.node} {node.ula or 'none'}" for node in report.nodes)
+        )
     if report.services:
         parts.append(
             table(
-                ("service", "id", "vip", "ports", "replicas"),
+                ("service", "id", "vip", "vip6", "ports", "replicas"),
                 [
                     (
                         service.name,
                         service.id,
                         service.vip,
+                        service.vip6,
                         ",".join(f"{p.protocol}/{p.port}" for p in service.ports) or "-",
                         len(service.replicas),
                     )
@@ -68,9 +80,16 @@ def status(report: Status) -> str:
     if report.replicas:
         parts.append(
             table(
-                ("replica", "service", "address", "node", "state"),
+                ("replica", "service", "address", "address6", "node", "state"),
                 [
-                    (r.attachment, r.service, r.address, r.node, r.refused or "counts")
+                    (
+                        r.attachment,
+                        r.service,
+                        r.address,
+                        r.address6,
+                        r.node,
+                        r.refused or "counts",
+                    )
                     for r in report.replicas
                 ],
             )
@@ -96,6 +115,12 @@ def status(report: Status) -> str:
 
 def verification(report: Verification) -> str:
     """Return the differences a verify found, or that there are none."""
-    if not report.differences:
-        return f"{report.node}: the kernel agrees with the plan ({report.attachments} attachments)"
-    return "\n".join([f"{report.node}: the kernel differs from the plan:", *report.differences])
+    if report.differences:
+        said = [f"{report.node}: the kernel differs from the plan:", *report.differences]
+    else:
+        said = [
+            f"{report.node}: the kernel agrees with the plan ({report.attachments} attachments)"
+        ]
+    if report.outdated:
+        said += [f"{report.node}: made before an upgrade or another configuration:"]
+    return "\n".join(said + report.outdated)

@@ -69,6 +69,8 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     """MACs of its mesh interfaces, by which batman-adv's originators are recognised."""
     instance: Annotated[str, Meta(max_length=64)] = ""
     """Changes with every start of the daemon."""
+    ula: Annotated[str, Meta(max_length=64)] = ""
+    """The IPv6 network it was told, for others to notice that they were told another."""
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True, tag="replica"):

@@ -1,7 +1,8 @@
 """What the sets and maps of the two templates hold, and how an element looks on the wire.
 
 1. An element is a key and, in a map, data; both are tuples of one value per field.
-2. A field's value is what people write: dotted address, MAC, protocol name, port, number.
+2. A field's value is what people write: dotted IPv4 address, IPv6 address as RFC 5952 has
+   it, MAC, protocol name, port, number.
 3. Where several fields are concatenated each is padded to 4 bytes (NFT_REG32_SIZE); a
    field alone is not.
 4. Addresses, ports and MACs are in network order; marks and slots are numbers in a register
@@ -45,7 +46,7 @@ def _from_native(raw: bytes) -> int:
     return int.from_bytes(raw, sys.byteorder)
 
 
-_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
+_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 
 
@@ -55,6 +56,12 @@ def protocol_number(name: str) -> int:
 
 
 IPV4_ADDR = Field("ipv4_addr", 4, socket.inet_aton, socket.inet_ntoa)
+IPV6_ADDR = Field(
+    "ipv6_addr",
+    16,
+    lambda address: socket.inet_pton(socket.AF_INET6, address),
+    lambda raw: socket.inet_ntop(socket.AF_INET6, raw),
+)
 ETHER_ADDR = Field(
     "ether_addr", 6, lambda mac: bytes.fromhex(mac.replace(":", "")), lambda raw: raw.hex(":")
 )
@@ -96,6 +103,7 @@ TABLE = "noctule"
 
 _GRANT = (MARK, INET_PROTO, INET_SERVICE)
 _DIALLED = (IPV4_ADDR, INET_PROTO, INET_SERVICE)
+_DIALLED6 = (IPV6_ADDR, INET_PROTO, INET_SERVICE)
 
 
 def _inet(name: str, key: tuple[Field, ...], data: tuple[Field, ...] = ()) -> Set:
@@ -103,7 +111,10 @@ def _inet(name: str, key: tuple[Field, ...], data: tuple[Field, ...] = ()) -> Se
 
 
 LB = _inet("lb", (*_DIALLED, SLOT), (IPV4_ADDR, INET_SERVICE))
+LB6 = _inet("lb6", (*_DIALLED6, SLOT), (IPV6_ADDR, INET_SERVICE))
 PEER = _inet("peer", (IPV4_ADDR,), (MARK,))
+PEER6 = _inet("peer6", (IPV6_ADDR,), (MARK,))
+GENUINE6 = _inet("genuine6", (ETHER_ADDR, IPV6_ADDR))
 EGRESS = _inet("egress", _GRANT)
 INGRESS = _inet("ingress", _GRANT)
 EGRESS_ICMP = _inet("egress_icmp", (MARK,))
@@ -112,6 +123,11 @@ DENIED_OUT = _inet("denied_out", _DIALLED)
 DENIED_IN = _inet("denied_in", _DIALLED)
 DENIED_OUT_OTHER = _inet("denied_out_other", (IPV4_ADDR, INET_PROTO))
 DENIED_IN_OTHER = _inet("denied_in_other", (IPV4_ADDR, INET_PROTO))
+DENIED_OUT6 = _inet("denied_out6", _DIALLED6)
+DENIED_IN6 = _inet("denied_in6", _DIALLED6)
+DENIED_OUT6_OTHER = _inet("denied_out6_other", (IPV6_ADDR, INET_PROTO))
+DENIED_IN6_OTHER = _inet("denied_in6_other", (IPV6_ADDR, INET_PROTO))
+FORGED = _inet("forged", (ETHER_ADDR, INET_PROTO))
 
 PORT = Set(NFPROTO_BRIDGE, TABLE, "port", (IFNAME, ETHER_ADDR))
 PAIR = Set(NFPROTO_BRIDGE, TABLE, "pair", (ETHER_ADDR, ETHER_ADDR))

@@ -10,14 +10,15 @@
    linux/netfilter/nf_tables.h, nfnetlink.h and nfnetlink_conntrack.h. Headers are host
    order, numbers inside attributes network order.
 5. Flows are deleted by their ct mark, and where asked by protocol and service port too
-   ("""
+   (`Flows`). One mark means both families, and ``icmp`` both families' echo.
+"""
 
 from __future__ import annotations
 
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Final, Literal
 
 import msgspec
@@ -70,6 +71,8 @@ CTA_TUPLE_REPLY: Final = 2
 CTA_MARK: Final = 8
 CTA_ID: Final = 12
 CTA_MARK_MASK: Final = 21
+CTA_TUPLE_IP: Final = 1
+CTA_IP_V6_SRC: Final = 3
 CTA_TUPLE_PROTO: Final = 2
 CTA_PROTO_NUM: Final = 1
 CTA_PROTO_SRC_PORT: Final = 2
@@ -264,8 +267,10 @@ def encode_flow_delete(flow: bytes, sequence: int) -> bytes:
     """Return the message that deletes the one conntrack entry with attributes `flow`."""
     parts = dict(attributes(flow))
     body = nested(CTA_TUPLE_ORIG, parts[CTA_TUPLE_ORIG]) + attribute(CTA_ID, parts[CTA_ID])
+    addresses = dict(attributes(dict(attributes(parts[CTA_TUPLE_ORIG]))[CTA_TUPLE_IP]))
+    family = socket.AF_INET6 if CTA_IP_V6_SRC in addresses else socket.AF_INET
     kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE
-    return message(kind, NLM_F_REQUEST, sequence, socket.AF_INET, body)
+    return message(kind, NLM_F_REQUEST, sequence, family, body)
 
 
 def matches(flow: bytes, wanted: Flows) -> bool:
@@ -281,7 +286,10 @@ def matches(flow: bytes, wanted: Flows) -> bool:
         else (CTA_TUPLE_ORIG, CTA_PROTO_DST_PORT)
     )
     protocol = dict(attributes(dict(attributes(parts[side]))[CTA_TUPLE_PROTO]))
-    if protocol[CTA_PROTO_NUM][0] != protocol_number(wanted.protocol):
+    numbers = {protocol_number(wanted.protocol)}
+    if wanted.protocol == "icmp":
+        numbers.add(protocol_number("icmpv6"))
+    if protocol[CTA_PROTO_NUM][0] not in numbers:
         return False
     return not wanted.port or int.from_bytes(protocol.get(port, b""), "big") == wanted.port
 
@@ -327,7 +335,8 @@ def decode_comment(userdata: bytes) -> str:
 def mark_of(address: str) -> int:
     """Return the ct mark of flows with the replica at `address`, as conntrack tools show it.
 
-    The ruleset loads the address into the mark as it lies in the packet, so the number is
-    the address read in host order (``ct mark set @nh,128,32`` in container.nft).
+    The ruleset loads the address, or the last 32 bits of an IPv6 one, into the mark as it
+    lies in the packet; so the number is that read in host order (``ct mark set @nh,…`` in
+    container.nft).
     """
-    return struct.unpack("=I", IPv4Address(address).packed)[0]  # type: ignore[no-any-return]
+    return struct.unpack("=I", ip_address(address).packed[-4:])[0]  # type: ignore[no-any-return]

@@ -1,7 +1,8 @@
 """The two templates: loaded whole or not at all, recognised, replaced, removed.
 
 1. ``container.nft`` is loaded at attach, once, into a namespace that has none; what a
-   crashed attach left there is replaced in the same transaction.
+   crashed attach left there is replaced in the same transaction. It is never replaced under
+   a running container, whose flows would meet an empty table: it stays what it was.
 2. ``host.nft`` is loaded once per node and outlives the daemon: while the loaded table is
    of the same text it is left alone. A table of another text is replaced in one
    transaction that carries its elements over, so that no frame meets a gap.
@@ -26,12 +27,18 @@ from typing import Literal
 
 import msgspec
 
+from netconf import names
 from netconf.errors import KernelFailure
 from netconf.nft.elements import (
     DENIED_IN,
+    DENIED_IN6,
+    DENIED_IN6_OTHER,
     DENIED_IN_OTHER,
     DENIED_OUT,
+    DENIED_OUT6,
+    DENIED_OUT6_OTHER,
     DENIED_OUT_OTHER,
+    FORGED,
     NFPROTO_BRIDGE,
     NFPROTO_INET,
     PAIR,
@@ -48,27 +55,36 @@ DEBIAN_PACKAGES = "/usr/lib/python3/dist-packages"
 _libnftables = threading.Lock()
 """libnftables keeps process-wide state (parser, name tables): one thread at a time."""
 
+NO_ULA = "::/128"
+"""Where IPv6 VIPs lie without an IPv6 network: no packet is addressed there (RFC 4291 2.5.2)."""
+
 
 class Denial(msgspec.Struct, frozen=True):
     """How many packets to or from one peer and port the container's ruleset refused."""
 
     direction: Literal["out", "in"]
     peer: str
-    """Dotted IPv4: a replica's address, or the VIP that was dialled."""
+    """A replica's address, or the VIP that was dialled; of a forged IPv6 source, the IPv4
+    address of the replica that sent it."""
     protocol: str
-    """``tcp``, ``udp``, ``icmp``, or the protocol's number in decimal digits."""
+    """``tcp``, ``udp``, ``icmp``, ``icmpv6``, or the protocol's number in decimal digits."""
     port: int
-    """The dialled port; 0 for protocols without ports."""
+    """The dialled port; 0 for protocols without ports, and for a forged IPv6 source."""
     packets: int
 
 
-def load_container(namespace: Enterable, vips: str) -> None:
+def load_container(namespace: Enterable, vips: str, ula: str) -> None:
     """Load the container ruleset for the service addresses `vips` (a CIDR).
 
-    Replaces whatever table of that name is there. KernelFailure if it is refused;
-    ValueError if `vips` is no IPv4 network.
+    `ula` is the cluster's IPv6 network (`names`, rule 4), or empty. Replaces whatever table
+    of that name is there. KernelFailure if it is refused; ValueError if `vips` or `ula` is
+    no network.
     """
-    script = f"define vips = {IPv4Network(vips)}\n{_template('container.nft')}"
+    template = _template("container.nft")
+    vips6 = names.network6_of(vips, ula) if ula else NO_ULA
+    script = f"define vips = {IPv4Network(vips)}\ndefine vips6 = {vips6}\n"
+    script += f'table inet {TABLE} {{\n\tcomment "{_version("container.nft", template)}"\n}}\n'
+    script += template
     if container_present(namespace):
         script = f"delete table inet {TABLE}\n{script}"
     with namespace.enter():
@@ -88,21 +104,49 @@ def container_present(namespace: Enterable) -> bool:
         return nft.table_comment(NFPROTO_INET, TABLE) is not None
 
 
+def container_current(namespace: Enterable) -> bool:
+    """Tell whether the namespace's container ruleset, if any, is of this version's text."""
+    with _socket(namespace) as nft:
+        found = nft.table_comment(NFPROTO_INET, TABLE)
+    return found in (None, _version("container.nft", _template("container.nft")))
+
+
+_DENIED: tuple[tuple[Literal["out", "in"], Set], ...] = (
+    ("out", DENIED_OUT),
+    ("out", DENIED_OUT_OTHER),
+    ("out", DENIED_OUT6),
+    ("out", DENIED_OUT6_OTHER),
+    ("in", DENIED_IN),
+    ("in", DENIED_IN_OTHER),
+    ("in", DENIED_IN6),
+    ("in", DENIED_IN6_OTHER),
+    ("in", FORGED),
+)
+
+
 def denials(namespace: Enterable) -> list[Denial]:
     """Return what the container's ruleset refused within the last hour."""
-    sources: list[tuple[Literal["out", "in"], Set]] = [
-        ("out", DENIED_OUT),
-        ("out", DENIED_OUT_OTHER),
-        ("in", DENIED_IN),
-        ("in", DENIED_IN_OTHER),
-    ]
     found = []
     with _socket(namespace) as nft:
-        for direction, source in sources:
-            for key, packets in nft.dump_counters(source).items():
+        for direction, source in _DENIED:
+            try:
+                counted = nft.dump_counters(source)
+            except FileNotFoundError:
+                continue  # a ruleset of another version, or none, counts less
+            for key, packets in counted.items():
                 peer, protocol, port = (*key, 0)[:3]
+                if source is FORGED:
+                    peer = _sender(str(peer))
                 found.append(Denial(direction, str(peer), str(protocol), int(port), packets))
     return found
+
+
+def _sender(mac: str) -> str:
+    """Return the replica's address that a MAC spells, or the MAC if it is none."""
+    try:
+        return names.address_of(mac)
+    except ValueError:
+        return mac
 
 
 def ensure_host() -> None:
@@ -111,7 +155,7 @@ def ensure_host() -> None:
     KernelFailure if it is refused.
     """
     template = _template("host.nft")
-    comment = f"host.nft {hashlib.sha256(template.encode()).hexdigest()[:12]}"
+    comment = _version("host.nft", template)
     script = f'table bridge {TABLE} {{\n\tcomment "{comment}"\n}}\n{template}'
     with _socket(None) as nft:
         loaded = nft.table_comment(NFPROTO_BRIDGE, TABLE)
@@ -157,6 +201,11 @@ def _socket(namespace: Enterable | None) -> Iterator[NftSocket]:
             "nftables refused to answer: check that the kernel has nf_tables",
             details=f"{errno.errorcode.get(error.errno or 0, '?')}: {error}",
         ) from error
+
+
+def _version(name: str, template: str) -> str:
+    """Return the comment of a table loaded from `template` (rule 3)."""
+    return f"{name} {hashlib.sha256(template.encode()).hexdigest()[:12]}"
 
 
 def _template(name: str) -> str:

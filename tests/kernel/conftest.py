@@ -17,6 +17,7 @@ import pytest
 from netconf import attach, frames, mesh
 from netconf.nft import host, ruleset
 from netconf.state import Attachment, NodeNet, Request, State
+from tests.kernel.client_server import ULA
 from tests.kernel.sandbox import Node, nodes, run
 
 SECRET = b"a secret of more than sixteen bytes"
@@ -60,6 +61,7 @@ class MeshNode:
             slice=f"10.64.{16 * number}.0/20",
             vips=VIPS,
             mtu=self.facts.mtu,
+            ula=ULA,
         )
 
     def attach(self, request: Request) -> Attachment:

@@ -209,9 +209,13 @@ def test_what_is_attached_is_what_was_asked(
     assert "NOARP" in link["flags"] and "UP" in link["flags"]
     assert link["inet6_addr_gen_mode"] == "none"
     assert {entry["ifname"] for entry in ip_json(box.sandbox, "link")} == {"lo", "eth0"}
-    (address,) = ip_json(box.sandbox, "addr", "show", "eth0")[0]["addr_info"]
-    assert (address["local"], address["prefixlen"]) == (made.address, 12)
+    shown = ip_json(box.sandbox, "addr", "show", "eth0")[0]["addr_info"]
+    assert [f"{one['local']}/{one['prefixlen']}" for one in shown] == node.net.addresses(
+        made.address
+    )
+    assert not any(one.get("tentative") for one in shown)
     assert "10.80.0.0/16 dev eth0" in box.sandbox.ip("route")
+    assert "fd4e:6f63:7475::a50:0/112 dev eth0" in box.sandbox.ip("-6", "route")
     (port,) = ip_json(node.sandbox, "link", "show", made.vh)
     assert port["address"] != made.mac
     assert port["master"] == names.BRIDGE

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from netconf import links, macsec
+from netconf.names import address6_of
 from netconf.namespace import Namespace
 from netconf.nft import ruleset
 from netconf.nft.elements import EGRESS, INGRESS, PEER
 from netconf.nft.wire import NftSocket
+from tests.kernel.client_server import ULA
 from tests.kernel.conftest import Container, MeshNode
 from tests.kernel.sandbox import run
 from tests.kernel.test_attach import picture
@@ -93,8 +95,9 @@ def test_add_check_del(runtime: Runtime, container: MakeContainer) -> None:
     }
     assert [shown[one["name"]] for one in host] == [(one["mac"], one["mtu"]) for one in host]
     assert [one["name"][:2] for one in host] == ["vh", "vc"]
-    (ip,) = result["ips"]
+    ip, ip6 = result["ips"]
     address = ip["address"].partition("/")[0]
+    assert ip6["address"] == f"{address6_of(address, ULA)}/108"
     octets = "".join(f":{int(octet):02x}" for octet in address.split("."))
     assert interface == {
         "name": "eth0",
@@ -103,7 +106,7 @@ def test_add_check_del(runtime: Runtime, container: MakeContainer) -> None:
         "sandbox": one.sandbox.path,
     }
     assert ip["address"].endswith("/12")
-    assert result["routes"] == [{"dst": "10.80.0.0/16"}]
+    assert result["routes"] == [{"dst": dst} for dst in runtime.node.net.routes()]
     line = json.loads(added.stderr)
     assert (line["event"], line["address"]) == ("attached without noctuled", address)
 

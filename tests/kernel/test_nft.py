@@ -23,6 +23,7 @@ from netconf.nft.elements import (
     Set,
 )
 from netconf.nft.wire import Batch, BatchError, NftSocket
+from tests.kernel.client_server import ULA
 from tests.kernel.sandbox import nodes, run
 from tests.unit.fake_nft import FakeNft
 
@@ -38,7 +39,7 @@ def node():
 
 @pytest.fixture
 def nft(node):
-    ruleset.load_container(node.ns, "10.80.0.0/16")
+    ruleset.load_container(node.ns, "10.80.0.0/16", ULA)
     opened = NftSocket(node.ns)
     yield opened
     opened.close()
@@ -167,11 +168,11 @@ def test_the_container_ruleset_comes_whole_and_goes(node):
         "nft",
         "add table inet noctule { set egress { type mark; }; }",
     )
-    ruleset.load_container(node.ns, "10.80.0.0/16")
+    ruleset.load_container(node.ns, "10.80.0.0/16", ULA)
     assert ruleset.container_present(node.ns)
     assert ruleset.denials(node.ns) == []
     with pytest.raises(ValueError):
-        ruleset.load_container(node.ns, "10.80.0.0/16; flush ruleset")
+        ruleset.load_container(node.ns, "10.80.0.0/16; flush ruleset", "")
 
 
 def handle():

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from netconf import keys, links, macsec, names, program
+from netconf import keys, links, macsec, names, observed, program
 from netconf.errors import UnknownContainer
 from netconf.namespace import identity
 from netconf.nft import host, ruleset
-from netconf.nft.elements import EGRESS, LB, PEER
+from netconf.nft.elements import EGRESS, GENUINE6, LB, LB6, PEER, PEER6
 from netconf.nft.wire import Batch, NftSocket
 from netconf.view import EMPTY, Peer, View
+from tests.kernel.client_server import ULA, six
 from tests.kernel.sandbox import nodes, run
 
 CAK = b"the secret of this test's mesh"
@@ -57,7 +58,9 @@ class Container:
         node.ip("link", "set", "eth0", "up")
         node.ip("address", "add", f"{address}/12", "dev", "eth0")
         node.ip("route", "add", "10.80.0.0/16", "dev", "eth0")
-        ruleset.load_container(node.ns, "10.80.0.0/16")
+        node.ip("address", "add", f"{six(address)}/108", "dev", "eth0")
+        node.ip("route", "add", names.network6_of("10.80.0.0/16", ULA), "dev", "eth0")
+        ruleset.load_container(node.ns, "10.80.0.0/16", ULA)
         with home.ns.enter():
             host.add_port(vh, self.mac)
         self.salts = {}
@@ -67,6 +70,7 @@ class Container:
             ifname="eth0",
             netns=node.path,
             netns_id=identity(node.path),
+            ula=ULA,
         )
         with links.open(node.ns) as rtnl:
             self.ifindex = links.get(rtnl, "eth0").index
@@ -84,9 +88,9 @@ class Container:
     def peer(self, service):
         return Peer(address=self.address, service=service, salts=dict(self.salts))
 
-    def socket(self, kind=socket.SOCK_STREAM):
+    def socket(self, family):
         with self.node.ns.enter():
-            made = socket.socket(socket.AF_INET, kind)
+            made = socket.socket(family, socket.SOCK_STREAM)
         made.settimeout(LIMIT)
         return made
 
@@ -106,8 +110,8 @@ class World:
             container.transmit(0)
         self.programmer = program.Programmer()
         self.reads = 0
-        self.listener = self.api.socket()
-        self.listener.bind(("0.0.0.0", 8080))
+        self.listener = self.api.socket(socket.AF_INET6)
+        self.listener.bind(("", 8080))  # both families
         self.listener.listen(20)
 
     def cak(self):
@@ -130,9 +134,9 @@ class World:
     def apply(self, container, old, new):
         """Program one container and check that the kernel agrees."""
         self.programmer.apply(container.attachment, old, new, self.cak)
-        observed = self.programmer.observe(container.attachment)
-        assert program.differences(observed, new) == []
-        assert observed == program.expected(new)
+        found = self.programmer.observe(container.attachment)
+        assert observed.differences(found, new, ULA) == []
+        assert found == observed.expected(new, ULA)
 
     def open(self):
         """Allow what this world allows; return both views."""
@@ -144,7 +148,7 @@ class World:
         return web, api
 
     def dial(self, address=VIP, port=80):
-        ours = self.web.socket()
+        ours = self.web.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         ours.connect((address, port))
         theirs, _ = self.listener.accept()
         theirs.settimeout(LIMIT)
@@ -174,19 +178,41 @@ def carries(ours, theirs):
 
 
 def test_what_is_granted_works_and_what_is_revoked_stops(world):
-    with pytest.raises(ConnectionRefusedError):
-        world.dial()
+    vips = (VIP, six(VIP))
+    for vip in vips:
+        with pytest.raises(ConnectionRefusedError):
+            world.dial(vip)
     web, api = world.open()
-    ours, theirs = world.dial()
-    carries(ours, theirs)
+    flows = [world.dial(vip) for vip in vips]
+    for flow in flows:
+        carries(*flow)
     assert world.reads == 2
     world.apply(world.web, web, EMPTY)
     world.apply(world.api, api, EMPTY)
-    with pytest.raises(ConnectionResetError):
-        ours.send(b"x")
-        ours.recv(1)
-    with pytest.raises(ConnectionRefusedError):
-        world.dial()
+    for ours, _ in flows:
+        with pytest.raises(ConnectionResetError):
+            ours.send(b"x")
+            ours.recv(1)
+    for vip in vips:
+        with pytest.raises(ConnectionRefusedError):
+            world.dial(vip)
+
+
+def test_drift_in_ipv6_is_read_back_and_repaired(world):
+    web, _ = world.open()
+    nft = NftSocket(world.web.node.ns)
+    nft.send(
+        Batch()
+        .delete(LB6, [(six(VIP), "tcp", 80, 5)])
+        .delete(PEER6, [(six(world.api.address),)])
+        .delete(GENUINE6, [(world.api.mac, six(world.api.address))])
+    )
+    nft.close()
+    world.web.node.ip("neighbour", "del", six(world.api.address), "dev", "eth0")
+    found = world.programmer.observe(world.web.attachment)
+    assert len(observed.differences(found, web, ULA)) == 4
+    world.apply(world.web, None, web)
+    carries(*world.dial(six(VIP)))
 
 
 def test_a_rekey_interrupts_nothing(world):
@@ -226,8 +252,8 @@ def test_drift_is_read_back_and_repaired(world):
     with macsec.open(world.web.node.ns) as genl:
         macsec.del_rx_sc(genl, world.web.ifindex, world.api.sci)
     assert world.programmer.disturbed(world.web.attachment)
-    observed = world.programmer.observe(world.web.attachment)
-    assert len(program.differences(observed, web)) == 6
+    found = world.programmer.observe(world.web.attachment)
+    assert len(observed.differences(found, web, ULA)) == 6
     world.apply(world.web, web, EMPTY)
     world.apply(world.web, EMPTY, web)
     carries(*world.dial())

@@ -24,7 +24,7 @@ from netconf.namespace import Namespace, identity
 from netconf.nft.elements import Key, Set
 from netconf.state import Attachment
 from netconf.view import View
-from tests.unit.test_program import FakeContainer
+from tests.unit.test_program import ULA, FakeContainer
 
 LIMIT = 10.0
 OWN = "/proc/self/ns/net"
@@ -34,8 +34,8 @@ Pair = tuple[str, str]
 class Container(FakeContainer):
     """Sockets into one container: they write into the kernel's log, and fail or wait if told."""
 
-    def __init__(self, kernel: Kernel, name: str) -> None:
-        super().__init__()
+    def __init__(self, kernel: Kernel, name: str, ula: str) -> None:
+        super().__init__(ula)
         self.lock = threading.Lock()
         self.ifindex = 2
         self.identity = identity(OWN)
@@ -73,12 +73,14 @@ class Kernel:
         self.tell.set()
         self._pairs: set[Pair] = set()
         self._ports: set[Pair] = set()
-        self.loaded: list[str] = []
+        self.ula = ULA
+        self.loaded: list[tuple[str, str]] = []
         self.present = True
+        self.current = True
         self.deaf = False
 
     def handles(self, netns: Namespace, ifname: str) -> Container:
-        return self.containers.setdefault(ifname, Container(self, ifname))
+        return self.containers.setdefault(ifname, Container(self, ifname, self.ula))
 
     def change_pairs(self, add: Iterable[Pair], remove: Iterable[Pair]) -> None:
         added, removed = set(add), set(remove)
@@ -103,9 +105,12 @@ class Kernel:
     def container_present(self, netns: Namespace) -> bool:
         return self.present
 
-    def load_container(self, netns: Namespace, vips: str) -> None:
+    def container_current(self, netns: Namespace) -> bool:
+        return self.current
+
+    def load_container(self, netns: Namespace, vips: str, ula: str) -> None:
         self.present = True
-        self.loaded.append(vips)
+        self.loaded.append((vips, ula))
 
 
 class Stage:
@@ -133,7 +138,7 @@ class Stage:
         made = Attachment(
             id=f"{number:012x}", network="mesh", container="c", ifname=f"eth{number}", netns=OWN,
             netns_id=found, service="web", key_file=str(self._key), address=f"10.64.16.{number}",
-            salt="11" * 32, an=0, mtu=1468, phase="ready",
+            salt="11" * 32, an=0, mtu=1468, phase="ready", ula=self.kernel.ula,
         )  # fmt: skip
         self.attachments[made.id] = made
         self.kernel.add_port(made.vh, made.mac)

@@ -23,6 +23,9 @@ policy: {authority: /pki/authority.crt}
 """
 
 
+VIPS = "vips: 10.80.0.0/16"
+
+
 def test_good() -> None:
     read = config.parse(GOOD)
     assert (read.cluster, read.node, read.addresses.slice) == ("lab", "n2", "10.64.32.0/20")
@@ -46,6 +49,13 @@ def test_good() -> None:
         ("10.80.0.0/16", "10.65.0.0/16", InvalidConfig, ["addresses.vips", "10.64.0.0/12"]),
         ("[tls/192.0.2.2:7447]", "[udp/x:1]", InvalidConfig, ["fabric.listen[0]", "udp/x:1"]),
         ("[tls/192.0.2.2:7447]", "[]", InvalidConfig, ["fabric.listen"]),
+        (VIPS, f"{VIPS}, ula: fd4e::/33g", InvalidConfig, ["addresses.ula", "/96"]),
+        (VIPS, f"{VIPS}, ula: 10.0.0.0/8", InvalidConfig, ["addresses.ula", "fd4e:6f63:"]),
+        (VIPS, f"{VIPS}, ula: fd4e::1/96", InvalidConfig, ["addresses.ula", "host bits"]),
+        (VIPS, f"{VIPS}, ula: fd4e::/97", InvalidConfig, ["addresses.ula", "longer than /96"]),
+        (VIPS, f"{VIPS}, ula: 2001:db8::/96", InvalidConfig, ["addresses.ula", "unique local"]),
+        (VIPS, f"{VIPS}, ula: fe80::/96", InvalidConfig, ["addresses.ula", "unique local"]),
+        (VIPS, f"{VIPS}, ula: fc00::/6", InvalidConfig, ["addresses.ula", "unique local"]),
         (GOOD, "", InvalidConfig, ["mapping", "nothing"]),
     ],
 )
@@ -56,3 +66,17 @@ def test_bad(old: str, new: str, kind: type[NoctuleError], words: list[str]) -> 
         config.parse(text)
     for word in ["node.yaml", *words]:
         assert word in caught.value.message
+
+
+@pytest.mark.parametrize("ula", ["fd4e:6f63:7475::/96", "FD4E:6F63:7475:0::/96", "fc00::/7"])
+def test_an_ipv6_network_is_read_in_one_spelling(ula: str) -> None:
+    read = config.parse(GOOD.replace(VIPS, f"{VIPS}, ula: '{ula}'"))
+    assert read.addresses.ula == ula.lower().replace(":0::", "::")
+    assert config.parse(GOOD).addresses.ula == ""
+
+
+def test_an_ipv6_network_needs_a_mesh_that_can_carry_it() -> None:
+    text = GOOD.replace(VIPS, f"{VIPS}, ula: fd4e:6f63:7475::/96")
+    config.parse(text.replace("mesh:", "mesh:\n  mtu: 1304"))
+    with pytest.raises(InvalidConfig, match=r"mesh\.mtu: 1303 .* 1304 or more"):
+        config.parse(text.replace("mesh:", "mesh:\n  mtu: 1303"))

@@ -21,7 +21,7 @@ from tests.unit.model_kit import KEYS, TEXT, folder, policy, record, trust
 from tests.unit.test_show import EMPTY
 
 STATUS = msgspec.to_builtins(EMPTY)
-AGREED = {"node": "n1", "attachments": 2, "differences": []}
+AGREED = {"node": "n1", "attachments": 2, "differences": [], "outdated": []}
 
 
 LAUNCHER = """

@@ -10,12 +10,13 @@ import pytest
 
 from daemon import programmer as module
 from daemon.programmer import Programmer
-from netconf import names, program
+from netconf import names, observed, program
 from netconf.nft.elements import EGRESS, PEER
 from netconf.nft.wire import Batch
 from netconf.state import Attachment
 from netconf.view import EMPTY, Peer, View
 from tests.unit.programmer_kit import LIMIT, Pair, Stage
+from tests.unit.test_program import ULA
 
 PEERS = ("10.64.32.5", "10.64.32.6")
 
@@ -40,7 +41,8 @@ def pairs(attachment: Attachment, *addresses: str) -> set[Pair]:
 
 def agrees(stage: Stage, attachment: Attachment, wanted: View) -> bool:
     container = stage.kernel.containers[attachment.ifname]
-    return program.differences(program.observe(container), wanted) == []
+    found = program.observe(container, attachment.ula)
+    return observed.differences(found, wanted, attachment.ula) == []
 
 
 def test_a_pass_brings_the_view_about(stage: Stage) -> None:
@@ -287,10 +289,33 @@ def test_a_ruleset_removed_by_hand_comes_back(stage: Stage) -> None:
         container.tables.sets = {}
         stage.kernel.present = False
         assert await made.audit([one]) == [f"{one.id} (web): table inet noctule is missing"]
-        assert stage.kernel.loaded == ["10.80.0.0/16"]
+        assert stage.kernel.loaded == [("10.80.0.0/16", ULA)]
         container.tables.sets = {name: {} for name in sets}
         assert await made.request() is True
         assert agrees(stage, one, view(*PEERS))
+
+    stage.run(scene)
+
+
+def test_what_was_attached_before_an_ipv6_network_stays_ipv4_and_is_programmed(
+    stage: Stage,
+) -> None:
+    stage.kernel.ula = ""  # nor does its ruleset have the sets
+    one = stage.add(1)
+    stage.views[one.id] = view(*PEERS)
+
+    async def scene(made: Programmer) -> None:
+        assert await made.request() is True
+        assert agrees(stage, one, view(*PEERS))
+        assert await made.audit([one]) == []
+        where = f"{one.id} (web): "
+        (said,) = await made.outdated([one], ULA)
+        assert said == f"{where}addresses.ula was absent and is {ULA}; recreate the container"
+        stage.kernel.current = False
+        (said,) = await made.outdated([one], "")
+        assert said == f"{where}its ruleset is of another version; recreate the container"
+        stage.kernel.current = True
+        assert await made.outdated([one], "") == []
 
     stage.run(scene)
 

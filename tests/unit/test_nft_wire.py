@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import sys
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netconf import names
 from netconf.nft.elements import (
     EGRESS,
     ETHER_ADDR,
+    GENUINE6,
     IFNAME,
     INET_PROTO,
     INET_SERVICE,
     IPV4_ADDR,
+    IPV6_ADDR,
     LB,
+    LB6,
     MARK,
     PAIR,
     PEER,
+    PEER6,
     PORT,
     SLOT,
     pack,
@@ -46,8 +53,9 @@ from netconf.nft.encoding import (
 
 VALUES = {
     IPV4_ADDR.name: st.ip_addresses(v=4).map(str),
+    IPV6_ADDR.name: st.ip_addresses(network="fc00::/7").map(str),
     ETHER_ADDR.name: st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":")),
-    INET_PROTO.name: st.sampled_from(["tcp", "udp", "icmp", "132"]),
+    INET_PROTO.name: st.sampled_from(["tcp", "udp", "icmp", "icmpv6", "132"]),
     INET_SERVICE.name: st.integers(0, 65535),
     MARK.name: st.integers(0, 2**32 - 1),
     SLOT.name: st.integers(0, 63),
@@ -55,7 +63,9 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("target", [LB, PEER, EGRESS, PORT, PAIR], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "target", [LB, LB6, PEER, PEER6, GENUINE6, EGRESS, PORT, PAIR], ids=lambda s: s.name
+)
 def test_what_is_packed_is_unpacked(target):
     @given(st.tuples(*(VALUES[field.name] for field in target.key)))
     def check(values):
@@ -138,10 +148,15 @@ def test_a_batch_begins_and_ends_for_nf_tables():
     assert struct.unpack_from("!H", raw, 18) == (10,)
 
 
-def flow(protocol, source_port, dialled_port, replica_port):
+def flow(protocol, source_port, dialled_port, replica_port, length=4):
+    """Attributes of a conntrack entry between addresses of `length` bytes."""
+
     def side(kind, source, target):
+        first = {4: 1, 16: 3}[length]
+        addresses = attribute(first, bytes(length)) + attribute(first + 1, bytes(length))
         ports = attribute(2, struct.pack("!H", source)) + attribute(3, struct.pack("!H", target))
-        return nested(kind, nested(2, attribute(1, bytes((protocol,))) + ports))
+        protocols = nested(2, attribute(1, bytes((protocol,))) + ports)
+        return nested(kind, nested(1, addresses) + protocols)
 
     there = side(1, source_port, dialled_port)
     back = side(2, replica_port, source_port)
@@ -163,9 +178,32 @@ def test_a_flow_is_of_the_grant_for_the_dialled_replicas_own_port(wanted, is_it)
     assert matches(flow(6, 40000, 80, 8080), wanted) is is_it
 
 
-def test_one_flow_is_deleted_by_its_tuple_and_id():
-    sent = dict(attributes(encode_flow_delete(flow(6, 40000, 80, 8080), 1)[20:]))
-    assert set(sent) == {1, 12}
+def test_icmp_is_both_families_echo():
+    for number, is_it in ((1, True), (58, True), (6, False)):
+        assert matches(flow(number, 0, 0, 0), Flows(1, "in", "icmp", 0)) is is_it
+
+
+@pytest.mark.parametrize(("length", "family"), [(4, socket.AF_INET), (16, socket.AF_INET6)])
+def test_one_flow_is_deleted_by_its_family_tuple_and_id(length, family):
+    sent = encode_flow_delete(flow(6, 40000, 80, 8080, length), 1)
+    assert NFGEN.unpack_from(sent, HEADER.size)[0] == family
+    assert set(dict(attributes(sent[HEADER.size + NFGEN.size :]))) == {1, 12}
+
+
+@given(st.ip_addresses(v=4))
+def test_both_addresses_of_a_replica_have_one_mark(address):
+    six = names.address6_of(str(address), "fd4e:6f63:7475::/96")
+    assert mark_of(six) == mark_of(str(address)) == int.from_bytes(address.packed, sys.byteorder)
+
+
+@given(st.ip_addresses(v=4), st.sampled_from(["fd4e:6f63:7475::/96", "fc00::/7", "fd00:0:1::/64"]))
+def test_an_ipv6_address_is_spelt_as_the_kernels_elements_are_read(address, ula):
+    six = names.address6_of(str(address), ula)
+    fields = (ETHER_ADDR, IPV6_ADDR)
+    packed = pack(fields, (names.mac_of(str(address)), six))
+    assert packed[8:] == ip_address(six).packed
+    assert len(packed) == 24
+    assert unpack(fields, packed) == (names.mac_of(str(address)), six)
 
 
 @given(st.binary(max_size=200))

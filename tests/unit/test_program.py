@@ -9,14 +9,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netconf import names, program
-from netconf.nft.elements import EGRESS, EGRESS_ICMP, INGRESS, INGRESS_ICMP, LB, PEER
+from netconf import names, observed, program
+from netconf.nft.elements import (
+    EGRESS,
+    EGRESS_ICMP,
+    GENUINE6,
+    INGRESS,
+    INGRESS_ICMP,
+    LB,
+    LB6,
+    PEER,
+    PEER6,
+)
 from netconf.nft.encoding import mark_of
 from netconf.nft.wire import Batch, Flows
 from netconf.view import EMPTY, Peer, View, differing
 from tests.unit.fake_nft import FakeNft
 
 SETS = (LB, PEER, EGRESS, EGRESS_ICMP, INGRESS, INGRESS_ICMP)
+SETS6 = (LB6, PEER6, GENUINE6)
+ULA = "fd4e:6f63:7475::/96"
+FAMILIES = pytest.mark.parametrize("ula", ["", ULA])
 CAK = b"a secret of more than 16 bytes"
 
 
@@ -26,11 +39,12 @@ class FakeContainer:
     `journal` has one entry per change: (``grant`` or ``revoke``, ``receive`` or ``send``).
     """
 
-    def __init__(self):
+    def __init__(self, ula=""):
         self.rx = {}
         self.arp = {}
         self.journal = []
-        self.tables = FakeNft(SETS)
+        self.ula = ula
+        self.tables = FakeNft(SETS + SETS6 if ula else SETS)
 
     @property
     def nft(self):
@@ -40,7 +54,8 @@ class FakeContainer:
         self.tables.send(batch)
         added = {key for c in batch.changes if c.verb == "add" for key, _ in c.elements}
         for change in batch.changes:
-            side = "receive" if change.set in (PEER, INGRESS, INGRESS_ICMP) else "send"
+            receiving = (PEER, PEER6, GENUINE6, INGRESS, INGRESS_ICMP)
+            side = "receive" if change.set in receiving else "send"
             keys = {key for key, _ in change.elements}
             if change.verb == "add":
                 self.journal.append(("grant", side))
@@ -82,8 +97,8 @@ class FakeContainer:
     def channels(self):
         return {sci: dict(sas) for sci, sas in self.rx.items()}
 
-    def set_neighbour(self, address):
-        self.arp[address] = names.mac_of(address)
+    def set_neighbour(self, address, mac):
+        self.arp[address] = mac
         self.journal.append(("grant", "send"))
 
     def del_neighbour(self, address):
@@ -129,19 +144,20 @@ def views(draw):
 
 def move(kernel, old, new):
     before, after = differing(old, new)
-    program.change(kernel, program.expected(before), after, "mesh", lambda: CAK)
+    ula = kernel.ula
+    program.change(kernel, observed.expected(before, ula), after, ula, "mesh", lambda: CAK)
 
 
 def agrees(kernel, view):
-    observed = program.observe(kernel)
-    assert observed == program.expected(view)
-    assert program.differences(observed, view) == []
+    found = program.observe(kernel, kernel.ula)
+    assert found == observed.expected(view, kernel.ula)
+    assert observed.differences(found, view, kernel.ula) == []
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(views(), min_size=1, max_size=5))
-def test_any_sequence_of_views_ends_in_the_last_one_in_permitted_order(sequence):
-    kernel = FakeContainer()
+@given(st.lists(views(), min_size=1, max_size=5), st.sampled_from(["", ULA]))
+def test_any_sequence_of_views_ends_in_the_last_one_in_permitted_order(sequence, ula):
+    kernel = FakeContainer(ula)
     old = EMPTY
     for new in sequence:
         kernel.journal.clear()
@@ -158,14 +174,14 @@ def test_any_sequence_of_views_ends_in_the_last_one_in_permitted_order(sequence)
 
 
 @settings(deadline=None)
-@given(views(), views())
-def test_what_differs_is_enough_to_know(old, new):
-    narrow, whole = FakeContainer(), FakeContainer()
+@given(views(), views(), st.sampled_from(["", ULA]))
+def test_what_differs_is_enough_to_know(old, new, ula):
+    narrow, whole = FakeContainer(ula), FakeContainer(ula)
     for kernel in (narrow, whole):
         move(kernel, EMPTY, old)
     move(narrow, old, new)
-    program.change(whole, program.expected(old), new, "mesh", lambda: CAK)
-    assert program.observe(narrow) == program.observe(whole)
+    program.change(whole, observed.expected(old, ula), new, ula, "mesh", lambda: CAK)
+    assert program.observe(narrow, ula) == program.observe(whole, ula)
     assert sorted(narrow.journal) == sorted(whole.journal)
     deleted = [set(map(str, kernel.tables.flows_deleted)) for kernel in (narrow, whole)]
     assert deleted[0] == deleted[1]
@@ -182,9 +198,9 @@ def test_one_replica_among_many_is_all_that_is_looked_at():
 
 
 @settings(deadline=None)
-@given(views())
-def test_nothing_to_do_does_nothing(view):
-    kernel = FakeContainer()
+@given(views(), st.sampled_from(["", ULA]))
+def test_nothing_to_do_does_nothing(view, ula):
+    kernel = FakeContainer(ula)
     move(kernel, EMPTY, view)
     kernel.journal.clear()
     kernel.tables.sent.clear()
@@ -192,17 +208,17 @@ def test_nothing_to_do_does_nothing(view):
     def no_secret():
         raise AssertionError("the secret is read only when there is a key to install")
 
-    program.change(kernel, program.expected(view), view, "mesh", no_secret)
+    program.change(kernel, observed.expected(view, ula), view, ula, "mesh", no_secret)
     assert kernel.journal == []
     assert all(not batch.changes for batch in kernel.tables.sent)
 
 
 @settings(deadline=None)
-@given(views(), views())
-def test_whatever_is_there_can_be_taken_over(found, view):
-    kernel = FakeContainer()
+@given(views(), views(), st.sampled_from(["", ULA]))
+def test_whatever_is_there_can_be_taken_over(found, view, ula):
+    kernel = FakeContainer(ula)
     move(kernel, EMPTY, found)
-    program.change(kernel, program.observe(kernel), view, "mesh", lambda: CAK)
+    program.change(kernel, program.observe(kernel, ula), view, ula, "mesh", lambda: CAK)
     agrees(kernel, view)
 
 
@@ -239,8 +255,9 @@ def test_one_step_changes_slots_in_one_batch():
     assert [(c.verb, len(c.elements)) for c in batch.changes] == [("delete", 32), ("add", 32)]
 
 
-def test_flows_of_a_replica_that_leaves_are_deleted_after_the_maps_changed():
-    kernel = FakeContainer()
+@FAMILIES
+def test_flows_of_a_replica_that_leaves_are_deleted_once_for_both_families(ula):
+    kernel = FakeContainer(ula)
     old = View(peers={a: peer(a) for a in ADDRESSES[:2]}, egress=frozenset({(1, "tcp", 80)}))
     new = View(peers={ADDRESSES[1]: peer(ADDRESSES[1])}, egress=old.egress)
     move(kernel, EMPTY, old)
@@ -248,8 +265,9 @@ def test_flows_of_a_replica_that_leaves_are_deleted_after_the_maps_changed():
     assert kernel.tables.flows_deleted == [Flows(mark_of(ADDRESSES[0]))]
 
 
-def test_flows_of_a_grant_that_goes_are_deleted_and_no_others():
-    kernel = FakeContainer()
+@FAMILIES
+def test_flows_of_a_grant_that_goes_are_deleted_and_no_others(ula):
+    kernel = FakeContainer(ula)
     peers = {ADDRESSES[0]: peer(ADDRESSES[0], 1), ADDRESSES[1]: peer(ADDRESSES[1], 2)}
     old = View(
         peers=peers,
@@ -268,6 +286,46 @@ def test_flows_of_a_grant_that_goes_are_deleted_and_no_others():
     )
 
 
+def test_both_families_hold_the_same_of_a_view():
+    view = View(
+        peers={"10.64.0.1": peer("10.64.0.1", 7)},
+        egress=frozenset({(7, "tcp", 8080)}),
+        slots={("10.80.0.1", "tcp", 80, 5): ("10.64.0.1", 8080)},
+    )
+    kernel = FakeContainer(ULA)
+    move(kernel, EMPTY, view)
+    tables = kernel.tables
+    replica, vip = "fd4e:6f63:7475::a40:1", "fd4e:6f63:7475::a50:1"
+    assert tables.dump(PEER) == {("10.64.0.1",): (7,)}
+    assert tables.dump(PEER6) == {(replica,): (7,)}
+    assert tables.dump(GENUINE6) == {("02:4e:0a:40:00:01", replica): ()}
+    assert tables.dump(LB) == {("10.80.0.1", "tcp", 80, 5): ("10.64.0.1", 8080)}
+    assert tables.dump(LB6) == {(vip, "tcp", 80, 5): (replica, 8080)}
+    assert kernel.arp == dict.fromkeys(["10.64.0.1", replica], "02:4e:0a:40:00:01")
+    move(kernel, view, EMPTY)
+    assert not any(tables.sets.values())
+    assert kernel.arp == {}
+
+
+def test_differences_name_what_departs_in_ipv6():
+    kernel = FakeContainer(ULA)
+    view = View(
+        peers={"10.64.0.1": peer("10.64.0.1")},
+        slots={("10.80.0.1", "tcp", 80, 0): ("10.64.0.1", 8080)},
+    )
+    move(kernel, EMPTY, view)
+    replica, vip = "fd4e:6f63:7475::a40:1", "fd4e:6f63:7475::a50:1"
+    kernel.del_neighbour(replica)
+    kernel.tables.send(Batch().delete(PEER6, [(replica,)]).delete(LB6, [(vip, "tcp", 80, 0)]))
+    kernel.tables.send(Batch().add(GENUINE6, [(("02:4e:0a:40:00:09", replica), ())]))
+    assert observed.differences(program.observe(kernel, ULA), view, ULA) == [
+        f"genuine 02:4e:0a:40:00:09 {replica} should not be there",
+        f"neighbour {replica} is missing",
+        f"peer {replica} is missing",
+        f"slot {vip} tcp 80 0 is missing",
+    ]
+
+
 def test_differences_name_what_departs():
     kernel = FakeContainer()
     view = View(
@@ -281,7 +339,7 @@ def test_differences_name_what_departs():
     kernel.tables.send(Batch().delete(PEER, [("10.64.0.1",)]).add(PEER, [(("10.64.0.1",), (9,))]))
     kernel.tables.send(Batch().delete(EGRESS, [(1, "tcp", 80)]))
     kernel.tables.send(Batch().add(INGRESS, [((1, "tcp", 81), ())]))
-    assert program.differences(program.observe(kernel), view) == [
+    assert observed.differences(program.observe(kernel, ""), view, "") == [
         "channel 024e0a4000020001 is missing",
         "channel 024e0a4000020001 key 0 is missing",
         "egress 1 tcp 80 is missing",
@@ -309,16 +367,16 @@ class OnFake(program.Programmer):
 
 
 @settings(deadline=None)
-@given(views(), views(), views())
-def test_drift_is_read_back_and_repaired_or_left_but_never_made_worse(believed, real, new):
+@given(views(), views(), views(), st.sampled_from(["", ULA]))
+def test_drift_is_read_back_and_repaired_or_left_but_never_made_worse(believed, real, new, ula):
     from threading import Lock
     from types import SimpleNamespace
 
-    kernel = FakeContainer()
+    kernel = FakeContainer(ula)
     kernel.lock = Lock()
     move(kernel, EMPTY, real)
     programmer = OnFake(kernel)
-    attachment = SimpleNamespace(id="a", network="mesh")
+    attachment = SimpleNamespace(id="a", network="mesh", ula=ula)
     programmer.apply(attachment, believed, new, lambda: CAK)
     # What neither errors nor differs from belief is the audit's to find: reality is read.
     programmer.apply(attachment, None, new, lambda: CAK)
@@ -334,7 +392,7 @@ def test_a_namespace_that_is_gone_is_an_unknown_container(tmp_path):
     from netconf.errors import UnknownContainer
 
     gone = SimpleNamespace(
-        id="a", network="mesh", ifname="eth0", netns=str(tmp_path / "gone"), netns_id=(1, 2)
+        id="a", network="mesh", ifname="eth0", netns=str(tmp_path / "gone"), netns_id=(1, 2), ula=""
     )
     with pytest.raises(UnknownContainer):
         program.Programmer().apply(gone, EMPTY, EMPTY, lambda: CAK)

@@ -142,3 +142,29 @@ def test_a_verification_lists_differences_or_says_there_are_none() -> None:
     assert show.verification(agreed) == "n1: the kernel agrees with the plan (4 attachments)"
     text = show.verification(Verification(node="n1", attachments=4, differences=["a", "b"]))
     assert text.splitlines() == ["n1: the kernel differs from the plan:", "a", "b"]
+
+
+def test_ipv6_is_shown_where_there_is_some_and_where_nodes_disagree() -> None:
+    ula = "fd4e:6f63:7475::/96"
+    service = ServiceStatus(name="api", id=2, vip="10.80.0.2", vip6="fd4e:6f63:7475::a50:2",
+                            ports=[], replicas=[], slots={})  # fmt: skip
+    six = replica("aa", address6="fd4e:6f63:7475::a40:1005")
+    text = changed(services=[service], replicas=[six], nodes=[node("n1", ula=ula)])
+    lines = [line.split() for line in text.splitlines()]
+    assert ["SERVICE", "ID", "VIP", "VIP6", "PORTS", "REPLICAS"] in lines
+    assert ["api", "2", "10.80.0.2", "fd4e:6f63:7475::a50:2", "-", "0"] in lines
+    assert ["aa", "web", "10.64.16.5", "fd4e:6f63:7475::a40:1005", "n1", "counts"] in lines
+    assert "differs" not in text
+    text = changed(nodes=[node("n1", ula=ula), node("n2")])
+    assert f"addresses.ula differs, so there is no IPv6 between: n1 {ula}, n2 none" in text
+
+
+def test_what_only_a_new_attachment_mends_is_said_beside_the_differences() -> None:
+    made = Verification(node="n1", attachments=1, differences=[], outdated=["aa (web): old"])
+    agrees, outdated = show.verification(made).split("\n", 1)
+    assert "agrees" in agrees
+    assert outdated.endswith("\naa (web): old")
+    made.differences = ["bb (web): slot is missing"]
+    said = show.verification(made).splitlines()
+    assert said[1] == "bb (web): slot is missing"
+    assert said[-1] == "aa (web): old"
