@@ -39,6 +39,7 @@ NETWORK = "mesh"
 NODES = ("n1", "n2", "n3")
 FABRIC = {"n1": "192.0.2.1", "n2": "192.0.2.2", "n3": "198.51.100.3"}
 SLICE = {"n1": "10.64.16.0/20", "n2": "10.64.32.0/20", "n3": "10.64.48.0/20"}
+ULA = "fd4e:6f63:7475::/96"
 PORT = 7447
 PATIENCE = 90.0
 """Seconds for anything that is waited for: emulated machines are slow, broken ones forever."""
@@ -98,10 +99,14 @@ def inside(namespace: str, *command: str, check: bool = True, **options: Any) ->
     return run("nsenter", f"--net={namespace}", *command, check=check, **options)
 
 
-def socket_in(namespace: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """Return an IPv4 socket that belongs to the namespace at a path."""
+def socket_in(
+    namespace: str,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+    family: socket.AddressFamily = socket.AF_INET,
+) -> socket.socket:
+    """Return a socket that belongs to the namespace at a path."""
     with Namespace.open(namespace) as opened, opened.enter():
-        return socket.socket(socket.AF_INET, kind)
+        return socket.socket(family, kind)
 
 
 @dataclass
@@ -123,12 +128,18 @@ class Container:
 
     @property
     def address(self) -> str:
-        """Its address, without the prefix."""
+        """Its IPv4 address, without the prefix."""
         return str(self.result["ips"][0]["address"]).partition("/")[0]
+
+    @property
+    def address6(self) -> str:
+        """Its IPv6 address, without the prefix."""
+        return str(self.result["ips"][1]["address"]).partition("/")[0]
 
     def dial(self, address: str, port: int, timeout: float = 20.0) -> socket.socket:
         """Connect from inside; OSError as the kernel reports it."""
-        sock = socket_in(self.netns)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket_in(self.netns, family=family)
         sock.settimeout(timeout)
         try:
             sock.connect((address, port))
@@ -241,7 +252,7 @@ node: {node}
 mesh:
   links:
 {LINKS[node]}
-addresses: {{pool: 10.64.0.0/12, slice: {SLICE[node]}, vips: 10.80.0.0/16}}
+addresses: {{pool: 10.64.0.0/12, slice: {SLICE[node]}, vips: 10.80.0.0/16, ula: "{ULA}"}}
 fabric:
   listen: [tls/{FABRIC[node]}:{PORT}]
   connect: [{connect}]
@@ -362,10 +373,10 @@ paths: {{state: {folder}/run, socket: {folder}/run/noctuled.sock, cache: {folder
         return self.ctl(node, "policy", "apply", str(self.base / "policy.yaml"),
                         "--key", str(self.base / "pki" / "authority.key"))  # fmt: skip
 
-    def vip(self, service: str, node: str = "n1") -> str:
-        """Return the VIP of a service."""
+    def vip(self, service: str, node: str = "n1", field: str = "vip") -> str:
+        """Return the VIP of a service; with the field ``vip6`` the IPv6 one."""
         services = self.status(node)["services"]
-        return str(next(s["vip"] for s in services if s["name"] == service))
+        return str(next(s[field] for s in services if s["name"] == service))
 
     # --- containers
 

@@ -57,15 +57,15 @@ class Demo:
         assert len(rows) == len({c.address for c in self.cluster.containers.values()})
         return "\n".join(rows)
 
-    def balance(self, web: Container) -> str:
-        vip = self.cluster.vip("api")
+    def balance(self, web: Container, field: str = "vip") -> str:
+        vip = self.cluster.vip("api", field=field)
         answers = Counter(web.greet(vip, 80) for _ in range(DIALS))
         wanted = {c.name for c in self.cluster.containers.values() if c.service == "api"}
         assert set(answers) == wanted, f"answered: {answers}"
         # Three equal shares; 6 sigma of a binomial with p = 1/3.
         assert all(abs(n - DIALS / 3) < 6 * (DIALS * 2 / 9) ** 0.5 for n in answers.values())
         shares = ", ".join(f"{n} {answers[n] / DIALS:.0%}" for n in sorted(answers))
-        return f"{DIALS} dials of {vip}:80: {shares}"
+        return f"{DIALS} dials of {vip}, port 80: {shares}"
 
     def refused_at_source(self, web: Container) -> str:
         vip = self.cluster.vip("db")
@@ -284,6 +284,7 @@ def main() -> int:
         db = cluster.add("db", "n2", "db", 5432)
         demo.line("replicas: address, node, path", demo.replicas)
         demo.line("web → api by VIP, three replicas", lambda: demo.balance(web))
+        demo.line("…and by IPv6 VIP", lambda: demo.balance(web, "vip6"))
         demo.line("web → db refused at the source", lambda: demo.refused_at_source(web))
         demo.line("…and again further on", lambda: demo.refused_at_destination(web, db))
         demo.line("on the wires: only ciphertext", lambda: demo.encrypted(web))

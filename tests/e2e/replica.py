@@ -16,9 +16,10 @@ def main() -> None:
     name = sys.argv[1].encode()
     waiting = selectors.DefaultSelector()
     for port in sys.argv[2:]:
-        listener = socket.socket()
+        listener = socket.socket(socket.AF_INET6)
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("0.0.0.0", int(port)))
+        listener.bind(("", int(port)))
         listener.listen(128)
         waiting.register(listener, selectors.EVENT_READ, "listener")
     print("ready", flush=True)

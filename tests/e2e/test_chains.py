@@ -262,7 +262,10 @@ def test_static(lone: Cluster, box: Bare) -> None:
             "dns": {"nameservers": ["192.0.2.53"]}}  # fmt: skip
     chain = delegating(lone, box, ipam)
     result = chain.add()
-    assert result["ips"] == [{"address": "10.64.21.7/12", "interface": 0}]
+    assert result["ips"] == [
+        {"address": address, "interface": 0}
+        for address in ("10.64.21.7/12", "fd4e:6f63:7475::a40:1507/108")
+    ]
     assert result["dns"] == {"nameservers": ["127.0.0.78", "192.0.2.53"]}
     chain.check()
     chain.delete()

@@ -29,7 +29,7 @@ import json, socket, sys
 found = {}
 for name in sys.argv[1:]:
     try:
-        found[name] = sorted({info[4][0] for info in socket.getaddrinfo(name, 80, socket.AF_INET)})
+        found[name] = sorted({info[4][0] for info in socket.getaddrinfo(name, 80)})
     except socket.gaierror as error:
         found[name] = error.errno
 print(json.dumps(found))
@@ -94,16 +94,16 @@ def test_add_waited_for_the_name_server(cluster: Cluster) -> None:
 
 
 def test_what_it_may_dial_and_nothing_else(cluster: Cluster) -> None:
-    api, db = cluster.vip("api"), cluster.vip("db")
+    api, db = ([cluster.vip(name), cluster.vip(name, field="vip6")] for name in ("api", "db"))
     unknown = socket.EAI_NONAME
     assert libc(cluster, cluster.containers["web"], "api", "db", "web", "example.org") == {
-        "api": [api], "db": unknown, "web": unknown, "example.org": unknown,
+        "api": api, "db": unknown, "web": unknown, "example.org": unknown,
     }  # fmt: skip
     assert libc(cluster, cluster.containers["api"], "db", "DB", "web") == {
-        "db": [db], "DB": [db], "web": unknown,
+        "db": db, "DB": db, "web": unknown,
     }  # fmt: skip
     assert query(cluster.containers["db"], "api").header.rcode == NXDOMAIN
-    back = ".".join(reversed(api.split("."))) + ".in-addr.arpa"
+    back = ".".join(reversed(api[0].split("."))) + ".in-addr.arpa"
     assert str(query(cluster.containers["web"], back, "PTR").a.rdata) == "api."
     assert query(cluster.containers["db"], back, "PTR").header.rcode == NXDOMAIN
 
