@@ -27,6 +27,10 @@ def cluster(_machine: None, request: pytest.FixtureRequest) -> Iterator[Cluster]
         made.add("db", "n2", "db", 5432)
         for node in NODES:
             made.add(f"api-{node}", node, "api", 8080)
+        until(
+            lambda: len(made.status("n1")["replicas"]) == len(made.containers),
+            "n1 to know every replica",
+        )
         yield made
 
 
