@@ -100,3 +100,4 @@ def _container(vips: str = "192.0.2.0/24", ula: str = "") -> None:
         if ula:
             links.enable_ipv6(own, "lo")
         ruleset.load_container(own, vips, ula)
+        ruleset.learn_container(own, vips, ula)

@@ -44,7 +44,9 @@ def test_every_add_succeeds_or_fails_cleanly(
     boxes = [bare(lone, f"storm-{number}", "web") for number in range(STORM)]
     began = time.monotonic()
     calls = {box.name: pool.submit(lone.cni, "ADD", box) for box in boxes}
-    until(lambda: sum(call.done() for call in calls.values()) >= DONE_FIRST, "the storm to rise")
+    until(
+        lambda: sum(call.done() for call in calls.values()) >= DONE_FIRST, "the storm to rise", 300
+    )
     lone.kill("n1")
     assert not all(call.done() for call in calls.values())
     lone.start("n1")

@@ -63,6 +63,8 @@ class World:
                 node.ip("address", "add", f"{address}/12", "dev", "eth0")
                 node.ip("address", "add", f"{six(address)}/108", "dev", "eth0", "nodad")
             ruleset.load_container(node.ns, "10.80.0.0/16", ULA)
+            # As the daemon does it: what traffic meets here was never parsed in this namespace.
+            assert ruleset.learn_container(node.ns, "10.80.0.0/16", ULA)
         for node, other, peers in (
             (client, server, [FIRST, SECOND, STRANGER]),
             (server, client, [CLIENT]),
