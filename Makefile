@@ -56,8 +56,10 @@ fuzz: setup
 	$(VENV)/python -m tests.fuzz $(TARGET) --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
 
 # Two machines side by side, for two processors; each says all it has to say when it is done.
-guest: image
+guest: image $(DEB)
 	@$(MAKE) --no-print-directory -j2 --output-sync=target kernel e2e
+
+e2e bench: $(DEB)
 
 kernel e2e: setup
 	$(RUN) tests/lab/guest-tests.sh tests/$@ $(ARGS)

@@ -432,9 +432,13 @@ paths: {{state: {folder}/run, socket: {folder}/run/noctuled.sock, cache: {folder
             container.node, self.environment(command, container), json.dumps(config)
         )
 
+    def plugin(self, node: str) -> list[str]:
+        """Return the command that runs the executable on a node."""
+        return ["nsenter", f"--net=/run/netns/{node}", PLUGIN]
+
     def execute(self, node: str, environment: dict[str, str], stdin: str) -> dict[str, Any]:
         """Run the executable with exactly this; Failed on errors."""
-        done = inside(f"/run/netns/{node}", PLUGIN, check=False, input=stdin, env=environment)
+        done = run(*self.plugin(node), check=False, input=stdin, env=environment)
         try:
             answer = json.loads(done.stdout) if done.stdout.strip() else {}
         except ValueError as error:
