@@ -26,8 +26,8 @@ DEB     := dist/noctule_$(VERSION)_amd64.deb
 SOURCES := $(shell find cni netconf daemon packaging -type f -not -name '*.pyc') pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit fuzz guest kernel e2e bench lab shell image packages install \
-        clean
+.PHONY: help setup demo test lint unit fuzz guest kernel e2e clients bench lab shell image packages \
+        install clean
 
 help:
 	@sed -n '/^\#/!q; s/^\# \{0,1\}//p' Makefile
@@ -63,6 +63,11 @@ e2e bench: $(DEB)
 
 kernel e2e: setup
 	$(RUN) tests/lab/guest-tests.sh tests/$@ $(ARGS)
+
+e2e: clients
+
+clients: setup
+	@tests/e2e/libcni/build.sh
 
 bench: setup
 	@$(RUN) tests/bench/run.sh $(ARGS)

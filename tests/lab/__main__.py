@@ -97,7 +97,8 @@ def _run_native(args: argparse.Namespace) -> int:
         text, carried = payload.guest_command(args.script, args.arguments, recipe.CHECKOUT)
         if carried:
             text = text.replace(f"/run/lab/{args.script.name}", str(args.script.resolve()))
-        script = native.preparation(root, packages) + payload.environment({}) + text
+        extra = {"NOCTULE_BUILD": str(recipe.CHECKOUT / "build")}
+        script = native.preparation(root, packages) + payload.environment(extra) + text
         return _report(native.run(script, args.timeout), None)
 
 

@@ -29,6 +29,8 @@ ENVIRONMENT = {
         [*(str(PREFIX / name) for name in ("lib", "deps", "dev")), "/usr/lib/python3/dist-packages"]
     ),
     "NOCTULE_CHECKOUT": str(CHECKOUT),
+    # What git does not know, and was built for tests on the host.
+    "NOCTULE_BUILD": "/src/build",
 }
 
 
