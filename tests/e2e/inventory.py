@@ -3,7 +3,8 @@
 1. One line for each thing that exists, so a difference of two bags names what is new.
 2. Read with the kernel's and iproute2's own eyes, never with the code under test.
 3. Sockets and other nameless files are counted by kind: their numbers differ each time.
-4. Not counted: batman-adv's table of clients, which forgets by itself after ten minutes.
+4. Not counted: batman-adv's table of clients, which forgets by itself after ten minutes, and
+   what the bridge learned of other nodes' containers, which it forgets after five.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def _namespace(path: str, name: str) -> Iterator[str]:
     for entry in _shown(path, "ip", "-j", "neigh", "show", "nud", "permanent"):
         yield f"neighbour {name} {entry['dst']} {entry['dev']}"
     for entry in _shown(path, "bridge", "-j", "fdb"):
-        yield f"forwards {name} {entry['mac']} {entry.get('ifname')} {entry.get('vlan', '')}"
+        if entry["state"] or "self" in entry["flags"]:  # else learned
+            yield f"forwards {name} {entry['mac']} {entry.get('ifname')} {entry.get('vlan', '')}"
     for item in _shown(path, "nft", "-j", "list", "ruleset").get("nftables", []):
         for kind in ("table", "set", "map"):
             if kind in item:
