@@ -166,7 +166,7 @@ def test_containerd_deletes_without_a_namespace(cluster: Cluster, containerd: Co
     cluster.start("n2")
 
 
-@pytest.mark.timeout(900)  # a minute or two on an idle machine, emulated
+@pytest.mark.timeout(900)  # emulated on a busy machine, it took four minutes
 def test_fifty(cluster: Cluster, podman: Podman) -> None:
     before = picture(podman)
     podman.run_many(FIFTY, "web", "sleep", "10000")
