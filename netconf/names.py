@@ -34,6 +34,7 @@ MACSEC_RESERVE = 32
 """Bytes that drivers/net/macsec.c keeps free below the lower device's MTU."""
 
 
+@functools.lru_cache(maxsize=8192)
 def mac_of(address: str) -> str:
     """Return the MAC (``02:4e:…``) of the replica at a dotted IPv4 `address`."""
     return ":".join(f"{octet:02x}" for octet in MAC_PREFIX + IPv4Address(address).packed)
@@ -55,6 +56,7 @@ def address_of(mac: str) -> str:
     return str(IPv4Address(octets[2:]))
 
 
+@functools.lru_cache(maxsize=8192)
 def address6_of(address: str, ula: str) -> str:
     """Return the IPv6 address of the replica or VIP at the dotted IPv4 `address` (rule 4).
 

@@ -20,7 +20,15 @@ prefix=/opt/noctule root='' deps=yes
 while [ $# -gt 0 ]; do
     case $1 in
         --prefix) prefix=${2:?}; shift 2 ;;
-        --root) root=$(realpath "${2:?}"); shift 2 ;;
+        --root)
+            root=$(realpath "${2:?}")
+            # What leads elsewhere by a magic link, such as /proc/PID/root, resolves to our own.
+            [ "$root" != / ] || {
+                echo "install.sh: --root $2 is this machine's own root; leave --root out" >&2
+                exit 2
+            }
+            shift 2
+            ;;
         --no-deps) deps=no; shift ;;
         *) usage ;;
     esac

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -205,6 +206,8 @@ def nftables(message_type: int) -> int:
     return NFNL_SUBSYS_NFTABLES << 8 | message_type
 
 
+# All clients of a service get the same slots, and all its neighbours the same peers.
+@functools.lru_cache(maxsize=8192)
 def encode_element(target: Set, element: Element) -> bytes:
     """Return one NFTA_LIST_ELEM."""
     key, data = element
