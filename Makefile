@@ -2,6 +2,7 @@
 #
 #   make demo                        a service mesh, encrypted, in one machine
 #   make test                        all tests, some of them on a real kernel
+#   make soak                        the end-to-end tests, with crowds of full size
 #   make fuzz [CASES=1000000] [TARGET=...] [SEED=0]
 #                                    whatever comes in: tests/fuzz
 #   make lab SCRIPT=file [ARGS=...]  run a script as root in a fresh machine
@@ -26,8 +27,8 @@ DEB     := dist/noctule_$(VERSION)_amd64.deb
 SOURCES := $(shell find cni netconf daemon packaging -type f -not -name '*.pyc') pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit fuzz guest kernel e2e clients bench lab shell image packages \
-        install clean
+.PHONY: help setup demo test lint unit fuzz guest kernel e2e clients soak bench lab shell image \
+        packages install clean
 
 help:
 	@sed -n '/^\#/!q; s/^\# \{0,1\}//p' Makefile
@@ -64,7 +65,11 @@ e2e bench: $(DEB)
 kernel e2e: setup
 	$(RUN) tests/lab/guest-tests.sh tests/$@ $(ARGS)
 
-e2e: clients
+e2e soak: clients
+
+soak: TIMEOUT = 7200
+soak: setup $(DEB)
+	$(RUN) tests/lab/guest-tests.sh tests/e2e --full $(ARGS)
 
 clients: setup
 	@tests/e2e/libcni/build.sh

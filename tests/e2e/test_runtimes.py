@@ -16,7 +16,8 @@ from tests.e2e.inventory import Bag, inventory, settle
 from tests.e2e.runtimes import Containerd, Podman, Runtime, asking, leftovers, serving
 
 PATH = os.environ["PATH"]
-FIFTY = [f"many{number}" for number in range(50)]
+MANY = {True: 50, False: 10}
+"""Containers of one Podman, in full size and otherwise."""
 
 
 @pytest.fixture(scope="module")
@@ -167,13 +168,14 @@ def test_containerd_deletes_without_a_namespace(cluster: Cluster, containerd: Co
 
 
 @pytest.mark.timeout(900)  # emulated on a busy machine, it took four minutes
-def test_fifty(cluster: Cluster, podman: Podman) -> None:
+def test_many(cluster: Cluster, podman: Podman, full: bool) -> None:
     before = picture(podman)
-    podman.run_many(FIFTY, "web", "sleep", "10000")
+    names = [f"many{number}" for number in range(MANY[full])]
+    podman.run_many(names, "web", "sleep", "10000")
     found = replicas(cluster, "n1")
-    assert len(found) == len(FIFTY)
+    assert len(found) == len(names)
     assert {one["service"] for one in found.values()} == {"web"}
-    podman.remove(*FIFTY)
+    podman.remove(*names)
     assert replicas(cluster, "n1") == {}
     settle(lambda: picture(podman), before)
 
