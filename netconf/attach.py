@@ -42,7 +42,7 @@ from netconf.state import Attachment, HostInterface, NodeNet, Request, State
 
 VC_EXTRA = 8
 """The lower device's MTU above the path's: the driver reserves the 32 bytes of the long
-form (MACSEC_RESERVE), the short form takes 24 (MACSEC_OVERHEAD)."""
+form (drivers/net/macsec.c), the short form takes 24 (MACSEC_OVERHEAD)."""
 
 
 def attach(node: NodeNet, state: State, request: Request) -> Attachment:

@@ -58,10 +58,8 @@ NTF_STICKY = 0x40
 
 RT_TABLE_MAIN = 254
 RTPROT_STATIC = 4
-RT_SCOPE_UNIVERSE = 0
 RT_SCOPE_LINK = 253
 RTN_UNICAST = 1
-RTNH_F_ONLINK = 4
 
 LOOPBACK_INDEX = 1
 """LOOPBACK_IFINDEX, include/net/flow.h: the loopback device of every namespace."""

@@ -30,9 +30,6 @@ MACSEC_OVERHEAD = 24
 MTU_MIN6 = 1280 + MACSEC_OVERHEAD
 """Bytes of payload that the mesh must carry for a container to have IPv6 (RFC 8200, 5)."""
 
-MACSEC_RESERVE = 32
-"""Bytes that drivers/net/macsec.c keeps free below the lower device's MTU."""
-
 
 @functools.lru_cache(maxsize=8192)
 def mac_of(address: str) -> str:

@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from netconf import keys, names, observed
+from netconf import keys, observed
 from netconf.errors import UnknownContainer
 from netconf.handles import Handles
 from netconf.namespace import Namespace, identity
@@ -91,12 +91,6 @@ class Hands(Protocol):
     def set_neighbour(self, address: str, mac: str) -> None: ...
     def del_neighbour(self, address: str) -> None: ...
     def neighbours(self) -> dict[str, str]: ...
-
-
-def pairs_of(mac: str, view: View) -> frozenset[tuple[str, str]]:
-    """Return the (sender, receiver) pairs the host filter needs for a replica's `view`."""
-    peers = [names.mac_of(address) for address in view.peers]
-    return frozenset((mac, peer) for peer in peers) | frozenset((peer, mac) for peer in peers)
 
 
 def observe(hands: Hands, ula: str) -> Observed:

@@ -14,14 +14,23 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from daemon.pairs import Pair, Pairs
 from netconf import attach, frames, mesh
 from netconf.nft import host, ruleset
 from netconf.state import Attachment, NodeNet, Request, State
+from netconf.view import View
 from tests.kernel.client_server import ULA
 from tests.kernel.sandbox import Node, nodes, run
 
 SECRET = b"a secret of more than sixteen bytes"
 VIPS = "10.80.0.0/16"
+
+
+def pairs(mac: str, view: View) -> frozenset[Pair]:
+    """Return what the host filter must hold for a replica with this `mac` and `view`."""
+    needed = Pairs()
+    needed.want("this one", mac, view.peers)
+    return needed.lacking()
 
 
 class Container:

@@ -18,11 +18,11 @@ from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
 from netconf.nft.ruleset import Denial
 from netconf.observed import differences
-from netconf.program import Programmer, pairs_of
+from netconf.program import Programmer
 from netconf.state import Attachment
 from netconf.view import EMPTY, Peer, View
 from tests.kernel.client_server import ULA, echo_request
-from tests.kernel.conftest import SECRET, Container, MeshNode
+from tests.kernel.conftest import SECRET, Container, MeshNode, pairs
 from tests.kernel.sandbox import nodes
 from tests.kernel.test_attach import LIMIT, ip_json, until
 
@@ -63,7 +63,7 @@ class World:
         for place, made, view in zip(places, (self.web, self.api), self.views, strict=True):
             self.program(made, EMPTY, view)
             with place.sandbox.ns.enter():
-                host.change_pairs(pairs_of(made.mac, view), [])
+                host.change_pairs(pairs(made.mac, view), [])
         self.listener = self.socket(1, socket.AF_INET6, socket.SOCK_STREAM)
         self.listener.bind(("", 8080))  # both families
         self.listener.listen(10)

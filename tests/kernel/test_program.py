@@ -20,6 +20,7 @@ from netconf.nft.elements import EGRESS, GENUINE6, LB, LB6, PEER, PEER6
 from netconf.nft.wire import Batch, NftSocket
 from netconf.view import EMPTY, Peer, View
 from tests.kernel.client_server import ULA, six
+from tests.kernel.conftest import pairs
 from tests.kernel.sandbox import nodes, run
 
 CAK = b"the secret of this test's mesh"
@@ -144,7 +145,7 @@ class World:
         self.apply(self.api, EMPTY, api)
         self.apply(self.web, EMPTY, web)
         with self.home.ns.enter():
-            host.change_pairs(program.pairs_of(self.web.mac, web), [])
+            host.change_pairs(pairs(self.web.mac, web), [])
         return web, api
 
     def dial(self, address=VIP, port=80):

@@ -349,12 +349,6 @@ def test_differences_name_what_departs():
     ]
 
 
-def test_pairs_go_both_ways():
-    view = View(peers={"10.64.0.2": peer("10.64.0.2")})
-    mine, theirs = names.mac_of("10.64.0.1"), names.mac_of("10.64.0.2")
-    assert program.pairs_of(mine, view) == {(mine, theirs), (theirs, mine)}
-
-
 class OnFake(program.Programmer):
     """A programmer whose handles are a fake container."""
 
