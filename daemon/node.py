@@ -8,7 +8,6 @@ heard, nothing is revoked either. Stop: the fabric and the socket close; the ker
 from __future__ import annotations
 
 import asyncio
-import base64
 import fcntl
 import os
 import secrets
@@ -34,6 +33,7 @@ from daemon.peers import Peers
 from daemon.programmer import Programmer, Work
 from daemon.replicas import Replicas
 from daemon.resolver.client import Resolver
+from daemon.ruling import Ruling
 from daemon.saved import Saved
 from daemon.statements import Statements
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
@@ -55,8 +55,6 @@ MANIFEST_EVERY = 10.0
 """Seconds between manifests: how long a record that was lost stays unnoticed at most."""
 LOOP_AGAIN = 1.0
 """Seconds before a loop that failed begins again: often enough to cope, too seldom to flood."""
-POLICY_CONFIRM_WITHIN = 5.0
-"""Seconds ``policy apply`` waits for each node."""
 
 
 class Node:
@@ -92,7 +90,6 @@ class Node:
             changed=self._replan,
         )
         self.programmer = Programmer(self._plan, config.addresses.vips, self._executor, journal)
-        self.programmer.passed = self._passed
         self._fabric = ZenohFabric(
             Settings(
                 cluster=config.cluster,
@@ -119,6 +116,15 @@ class Node:
         self._statements = Statements(
             self._identity, self.store, self.peers.take, self._fabric.publish
         )
+        self.ruling = Ruling(
+            config,
+            self.store,
+            self.membership,
+            self.peers,
+            self.programmer,
+            self._fabric.publish,
+            journal,
+        )
         self.replicas = Replicas(
             lambda: self.links.facts,
             self._state,
@@ -137,8 +143,6 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
         self._lock: int | None = None
         self.ready = False
-        self.policy_received_ns = 0
-        self.policy_programmed_ns = 0
 
     @property
     def config(self) -> Config:
@@ -161,7 +165,7 @@ class Node:
         await self._adopt()
         self._start(self.programmer.run)
         if self.store.policy() is not None:
-            self.policy_received_ns = time.monotonic_ns()
+            self.ruling.heard()
         await self.programmer.request()
         await self._name()
         await self._fabric.open(self.peers)
@@ -277,39 +281,13 @@ class Node:
 
     def policy_state(self) -> PolicyState:
         """The policy in force."""
-        policy, envelope = self.store.policy(), self.store.envelope(self.store.keys.policy)
-        return PolicyState(
-            cluster=self._config.cluster,
-            vips=self._config.addresses.vips,
-            version=policy.version if policy else 0,
-            envelope=base64.b64encode(envelope).decode() if envelope else "",
-        )
+        return self.ruling.state()
 
     async def apply_policy(self, envelope: bytes) -> PolicyApplied:
         """Accept a new version, and wait until the nodes that live have it in their kernels."""
-        began = time.monotonic()
-        verdict = self.peers.take(envelope)
-        policy = self.store.policy()
-        if not verdict.changed or verdict.key != self.store.keys.policy or policy is None:
-            raise InvalidConfig(
-                f"policy: not accepted: {verdict.outcome}"
-                + (f": {verdict.reason}" if verdict.reason else "")
-                + "; sign the next version with the authority's key"
-            )
-        self._fabric.publish(self.store.keys.policy, envelope)
-        others = sorted(self.membership.others())
-        programmed = self.programmer.request()
-        confirming = asyncio.ensure_future(
-            self.peers.confirm(envelope, others, POLICY_CONFIRM_WITHIN)
-        )
-        agreed = await programmed
-        live = {self._config.node: (time.monotonic() - began) * 1e3} if agreed else {}
-        confirmed = (await confirming).items()
-        live |= {node: seconds * 1e3 for node, seconds in confirmed if seconds is not None}
-        silent = sorted({self._config.node, *others} - live.keys())
-        self._journal.info("policy applied", version=policy.version, live=live, silent=silent)
+        applied = await self.ruling.apply(envelope)
         await self._write()
-        return PolicyApplied(version=policy.version, live=live, silent=silent)
+        return applied
 
     # --- planning
 
@@ -341,11 +319,6 @@ class Node:
 
     def _replan(self) -> None:
         self.programmer.request()
-
-    def _passed(self) -> None:
-        policy = self.store.policy()
-        if policy and self.programmer.policy_version == policy.version:
-            self.policy_programmed_ns = self.policy_programmed_ns or time.monotonic_ns()
 
     def _info(self) -> NodeInfo:
         return NodeInfo(
@@ -406,8 +379,7 @@ class Node:
 
     def _store_changed(self, policy: bool) -> None:
         if policy:
-            self.policy_received_ns = time.monotonic_ns()
-            self.policy_programmed_ns = 0
+            self.ruling.heard()
         self._changed.set()
 
     # --- loops

@@ -81,8 +81,8 @@ def status(node: Node, counted: Counters) -> Status:
         mtu=node.links.facts.mtu,
         policy=PolicyStatus(
             version=policy.version,
-            received_ns=node.policy_received_ns,
-            programmed_ns=node.policy_programmed_ns,
+            received_ns=node.ruling.received_ns,
+            programmed_ns=node.ruling.programmed_ns,
         )
         if policy
         else None,

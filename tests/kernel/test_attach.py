@@ -61,6 +61,9 @@ def picture(node: MeshNode, inside: Node | None = None) -> dict[str, object]:
             continue
         kept = ("ifname", "link", "address", "mtu", "flags", "master", "linkinfo")
         found = ip_json(place, "link")
+        for link in found:
+            # Whether a bridge has a carrier is found out by a timer of the kernel's.
+            link["flags"] = sorted(set(link["flags"]) - {"NO-CARRIER", "LOWER_UP"})
         shown[f"links {place.name}"] = [
             {key: link[key] for key in kept[:-1] if key in link} for link in found
         ]
