@@ -5,8 +5,9 @@
     python3 -m tests.bench.cni_speed [--rounds N] [--parallel N] [--attached N] [--bundle FILE]
 
 Four contenders take turns, so that whatever else the machine does meets all of them: our script,
-our packaged executable (with ``--bundle``), ``bridge`` with ``host-local``, and the chain of
-those with ``portmap`` and ``firewall`` (nothing published: its cheapest form). Each call is a
+our packaged executable (of the .deb that ``make packages`` left in dist/, or ``--bundle FILE``),
+``bridge`` with ``host-local``, and the chain of those with ``portmap`` and ``firewall`` (nothing
+published: its cheapest form). Each call is a
 whole process, from exec to exit, started in the node's namespace by a process that is there
 already. The daemon is warm and has a replica whose neighbour every new container becomes.
 
@@ -32,10 +33,12 @@ from typing import Any
 
 from netconf.namespace import Namespace
 from tests.e2e.bare import Bare, bare
-from tests.e2e.cluster import PLUGIN, POLICY, Cluster
+from tests.e2e.cluster import PLUGIN, POLICY, Cluster, run
 
 REFERENCE = Path("/usr/lib/cni")
 """Where Debian installs containernetworking-plugins."""
+BUILT = Path("/src/dist")
+"""The checkout's dist/, as the lab's guest sees it."""
 WINDOW = 20
 """ADDs whose median stands for "the first" and "the last"."""
 
@@ -98,6 +101,14 @@ def call(
     return took, json.loads(said) if said.strip() else {}
 
 
+def unpacked(folder: Path) -> Path | None:
+    """Unpack the package, if there is one, and return the plugin in it."""
+    for package in sorted(BUILT.glob("noctule_*.deb")):
+        run("dpkg-deb", "--extract", str(package), str(folder))
+        return folder / "usr/lib/noctule/package/noctule"
+    return None
+
+
 def contenders(cluster: Cluster, bundle: Path | None) -> list[Contender]:
     """Return who takes part; the reference comes before the chain that contains it."""
 
@@ -133,7 +144,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 def table(title: str, taken: dict[str, dict[str, list[float]]]) -> None:
     """Print p50 and p99 of each contender's verbs, and the ratios to both references."""
-    print(f"\n{title}")
+    print(f"\n{title}", flush=True)
     print(f"{'':10s} {'':4s} {'p50 ms':>8s} {'p99 ms':>8s} {'p50/bridge':>11s} {'p50/chain':>10s}")
     for name, verbs in taken.items():
         for verb, values in verbs.items():
@@ -147,7 +158,7 @@ def table(title: str, taken: dict[str, dict[str, list[float]]]) -> None:
 
 def one_at_a_time(cluster: Cluster, all_of: list[Contender], rounds: int) -> None:
     """Figure 1."""
-    taken = {one.name: {"ADD": [], "DEL": []} for one in all_of}  # type: dict[str, dict[str, list[float]]]
+    taken: dict[str, dict[str, list[float]]] = {one.name: {"ADD": [], "DEL": []} for one in all_of}
     for number in range(rounds + 1):
         for one in all_of:
             box = bare(cluster, f"{one.name}-{number}", "web")
@@ -209,10 +220,11 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path)
     arguments = parser.parse_args()
     with Cluster() as cluster:
+        bundle = arguments.bundle or unpacked(cluster.base / "package")
         cluster.start("n1")
         cluster.apply(POLICY)
         cluster.add("api", "n1", "api", 8080)
-        all_of = contenders(cluster, arguments.bundle)
+        all_of = contenders(cluster, bundle)
         with Namespace.open("/run/netns/n1") as node, node.enter():
             one_at_a_time(cluster, all_of, arguments.rounds)
             if arguments.parallel:
