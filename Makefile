@@ -27,8 +27,8 @@ DEB     := dist/noctule_$(VERSION)_amd64.deb
 SOURCES := $(shell find cni netconf daemon packaging -type f -not -name '*.pyc') pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit fuzz guest kernel e2e clients soak bench lab shell image \
-        packages install clean
+.PHONY: help setup demo test lint unit fuzz guest kernel e2e clients packaged soak libcni bench \
+        lab shell image packages install clean
 
 help:
 	@sed -n '/^\#/!q; s/^\# \{0,1\}//p' Makefile
@@ -56,23 +56,24 @@ unit: setup
 fuzz: setup
 	$(VENV)/python -m tests.fuzz $(TARGET) --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
 
-# Two machines side by side, for two processors; each says all it has to say when it is done.
-guest: image $(DEB)
-	@$(MAKE) --no-print-directory -j2 --output-sync=target kernel e2e
+# Two machines at a time, for two processors, the longest first; each says all it has to say when
+# it is done.
+guest: image $(DEB) libcni
+	@$(MAKE) --no-print-directory -j2 --output-sync=target e2e clients kernel packaged
 
-e2e bench: $(DEB)
-
-kernel e2e: setup
+kernel e2e clients packaged: setup
 	$(RUN) tests/lab/guest-tests.sh tests/$@ $(ARGS)
 
-e2e soak: clients
+clients soak: libcni
+
+packaged bench soak: $(DEB)
+
+libcni: setup
+	@tests/clients/libcni/build.sh
 
 soak: TIMEOUT = 7200
-soak: setup $(DEB)
-	$(RUN) tests/lab/guest-tests.sh tests/e2e --full $(ARGS)
-
-clients: setup
-	@tests/e2e/libcni/build.sh
+soak: setup
+	$(RUN) tests/lab/guest-tests.sh tests/e2e tests/clients tests/packaged --full $(ARGS)
 
 bench: setup
 	@$(RUN) tests/bench/run.sh $(ARGS)

@@ -14,17 +14,6 @@ import pytest
 from tests.e2e.cluster import NODES, PLUGIN, POLICY, Cluster
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--full``: crowds as large as what we promise; without it, as large as a build has time."""
-    parser.addoption("--full", action="store_true", help="hundreds of containers, not dozens")
-
-
-@pytest.fixture(scope="session")
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether crowds are to be of full size (``make soak``)."""
-    return bool(request.config.getoption("full"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _machine() -> None:
     """Skip where there is no root, no Noctule installed, or no kernel for it."""

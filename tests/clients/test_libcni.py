@@ -64,7 +64,7 @@ class Library:
 
 @pytest.fixture(scope="module")
 def library(lone: Cluster) -> Library:
-    assert CLIENT.exists(), f"{CLIENT} is missing: make clients builds it"
+    assert CLIENT.exists(), f"{CLIENT} is missing: make libcni builds it"
     folder = lone.base / "libcni"
     folder.mkdir()
     made = Library(lone, folder)

@@ -16,7 +16,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.cluster import HERE, PLUGIN, Cluster, Container, run, until
+from tests.e2e.cluster import PLUGIN, Cluster, Container, run, until
 
 ROOT = Path("/srv/bare")
 SECRET = "/run/secrets/mesh.key"
@@ -72,7 +72,9 @@ class Booted(Cluster):
             work.mkdir(parents=True)
             with (work / "console").open("wb") as console:
                 self._machines[node] = subprocess.Popen(
-                    [HERE / "boot.sh", node, ROOT, work], stdout=console, stderr=console
+                    [Path(__file__).parent / "boot.sh", node, ROOT, work],
+                    stdout=console,
+                    stderr=console,
                 )
         for node in nodes:
             self._init[node] = until(lambda n=node: self._systemd(n), f"systemd of {node}")

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.booted import ROOT, Booted
 from tests.e2e.cluster import PLUGIN, POLICY, Container, Failed, inside, run, until
 from tests.e2e.conftest import telling
-from tests.e2e.stream import Stream
+from tests.packaged.booted import ROOT, Booted
+from tests.packaged.stream import Stream
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]

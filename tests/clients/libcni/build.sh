@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 
-source=tests/e2e/libcni
+source=tests/clients/libcni
 packages=(golang-go golang-github-appc-cni-dev)
 tests/lab/setup.sh "${packages[@]}"
 

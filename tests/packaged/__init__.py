@@ -1,0 +1,1 @@
+"""The Debian package on machines without Python, from installation to purge."""
