@@ -230,10 +230,16 @@ def delegating(lone: Cluster, box: Container, ipam: dict[str, Any]) -> Chain:
     return chain
 
 
+def both(address: str) -> list[dict[str, Any]]:
+    """What a result says of a replica at this IPv4 address."""
+    addresses = (f"{address}/12", f"{names.address6_of(address, ULA)}/108")
+    return [{"address": one, "interface": 0} for one in addresses]
+
+
 def test_host_local(lone: Cluster, box: Bare) -> None:
     ipam = host_local(lone, rangeStart="10.64.20.10")
     chain = delegating(lone, box, ipam)
-    assert chain.add()["ips"] == [{"address": "10.64.20.10/12", "interface": 0}]
+    assert chain.add()["ips"] == both("10.64.20.10")
     assert leases(lone) == {"10.64.20.10"}
     chain.check()
 
@@ -262,10 +268,8 @@ def test_static(lone: Cluster, box: Bare) -> None:
             "dns": {"nameservers": ["192.0.2.53"]}}  # fmt: skip
     chain = delegating(lone, box, ipam)
     result = chain.add()
-    assert result["ips"] == [
-        {"address": address, "interface": 0}
-        for address in ("10.64.21.7/12", "fd4e:6f63:7475::a40:1507/108")
-    ]
+    assert result["ips"] == both("10.64.21.7")
+    assert result["ips"][1]["address"] == "fd4e:6f63:7475::a40:1507/108"
     assert result["dns"] == {"nameservers": ["127.0.0.78", "192.0.2.53"]}
     chain.check()
     chain.delete()
