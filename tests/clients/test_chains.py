@@ -20,6 +20,7 @@ from tests.e2e.bare import Bare, bare
 from tests.e2e.cluster import (
     NETWORK,
     PLUGIN,
+    ULA,
     Cluster,
     Container,
     Failed,
