@@ -32,7 +32,7 @@ PORT = 53
 DATAGRAMS = 4
 """Answered in a row before others have their turn."""
 TURN = 0.05
-"""Seconds: how long a changed file, and an attachment that had its share, wait at most."""
+"""Seconds: how long an attachment that had its share waits at most."""
 BUDGET = TURN / 10
 """Seconds of a processor in one turn: thousands of queries a second, many times what a busy
 client without a cache asks (tests/bench/resolver.py)."""
@@ -63,6 +63,11 @@ class Turns:
     def __init__(self) -> None:
         self.number = 0
         self._waiting: list[Attachment] = []
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anyone waits for the next turn."""
+        return bool(self._waiting)
 
     def wait(self, attachment: Attachment) -> None:
         """Resume `attachment` at the next turn."""

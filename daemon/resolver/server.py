@@ -1,7 +1,7 @@
 """The name servers of one node, and one loop that serves them all.
 
 1. Who is to be served follows from the state files: every attachment in phase ``ready`` whose
-   namespace is still the one that was attached. The folder is looked at 20 times a second; it
+   namespace is still the one that was attached. The folder is looked at four times a second; it
    is read only when it changed. Of a file, four fields matter, so that a daemon of another
    version does not silence its containers.
 2. What is answered follows from ``names``, which the daemon writes. While it is missing or
@@ -10,7 +10,7 @@
    ADD asks, so that the first look-up of a container finds its name server listening. That one
    file is read, so a thousand others cost an ADD nothing.
 4. A namespace that lost its path, or whose path leads to another one, is let go within a
-   second; one whose state file is gone, within a turn.
+   second; one whose state file is gone, within a quarter of one.
 5. What fails for one attachment is logged, and tried again; the others do not notice.
 """
 
@@ -36,8 +36,11 @@ from daemon.resolver.meeting import NAMES, NOT_SERVED, SERVED, SOCKET
 from netconf.errors import InvalidConfig, IOFailure, TryAgain, UnknownContainer
 from netconf.namespace import identity
 
-LOOKS = 20
-"""Turns in which every namespace is looked at once. While there is a daemon, its own collector
+FOLLOW = 0.25
+"""Seconds between looks at the files: an idle resolver wakes no more often. Only what is attached
+without a daemon waits for it."""
+LOOKS = 4
+"""Looks in which every namespace is looked at once. While there is a daemon, its own collector
 is faster, and takes the file away; without one, a second more keeps nobody waiting."""
 SETTLED = 20_000_000
 """Nanoseconds: the time a folder carries is that of the kernel's last tick, 1 to 10 ms ago. Two
@@ -68,6 +71,7 @@ class Server:
         self._wanted: dict[str, StateFile] = {}
         self._served: dict[str, Attachment] = {}
         self._complained: set[str] = set()
+        self._looked = 0
         self._stamp = 0
         self._directory: Directory | None = None
         self._directory_file: tuple[int, int] | None = None
@@ -106,13 +110,18 @@ class Server:
         self._follow_files()
         self._journal.info("ready", served=len(self._served))
         ready()
-        due = time.monotonic() + TURN
+        turn = follow = time.monotonic()
         while not stopping:
+            due = min(turn, follow) if self._turns.awaited else follow
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
                 self._handle(*key.data)
-            if time.monotonic() >= due:
-                self._turn()
-                due = time.monotonic() + TURN
+            now = time.monotonic()
+            if now >= turn:
+                self._turns.next()
+                turn = now + TURN
+            if now >= follow:
+                self._follow()
+                follow = now + FOLLOW
 
     def _handle(self, attachment: Attachment | None, handler: Callable[[], None]) -> None:
         if attachment is not None and (attachment.closed or attachment.waiting):
@@ -130,8 +139,7 @@ class Server:
 
     # --- what changes
 
-    def _turn(self) -> None:
-        self._turns.next()
+    def _follow(self) -> None:
         self._follow_names()
         try:
             stamp = self._folder.joinpath("attachments").stat().st_mtime_ns
@@ -140,7 +148,8 @@ class Server:
         if stamp != self._stamp:
             self._follow_files()
             self._stamp = stamp if time.time_ns() - stamp > SETTLED else 0
-        self._look(self._turns.number % LOOKS)
+        self._looked = (self._looked + 1) % LOOKS
+        self._look(self._looked)
 
     def _follow_names(self) -> None:
         path = self._folder / NAMES
