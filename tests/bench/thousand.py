@@ -29,9 +29,9 @@ from tests.e2e.cluster import POLICY, Cluster, Failed, until
 
 STEPS = (100, 500, 1000)
 PARALLEL = 8
-IDLE = 20.0
+IDLE = 15.0
 """Seconds of watching the processor time of a daemon that has nothing to do."""
-ALONE = 10
+ALONE = 9
 """ADDs one after the other at each step, whose median is printed."""
 
 TEXT = (
@@ -139,7 +139,7 @@ def main() -> int:
             until(lambda hub=hub: ping(hub, addresses[-1:]), f"{hub.name} to reach the last leaf")
             found = ping(hub, addresses)
             missing += [a for a in addresses if a not in found]
-            print(f"{hub.name}: {len(found)} of {len(addresses)} answer")
+            print(f"{hub.name}: {len(found)} of {len(addresses)} answer", flush=True)
         status = 1 if missing else 0
         if wanted >= STEPS[-1]:
             list(pool.map(add, [attach() for _ in range(CONTAINERS_MAX - 1 - len(leaves))]))
