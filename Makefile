@@ -12,7 +12,7 @@
 # NATIVE=1 uses this machine's own kernel instead of booting one;
 # TIMEOUT=seconds limits each boot.
 
-TIMEOUT ?= 1800
+TIMEOUT ?= 2700
 NATIVE  ?=
 ARGS    ?=
 
