@@ -13,7 +13,7 @@ import faulthandler
 import signal
 from pathlib import Path
 
-from daemon import config, journal, systemd
+from daemon import config, descriptors, journal, systemd
 from daemon.node import Node
 from netconf.errors import NoctuleError
 
@@ -29,6 +29,7 @@ def main() -> int:
     log = journal.Journal()
     try:
         settings = config.read(arguments.config)
+        descriptors.allow_most()
         log = journal.Journal(node=settings.node)
         asyncio.run(_run(settings, log))
     except NoctuleError as error:

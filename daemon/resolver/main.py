@@ -8,14 +8,13 @@ would cost more memory than all else here.
 from __future__ import annotations
 
 import argparse
-import resource
 import signal
 import socket
 from pathlib import Path
 
 import msgspec
 
-from daemon import journal, systemd, yamlfile
+from daemon import descriptors, journal, systemd, yamlfile
 from daemon.paths import Paths
 from daemon.resolver.server import Server
 from netconf.errors import InvalidConfig, IOFailure, NoctuleError
@@ -39,7 +38,7 @@ def main() -> int:
     log = journal.Journal(program="noctule-resolver")
     try:
         folder = state_folder(arguments.config)
-        _raise_limit()
+        descriptors.allow_most()
         with Server(folder, log) as server:
             server.serve(_stopped(), lambda: systemd.tell("READY=1"))
     except NoctuleError as error:
@@ -64,12 +63,6 @@ def state_folder(path: Path) -> Path:
             f'{path.name}: paths.state: "{folder}" is relative; give an absolute path'
         )
     return folder
-
-
-def _raise_limit() -> None:
-    """Two sockets for each container, and a few connections: more than the usual 1,024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _stopped() -> socket.socket:
