@@ -226,7 +226,7 @@ class Programmer:
         All of the host filter, and of the containers those that are `due`, by default all.
         """
         attachments = list(attachments)
-        found = await self._blocking(_restore_host, attachments)
+        found = await self._blocking(self._restore_host, attachments)
         for attachment in attachments if due is None else due:
             view = self._programmed.get(attachment.id)
             if view is None:
@@ -272,6 +272,24 @@ class Programmer:
             except UnknownContainer:
                 return []
 
+    def _restore_host(self, attachments: Iterable[Attachment]) -> list[str]:
+        """Put back what is missing of the host filter, its pairs excepted; say what was."""
+        ruleset.ensure_host()
+        present = host.ports()
+        found = []
+        for attachment in attachments:
+            port = (attachment.vh, attachment.mac)
+            if port in present or attachment.id not in self._programmed:
+                continue
+            host.add_port(*port)
+            # Whoever detaches says so (`forget`) before the kernel is touched: either we see it
+            # here, or its own removal of the port is yet to come.
+            if attachment.id not in self._programmed:
+                host.del_port(*port)
+            else:
+                found.append(f"host filter: port {attachment.vh} is missing")
+        return found
+
     def _restore(self, attachment: Attachment) -> list[str]:
         """Load a container's ruleset again if it is gone."""
         with Namespace.open(attachment.netns) as namespace:
@@ -297,15 +315,3 @@ def _outdated(attachment: Attachment, ula: str) -> list[str]:
         said.append(f"addresses.ula was {attachment.ula or 'absent'} and is {ula or 'absent'}")
     where = f"{attachment.id} ({attachment.service})"
     return [f"{where}: {one}; recreate the container" for one in said]
-
-
-def _restore_host(attachments: Iterable[Attachment]) -> list[str]:
-    """Put back what is missing of the host filter, its pairs excepted; say what was."""
-    ruleset.ensure_host()
-    present = host.ports()
-    found = []
-    for attachment in attachments:
-        if (attachment.vh, attachment.mac) not in present:
-            host.add_port(attachment.vh, attachment.mac)
-            found.append(f"host filter: port {attachment.vh} is missing")
-    return found

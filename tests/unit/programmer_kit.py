@@ -99,6 +99,9 @@ class Kernel:
     def add_port(self, port: str, mac: str) -> None:
         self._ports.add((port, mac))
 
+    def del_port(self, port: str, mac: str) -> None:
+        self._ports.discard((port, mac))
+
     def ensure_host(self) -> None:
         """It is always there."""
 

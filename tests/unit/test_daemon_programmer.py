@@ -278,6 +278,29 @@ def test_a_round_reads_some_in_turn_and_all_that_others_changed(
     stage.run(scene)
 
 
+def test_an_audit_does_not_bring_a_port_back_that_is_going(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = stage.add(1), stage.add(2)
+    kernel = stage.kernel
+    add_port = kernel.add_port
+
+    async def scene(made: Programmer) -> None:
+        await made.request()
+        kernel._ports.clear()
+        made.forget(one.id)  # a DEL began after the audit had asked what there is
+
+        def meanwhile(port: str, mac: str) -> None:
+            made.forget(two.id)  # ... and another amid it
+            add_port(port, mac)
+
+        monkeypatch.setattr(kernel, "add_port", meanwhile)
+        await made.audit([one, two])
+        assert kernel.ports() == set()
+
+    stage.run(scene)
+
+
 def test_a_ruleset_removed_by_hand_comes_back(stage: Stage) -> None:
     one = stage.add(1)
     stage.views[one.id] = view(*PEERS)
