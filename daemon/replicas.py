@@ -192,10 +192,13 @@ class Replicas:
                 self._journal.error("collector", error=error.message, details=error.details)
 
     async def _look(self) -> None:
-        for attachment in list(self.attachments.values()):
-            gone = identity(attachment.netns) != attachment.netns_id
-            if gone and not self._busy(attachment):
-                await self._try_remove(attachment, "namespace gone")
+        gone = [
+            attachment
+            for attachment in self.attachments.values()
+            if identity(attachment.netns) != attachment.netns_id and not self._busy(attachment)
+        ]
+        # Side by side, for most of a removal is waiting for the kernel.
+        await asyncio.gather(*(self._try_remove(one, "namespace gone") for one in gone))
         found = self._state.ids()
         vanished = self.attachments.keys() - found - self._turns.keys()
         for attachment_id in vanished:
