@@ -32,6 +32,8 @@ class Pairs:
     def want(self, attachment: str, mac: str, peers: Collection[str]) -> None:
         """`attachment`, whose MAC is `mac`, talks to the replicas at these addresses only."""
         before = self._peers.get(attachment)
+        if before is not None and before[0] == mac and before[1] is peers:
+            return
         if before is not None and before[0] != mac:
             self.forget(attachment)
             before = None

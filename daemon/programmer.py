@@ -66,8 +66,6 @@ class Programmer:
         self._programmed: dict[str, View | None] = {}
         """By attachment; None where only the kernel knows."""
         self._changing: set[str] = set()
-        self._planned: dict[str, View] = {}
-        """By attachment, what its pairs were worked out from."""
         self._pairs = Pairs()
         self._pairing = asyncio.Lock()
         """Held while the kernel's pairs change or are read: what is remembered is then true."""
@@ -134,15 +132,12 @@ class Programmer:
         work = self._plan()
         changes = []
         held = False
-        for gone in self._planned.keys() - work.attachments.keys():
-            del self._planned[gone]
+        for gone in self._pairs.known() - work.attachments.keys():
             self._pairs.forget(gone)
         for attachment in work.attachments.values():
             old = self._programmed.get(attachment.id)
             new = work.views.get(attachment.id, EMPTY)
-            if self._planned.get(attachment.id) is not new:
-                self._planned[attachment.id] = new
-                self._pairs.want(attachment.id, attachment.mac, new.peers)
+            self._pairs.want(attachment.id, attachment.mac, new.peers)
             if old is None and self.hold:
                 held = True
             elif new is not old and new != old:

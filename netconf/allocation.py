@@ -31,14 +31,13 @@ def choose(request: Request, node: NodeNet, taken: set[str], last: str) -> str:
     """
     if len(taken) >= CONTAINERS_MAX:
         raise full()
-    mine = IPv4Network(node.slice)
-    edges = {int(net[position]) for net in (IPv4Network(node.pool), mine) for position in (0, -1)}
+    mine, edges = IPv4Network(node.slice), _edges(node)
     wanted = _wanted(request, node)
     if wanted is None:
         return _next(node, edges, taken, last)
     if wanted not in mine:
         reason = f"it is not in this node's slice {mine}"
-    elif int(wanted) in edges:
+    elif wanted in edges:
         reason = "it is a network or broadcast address"
     elif str(wanted) in taken:
         reason = "another attachment has it"
@@ -67,13 +66,18 @@ def exhausted(node: NodeNet) -> AddressesExhausted:
 
 def free(node: NodeNet, taken: set[str]) -> int:
     """Return how many more containers the node can take, by addresses and by ports."""
-    mine, pool = IPv4Network(node.slice), IPv4Network(node.pool)
-    edges = {net[position] for net in (pool, mine) for position in (0, -1)}
-    usable = mine.num_addresses - sum(edge in mine for edge in edges)
+    mine = IPv4Network(node.slice)
+    usable = mine.num_addresses - sum(edge in mine for edge in _edges(node))
     return min(usable, CONTAINERS_MAX) - len(taken)
 
 
-def _next(node: NodeNet, edges: set[int], taken: set[str], last: str) -> str:
+def _edges(node: NodeNet) -> set[IPv4Address]:
+    """Return the network and broadcast addresses of pool and slice: no replica has one."""
+    networks = (IPv4Network(node.pool), IPv4Network(node.slice))
+    return {network[position] for network in networks for position in (0, -1)}
+
+
+def _next(node: NodeNet, edges: set[IPv4Address], taken: set[str], last: str) -> str:
     mine = IPv4Network(node.slice)
     first, count = int(mine.network_address), mine.num_addresses
     try:
@@ -81,10 +85,9 @@ def _next(node: NodeNet, edges: set[int], taken: set[str], last: str) -> str:
     except ValueError:
         after = first
     for step in range(1, count + 1):
-        number = first + (after - first + step) % count
-        address = str(IPv4Address(number))
-        if number not in edges and address not in taken:
-            return address
+        address = IPv4Address(first + (after - first + step) % count)
+        if address not in edges and str(address) not in taken:
+            return str(address)
     raise exhausted(node)
 
 

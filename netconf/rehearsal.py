@@ -93,6 +93,8 @@ def _play(vips: str, ula: str) -> None:
             [links.create_request("secy", "macsec", macsec.link_data(), [("IFLA_LINK", index)])]
         )
     _container(vips, ula)
+    with Namespace.own() as own:
+        ruleset.learn_container(own, vips, ula)
 
 
 def _container(vips: str = "192.0.2.0/24", ula: str = "") -> None:
@@ -100,4 +102,3 @@ def _container(vips: str = "192.0.2.0/24", ula: str = "") -> None:
         if ula:
             links.enable_ipv6(own, "lo")
         ruleset.load_container(own, vips, ula)
-        ruleset.learn_container(own, vips, ula)

@@ -171,13 +171,10 @@ def raw_attributes(raw: bytes) -> dict[int, bytes]:
     """Return each attribute in `raw` whole, with header and padding, by its type."""
     found = {}
     offset = 0
-    while offset + 4 <= len(raw):
-        length, kind = _ATTRIBUTE.unpack_from(raw, offset)
-        if length < 4 or offset + length > len(raw):
-            break
-        end = offset + length + -length % 4
-        found[kind & NLA_TYPE_MASK] = raw[offset:end].ljust(end - offset, b"\0")
-        offset = end
+    for kind, payload in attributes(raw):
+        length = 4 + len(payload) + -len(payload) % 4
+        found[kind] = raw[offset : offset + length].ljust(length, b"\0")
+        offset += length
     return found
 
 

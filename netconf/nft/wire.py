@@ -164,10 +164,6 @@ class NftSocket:
         for _, code, _ in self._errors():
             raise BatchError(code, None, None)
 
-    def dump_raw(self, kind: int, family: int, body: bytes) -> list[bytes]:
-        """Return the attributes of each object of a dump; `kind` is an NFT_MSG_GET…."""
-        return self._dump(kind, family, body)
-
     def dump(self, target: Set) -> dict[Key, Key]:
         """Return data by key of a map, or ``()`` by key of a set; OSError ENOENT if none."""
         return {key: data for (key, data), _ in self._elements(target)}
@@ -181,7 +177,7 @@ class NftSocket:
         body = string(NFTA_OBJ_TABLE, table)
         body += attribute(NFTA_OBJ_TYPE, struct.pack("!I", NFT_OBJECT_COUNTER))
         found = {}
-        for payload in self._dump(NFT_MSG_GETOBJ, family, body):
+        for payload in self.dump_raw(NFT_MSG_GETOBJ, family, body):
             parts = dict(attributes(payload))
             name = parts[NFTA_OBJ_NAME].rstrip(b"\0").decode()
             # The kernel's filter by table is only as good as its version.
@@ -215,14 +211,9 @@ class NftSocket:
 
     def delete_table(self, family: int, table: str) -> None:
         """Delete a table with all in it; OSError ENOENT if there is none."""
-        self._sequence += 1
-        body = string(NFTA_TABLE_NAME, table)
-        kind = nftables(NFT_MSG_DELTABLE)
-        delete = message(kind, NLM_F_REQUEST, self._sequence, family, body)
+        kind, body = nftables(NFT_MSG_DELTABLE), string(NFTA_TABLE_NAME, table)
         self._deleted = True
-        self._transmit(envelope((delete,), self._sequence))
-        for _, code, _ in self._errors():
-            raise BatchError(code, None, None)
+        self.transact(lambda number: [message(kind, NLM_F_REQUEST, number, family, body)])
 
     def delete_flows(self, flows: Flows) -> None:
         """Delete conntrack entries; none to delete is fine."""
@@ -253,10 +244,12 @@ class NftSocket:
     def _elements(self, target: Set) -> Iterator[tuple[Element, int]]:
         body = string(NFTA_SET_ELEM_LIST_TABLE, target.table)
         body += string(NFTA_SET_ELEM_LIST_SET, target.name)
-        for payload in self._dump(NFT_MSG_GETSETELEM, target.family, body):
+        for payload in self.dump_raw(NFT_MSG_GETSETELEM, target.family, body):
             yield from decode_elements(target, payload)
 
-    def _dump(self, kind: int, family: int, body: bytes) -> list[bytes]:
+    def dump_raw(self, kind: int, family: int, body: bytes) -> list[bytes]:
+        """Return the attributes of each object of a dump; `kind` is an NFT_MSG_GET…."""
+
         def ask(sequence: int) -> bytes:
             flags = NLM_F_REQUEST | NLM_F_DUMP
             return message(nftables(kind), flags, sequence, family, body)

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +48,7 @@ def asking(host: str, times: int = 1) -> list[str]:
     return ["sh", "-c", f"i=0; while [ $i -lt {times} ]; do {get} || exit 1; i=$((i+1)); done"]
 
 
-class Runtime:
+class Runtime(ABC):
     """What both have: a node, a folder, and the network in a file."""
 
     kind = ""
@@ -78,13 +79,13 @@ class Runtime:
     ) -> None:
         self.close()
 
+    @abstractmethod
     def open(self) -> None:
         """Start, and load the image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Remove everything."""
-        raise NotImplementedError
 
     def network(self, **fields: Any) -> Path:
         """Write the network, with `fields` for our plugin; return the folder it is in."""
