@@ -17,7 +17,7 @@ from _socket import socket as Socket  # noqa: N812  a class, whatever its name
 from time import monotonic
 
 from cni.codec import decode, encode
-from cni.result import IO_FAILURE, TRY_AGAIN_LATER, Failure, relayable
+from cni.result import IO_FAILURE, TRY_AGAIN_LATER, Failure, relayed
 
 TYPE_CHECKING = False  # the name that type checkers look for; importing typing costs 8 ms
 if TYPE_CHECKING:
@@ -248,9 +248,9 @@ def _ask(path: str, method: str, target: str, body: dict[str, object] | None) ->
         raise Lost(f"{method} {target} answered {status} with JSON that is no object")
     if status == 200:
         return value
-    code, message, details = value.get("code"), value.get("msg"), value.get("details", "")
-    if relayable(code) and isinstance(message, str) and message:
-        raise Failure(code, message, details if isinstance(details, str) else encode(details))
+    failure = relayed(value)
+    if failure is not None:
+        raise failure
     raise Lost(f"{method} {target} answered {status} without an error code")
 
 

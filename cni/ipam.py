@@ -43,7 +43,7 @@ from cni.result import (
     TRY_AGAIN_LATER,
     UNSUPPORTED_FIELD,
     Failure,
-    relayable,
+    relayed,
 )
 
 ETXTBSY = 26  # asm-generic/errno.h; importing errno costs more than the number
@@ -155,11 +155,9 @@ def _error(name: str, verb: str, code: int, stdout: bytes) -> Failure:
         value = decode(stdout)
     except ValueError:
         value = None
-    fields = value if isinstance(value, dict) else {}
-    theirs, message = fields.get("code"), fields.get("msg")
-    details = fields.get("details", "")
-    if relayable(theirs) and isinstance(message, str):
-        return Failure(theirs, f"ipam: {name}: {message}", str(details))
+    failure = relayed(value)
+    if failure is not None:
+        return Failure(failure.code, f"ipam: {name}: {failure.message}", failure.details)
     said = stdout[:400].decode("utf-8", "replace").strip()
     return Failure(INTERNAL, f"ipam: {name} ended {verb} with {code} and without an error", said)
 

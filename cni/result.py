@@ -13,10 +13,10 @@ CNI specification 1.1.0, section 5.
 
 from __future__ import annotations
 
+from cni.codec import encode
+
 TYPE_CHECKING = False  # the name that type checkers look for; importing typing costs 8 ms
 if TYPE_CHECKING:
-    from typing import TypeGuard
-
     from cni.client import Attached
     from cni.environment import Environment
 
@@ -63,12 +63,20 @@ class Failure(Exception):
         }
 
 
-def relayable(code: object) -> TypeGuard[int]:
-    """Say whether somebody else's error `code` can be passed on.
+def relayed(value: object) -> Failure | None:
+    """Return the error that somebody else's JSON `value` is, or None if it cannot be passed on.
 
-    0 or less would read as success to some runtime, and Go's library takes no ``true``.
+    A code of 0 or less would read as success to some runtime, and Go's library takes no
+    ``true``. Details that are no text are shown as the JSON they are.
     """
-    return type(code) is int and 0 < code < 1 << 31
+    if not isinstance(value, dict):
+        return None
+    code, message, details = value.get("code"), value.get("msg"), value.get("details", "")
+    if type(code) is not int or not 0 < code < 1 << 31:
+        return None
+    if not isinstance(message, str) or not message:
+        return None
+    return Failure(code, message, details if isinstance(details, str) else encode(details))
 
 
 def since(version: str, first: str) -> bool:
