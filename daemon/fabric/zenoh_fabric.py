@@ -133,7 +133,7 @@ class ZenohFabric:
             wanted = msgspec.structs.replace(
                 self._settings, connect=tuple(sorted(set(endpoints))), nodes=nodes
             )
-            mark = await asyncio.to_thread(fingerprint, wanted)
+            mark = await asyncio.to_thread(fingerprint, wanted, self._fingerprint)
             if (
                 self._session is not None
                 and mark == self._fingerprint
