@@ -24,11 +24,12 @@ from cni.codec import encode
 from cni.result import CHECK_FAILED, INTERNAL, TRY_AGAIN_LATER, Failure
 from netconf import attach as kernel
 from netconf import rehearsal
+from netconf.attachment import Attachment, NodeNet, Request
 from netconf.errors import NoctuleError, NotAvailable
 from netconf.keys import read_key
 from netconf.names import MACSEC_OVERHEAD, NAMESERVER, attachment_id
 from netconf.shaping import Bandwidth
-from netconf.state import Attachment, NodeNet, Request, State, folder_of, kept
+from netconf.state import State, folder_of, kept
 
 
 def attach(socket: str, asked: Asked, *, anew: bool) -> Attached:

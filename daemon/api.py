@@ -22,9 +22,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from daemon.journal import Journal
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
+from netconf.attachment import HostInterface
 from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NoctuleError
 from netconf.shaping import Bandwidth
-from netconf.state import HostInterface
 
 T = TypeVar("T")
 

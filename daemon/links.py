@@ -20,9 +20,10 @@ from daemon.config import Config
 from daemon.journal import Journal
 from daemon.model.records import NodeInfo
 from netconf import attach, batadv, mesh, names
+from netconf.attachment import Attachment, NodeNet
 from netconf.batadv import Originator
 from netconf.errors import InvalidConfig, NoctuleError
-from netconf.state import Attachment, NodeNet, State
+from netconf.state import State
 
 T = TypeVar("T")
 

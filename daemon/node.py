@@ -38,10 +38,11 @@ from daemon.saved import Saved
 from daemon.statements import Statements
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
 from netconf import readiness
+from netconf.attachment import Attachment
 from netconf.errors import InvalidConfig, NoctuleError, TryAgain
 from netconf.nft import host, ruleset
 from netconf.rehearsal import rehearse
-from netconf.state import Attachment, State, lead
+from netconf.state import State, lead
 
 T = TypeVar("T")
 

@@ -27,10 +27,10 @@ import msgspec
 from daemon.journal import Journal
 from daemon.pairs import Pair, Pairs
 from netconf import keys, observed, program
+from netconf.attachment import Attachment
 from netconf.errors import KernelFailure, NoctuleError, UnknownContainer
 from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
-from netconf.state import Attachment
 from netconf.view import EMPTY, View
 
 T = TypeVar("T")

@@ -26,9 +26,10 @@ from daemon.model.document import NAME
 from daemon.model.policy import Policy
 from netconf import attach, frames, names
 from netconf.attach import host_interfaces
+from netconf.attachment import Attachment, NodeNet, Request
 from netconf.errors import CheckFailure, InvalidConfig, NoctuleError
 from netconf.namespace import identity
-from netconf.state import Attachment, NodeNet, Request, State
+from netconf.state import State
 
 T = TypeVar("T")
 

@@ -18,10 +18,10 @@ from daemon.status import (
     Status,
 )
 from netconf import names
+from netconf.attachment import Attachment
 from netconf.errors import NoctuleError
 from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
-from netconf.state import Attachment
 
 if TYPE_CHECKING:
     from daemon.node import Node

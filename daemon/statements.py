@@ -15,7 +15,7 @@ from daemon.model import records
 from daemon.model.identity import Identity
 from daemon.model.records import NodeInfo, Replica, Withdrawn
 from daemon.model.store import Store
-from netconf.state import Attachment
+from netconf.attachment import Attachment
 
 FUTURE = 2**62
 """The highest version a peer is believed to remember (the year 2116): the word of one that lies

@@ -12,13 +12,10 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
-from typing import TYPE_CHECKING
 
 from netconf import names
+from netconf.attachment import NodeNet, Request
 from netconf.errors import AddressesExhausted, InvalidConfig, NodeFull
-
-if TYPE_CHECKING:
-    from netconf.state import NodeNet, Request
 
 CONTAINERS_MAX = 1019
 

@@ -27,6 +27,7 @@ import errno
 import msgspec
 
 from netconf import allocation, frames, keys, links, macsec, names, shaping
+from netconf.attachment import Attachment, HostInterface, NodeNet, Request
 from netconf.errors import (
     CheckFailure,
     InvalidConfig,
@@ -38,7 +39,7 @@ from netconf.errors import (
 from netconf.namespace import Namespace, identity
 from netconf.netlink import Netlink, doing
 from netconf.nft import host, ruleset
-from netconf.state import Attachment, HostInterface, NodeNet, Request, State
+from netconf.state import State
 
 VC_EXTRA = 8
 """The lower device's MTU above the path's: the driver reserves the 32 bytes of the long

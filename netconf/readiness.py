@@ -8,10 +8,11 @@
 from __future__ import annotations
 
 from netconf import allocation, batadv, keys, links, names
+from netconf.attachment import NodeNet
 from netconf.errors import InvalidConfig, KernelFailure, LimitedConnectivity, NotAvailable
 from netconf.netlink import doing
 from netconf.nft import host
-from netconf.state import NodeNet, State
+from netconf.state import State
 
 
 def check(node: NodeNet, state: State, key_file: str) -> None:

@@ -19,7 +19,7 @@ from daemon.model.directory import directory
 from daemon.model.policy import Policy
 from daemon.resolver.meeting import NAMES, SERVED, SOCKET
 from daemon.saved import write_whole
-from netconf.state import Attachment
+from netconf.attachment import Attachment
 
 
 class Resolver:

@@ -48,7 +48,7 @@ changes in one tick look like one, so a younger time proves nothing."""
 
 
 class StateFile(msgspec.Struct, frozen=True):
-    """What matters here of an attachment's state file (`netconf.state.Attachment`)."""
+    """What matters here of an attachment's state file (`netconf.attachment.Attachment`)."""
 
     netns: str
     netns_id: tuple[int, int]

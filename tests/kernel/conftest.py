@@ -16,8 +16,9 @@ import pytest
 
 from daemon.pairs import Pair, Pairs
 from netconf import attach, frames, mesh
+from netconf.attachment import Attachment, NodeNet, Request
 from netconf.nft import host, ruleset
-from netconf.state import Attachment, NodeNet, Request, State
+from netconf.state import State
 from netconf.view import View
 from tests.kernel.client_server import ULA
 from tests.kernel.sandbox import Node, nodes, run

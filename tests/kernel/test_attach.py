@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from netconf import attach, batadv, frames, keys, links, macsec, names
+from netconf.attachment import Attachment
 from netconf.errors import (
     CheckFailure,
     InvalidConfig,
@@ -27,7 +28,6 @@ from netconf.errors import (
 from netconf.namespace import Namespace
 from netconf.netlink import Netlink
 from netconf.nft import host, ruleset
-from netconf.state import Attachment
 from tests.kernel.conftest import SECRET, Container, MeshNode
 from tests.kernel.sandbox import Node, run
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from netconf import links, macsec, names
+from netconf.attachment import Attachment
 from netconf.errors import CheckFailure, KernelFailure
 from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
 from netconf.nft.ruleset import Denial
 from netconf.observed import differences
 from netconf.program import Programmer
-from netconf.state import Attachment
 from netconf.view import EMPTY, Peer, View
 from tests.kernel.client_server import ULA, echo_request
 from tests.kernel.conftest import SECRET, Container, MeshNode, pairs

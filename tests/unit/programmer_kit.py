@@ -20,9 +20,9 @@ from daemon import programmer as module
 from daemon.journal import Journal
 from daemon.programmer import Programmer, Work
 from netconf import program
+from netconf.attachment import Attachment
 from netconf.namespace import Namespace, identity
 from netconf.nft.elements import Key, Set
-from netconf.state import Attachment
 from netconf.view import View
 from tests.unit.test_program import ULA, FakeContainer
 

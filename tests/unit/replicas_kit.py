@@ -15,9 +15,10 @@ from daemon.api import AttachRequest, Candidate
 from daemon.journal import Journal
 from daemon.model.policy import Policy
 from daemon.replicas import Replicas
+from netconf.attachment import Attachment, NodeNet, Request
 from netconf.errors import CheckFailure, NoctuleError
 from netconf.namespace import identity
-from netconf.state import Attachment, NodeNet, Request, State
+from netconf.state import State
 from tests.unit.model_kit import policy
 
 LIMIT = 10.0

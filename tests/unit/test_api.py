@@ -18,8 +18,8 @@ import pytest
 from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest, ReadyRequest, peer_uid
 from daemon.journal import Journal
 from daemon.status import PolicyApplied, PolicyState, Status, Verification
+from netconf.attachment import HostInterface
 from netconf.errors import AddressesExhausted, IOFailure
-from netconf.state import HostInterface
 from tests.unit.test_show import EMPTY
 
 T = TypeVar("T")

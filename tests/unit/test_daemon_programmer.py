@@ -11,9 +11,9 @@ import pytest
 from daemon import programmer as module
 from daemon.programmer import Programmer
 from netconf import names, observed, program
+from netconf.attachment import Attachment
 from netconf.nft.elements import EGRESS, PEER
 from netconf.nft.wire import Batch
-from netconf.state import Attachment
 from netconf.view import EMPTY, Peer, View
 from tests.unit.programmer_kit import LIMIT, Pair, Stage
 from tests.unit.test_program import ULA

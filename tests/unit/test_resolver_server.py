@@ -29,10 +29,11 @@ from daemon.resolver import attachment as parts
 from daemon.resolver.client import Resolver
 from daemon.resolver.main import state_folder
 from daemon.resolver.server import Server
+from netconf.attachment import Attachment, NodeNet, Request
 from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, TryAgain
 from netconf.names import NAMESERVER
 from netconf.namespace import identity
-from netconf.state import Attachment, NodeNet, Request, State
+from netconf.state import State
 from tests.e2e.bare import Bare
 from tests.e2e.cluster import run, socket_in, until
 from tests.unit.model_kit import policy

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netconf import allocation, names
+from netconf.attachment import Attachment, NodeNet, Request
 from netconf.errors import (
     AddressesExhausted,
     InvalidConfig,
@@ -23,7 +24,7 @@ from netconf.errors import (
     TryAgain,
 )
 from netconf.shaping import Bandwidth
-from netconf.state import Attachment, NodeNet, Request, State
+from netconf.state import State
 
 NODE = NodeNet(
     cluster="lab",

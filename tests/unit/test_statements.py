@@ -10,7 +10,7 @@ from daemon.model import records
 from daemon.model.records import Manifest, NodeInfo
 from daemon.model.store import Store
 from daemon.statements import Statements
-from netconf.state import Attachment
+from netconf.attachment import Attachment
 from tests.unit.model_kit import KEYS, NOW, filled, identity, info, store
 
 ATTACHMENT = Attachment(

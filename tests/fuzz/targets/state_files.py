@@ -18,8 +18,9 @@ from daemon.journal import Journal
 from daemon.model.store import Store
 from daemon.resolver.server import Server
 from daemon.saved import Saved
+from netconf.attachment import NodeNet, Request
 from netconf.errors import DecodeFailure
-from netconf.state import NodeNet, Request, State
+from netconf.state import State
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, logged, outcome, require
 from tests.unit import model_kit
