@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -179,8 +180,10 @@ class State:
 
         Of a file that cannot be read, what its name tells is enough to take it down.
         """
-        name = self._names().get(attachment)
-        return self._attachment(attachment, name) if name else None
+        for name in self._listed():
+            if name.startswith(f"{attachment}@") and _said(name):
+                return self._attachment(attachment, name)
+        return None
 
     def ids(self) -> set[str]:
         """Return the id of every attachment; cheap, no file is opened."""
@@ -188,7 +191,7 @@ class State:
 
     def taken(self) -> set[str]:
         """Return the address of every attachment; cheap, no file is opened."""
-        return {_address_in(name) for name in self._names().values()}
+        return {said[1] for said in map(_said, self._listed()) if said}
 
     def all(self) -> list[Attachment]:
         """Return every attachment, sorted by id; of unreadable files what `get` returns."""
@@ -197,9 +200,11 @@ class State:
 
     def _names(self) -> dict[str, str]:
         """Return file names by id, without what dead writers left: allocation removes that."""
+        return {said[0]: name for name in self._listed() if (said := _said(name))}
+
+    def _listed(self) -> list[str]:
         with _reading(f"list {self._folder}"):
-            found = os.listdir(self._folder)  # noqa: PTH208 -- strings are enough
-        return {match[1]: match[0] for match in map(_FILE.fullmatch, found) if match}
+            return os.listdir(self._folder)  # noqa: PTH208 -- strings are enough
 
     def _attachment(self, attachment: str, name: str) -> Attachment | None:
         try:
@@ -214,9 +219,9 @@ class State:
     def _taken(self) -> dict[str, str]:
         """Return id → address of all files; remove what dead writers left. Locked."""
         taken = {}
-        for name in os.listdir(self._folder):  # noqa: PTH208 -- strings are enough
-            if match := _FILE.fullmatch(name):
-                taken[match[1]] = match[2]
+        for name in self._listed():
+            if said := _said(name):
+                taken[said[0]] = said[1]
             elif name.endswith(".tmp"):
                 (self._folder / name).unlink(missing_ok=True)
         return taken
@@ -265,8 +270,11 @@ class State:
             ) from error
 
 
-def _address_in(name: str) -> str:
-    return name.partition("@")[2].removesuffix(".json")
+@functools.lru_cache(maxsize=4096)  # each ADD lists the folder twice, and the collector all day
+def _said(name: str) -> tuple[str, str] | None:
+    """Return the attachment id and address that a file's name says; None if it is not ours."""
+    match = _FILE.fullmatch(name)
+    return (match[1], match[2]) if match else None
 
 
 def _by_name(attachment: str, name: str) -> Attachment:
@@ -280,7 +288,7 @@ def _by_name(attachment: str, name: str) -> Attachment:
         netns_id=(0, 0),
         service="",
         key_file="",
-        address=_address_in(name),
+        address=name.partition("@")[2].removesuffix(".json"),
         salt="",
         an=0,
         mtu=0,
