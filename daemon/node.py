@@ -298,10 +298,7 @@ class Node:
         made = plan.plan(
             policy,
             self.store.replicas(),
-            [
-                plan.Local(attachment=a.id, service=a.service, network=a.network, address=a.address)
-                for a in attachments.values()
-            ],
+            attachments.values(),
             node=self._config.node,
             alive=self.membership.infos().keys() - self.peers.lost,
             quality=self.links.quality(),

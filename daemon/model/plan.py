@@ -24,8 +24,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Collection, Container, Iterable, Mapping
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -43,13 +43,17 @@ NOBODY = ""
 """The address of a client that is no replica: no slot leads to it, and it sticks to nothing."""
 
 
-class Local(msgspec.Struct, frozen=True, kw_only=True):
-    """One attachment of this node."""
+class Local(Protocol):
+    """What matters here of an attachment of this node (``netconf.attachment.Attachment``)."""
 
-    attachment: str
-    service: str
-    network: str
-    address: str
+    @property
+    def id(self) -> str: ...
+    @property
+    def service(self) -> str: ...
+    @property
+    def network(self) -> str: ...
+    @property
+    def address(self) -> str: ...
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +76,7 @@ NOTHING = Plan()
 def plan(
     policy: Policy | None,
     replicas: Iterable[Replica],
-    local: Sequence[Local],
+    local: Collection[Local],
     *,
     node: str,
     alive: Container[str],
@@ -81,17 +85,17 @@ def plan(
 ) -> Plan:
     """Return the view of each `local` attachment.
 
-    `replicas` are the effective ones of ``Store.replicas``, this `node`'s included; `alive`
+    `replicas` are those of ``Store.replicas``, in its order, this `node`'s included; `alive`
     the nodes whose token is present (this node counts as alive in any case); `quality` that
     of the path to each node, 0 to 1; `previous` the last plan.
     """
     if policy is None:
-        return Plan(views={one.attachment: EMPTY for one in local})
+        return Plan(views={one.id: EMPTY for one in local})
     planner = _Planner(policy, replicas, node, alive, quality, previous)
     return Plan(
-        views={one.attachment: planner.view(one) for one in local},
+        views={one.id: planner.view(one) for one in local},
         slots=planner.slots,
-        local={one.attachment: one for one in local},
+        local={one.id: one for one in local},
         common=planner.commons,
     )
 
@@ -115,25 +119,27 @@ class _Planner:
         self.slots: dict[Group, Slots] = {}
         self.commons: dict[Group, View] = {}
         self.groups: dict[Group, list[Replica]] = {}
-        self.own: dict[str, tuple[Group, str]] = {}
-        for replica in sorted(replicas, key=lambda r: r.address):
-            group = (replica.network, replica.service)
+        self.own: dict[str, Replica] = {}
+        for replica in replicas:
             if replica.node == node:
-                self.own[replica.attachment] = (group, replica.address)
+                self.own[replica.attachment] = replica
             elif replica.node not in alive:
                 continue
-            self.groups.setdefault(group, []).append(replica)
+            self.groups.setdefault((replica.network, replica.service), []).append(replica)
 
     def view(self, local: Local) -> View:
-        group = (local.network, local.service)
         service = self.policy.services.get(local.service)
-        if service is None or self.own.get(local.attachment) != (group, local.address):
+        said = self.own.get(local.id)
+        if service is None or said is None or said.address != local.address:
+            return EMPTY
+        group = (local.network, local.service)
+        if group != (said.network, said.service):
             return EMPTY
         common = self.common(group, service)
         before = self.previous
-        known = before.local.get(local.attachment) == local
+        known = before.local.get(local.id) == local
         if known and before.common.get(group) is common:
-            return before.views[local.attachment]
+            return before.views[local.id]
         outgoing = self.policy.outgoing.get(service.id, ())
         if local.address not in common.peers and not any(
             self.policy.by_id[edge.to].sticky for edge in outgoing
@@ -143,9 +149,9 @@ class _Planner:
             peers={a: peer for a, peer in common.peers.items() if a != local.address},
             egress=common.egress,
             ingress=common.ingress,
-            slots={k: t for edge in outgoing for k, t in self.targets(edge, local).items()},
+            slots=self.slots_of(outgoing, local.network, local.address),
         )
-        last = before.views[local.attachment] if known else None
+        last = before.views[local.id] if known else None
         return last if last is not None and last == made else made
 
     def common(self, group: Group, service: Service) -> View:
@@ -160,16 +166,16 @@ class _Planner:
         """Return what any replica of `service` may see (rules 2 to 4)."""
         outgoing = self.policy.outgoing.get(service.id, ())
         incoming = self.policy.incoming.get(service.id, ())
-        nobody = Local(attachment="", service=service.name, network=network, address=NOBODY)
+        last = self.previous.common.get((network, service.name), EMPTY).peers
         return View(
             peers={
-                replica.address: Peer(address=replica.address, service=number, salts=replica.salts)
+                replica.address: _peer(replica, number, last.get(replica.address))
                 for number in sorted(self.policy.neighbours(service.id))
                 for replica in self.groups.get((network, self.policy.by_id[number].name), ())
             },
             egress=frozenset(g for edge in outgoing for g in self.grants(edge, edge.to)),
             ingress=frozenset(g for edge in incoming for g in self.grants(edge, edge.source)),
-            slots={k: t for edge in outgoing for k, t in self.targets(edge, nobody).items()},
+            slots=self.slots_of(outgoing, network, NOBODY),
         )
 
     def grants(self, edge: Edge, peer: int) -> list[Grant]:
@@ -177,30 +183,31 @@ class _Planner:
         to = self.policy.by_id[edge.to]
         return [(peer, dial[0], to.target(dial)) for dial in edge.ports]
 
-    def targets(self, edge: Edge, local: Local) -> dict[Slot, Target]:
-        """Return the load-balancing map's elements of one `edge` (rules 4 to 6)."""
-        to = self.policy.by_id[edge.to]
-        chosen = self.chosen(to, local)
-        return {
-            (to.vip, dial[0], dial[1], number): (address, to.target(dial))
-            for dial in edge.ports
-            if dial[1]
-            for number, address in enumerate(chosen)
-        }
+    def slots_of(self, outgoing: Iterable[Edge], network: str, client: str) -> dict[Slot, Target]:
+        """Return the load-balancing map of the client with this address (rules 4 to 6)."""
+        found: dict[Slot, Target] = {}
+        for edge in outgoing:
+            to = self.policy.by_id[edge.to]
+            chosen = self.chosen(to, network, client)
+            for dial in edge.ports:
+                if dial[1]:
+                    for number, address in enumerate(chosen):
+                        found[to.vip, dial[0], dial[1], number] = (address, to.target(dial))
+        return found
 
-    def chosen(self, to: Service, local: Local) -> Slots:
-        """Return the slots of one client, `local`."""
-        group = (local.network, to.name)
+    def chosen(self, to: Service, network: str, client: str) -> Slots:
+        """Return the slots of one client."""
+        group = (network, to.name)
         shared = self.shared(group, to)
-        if local.address in shared:
+        if client in shared:
             # What is left of the shared slots has hysteresis already; only where nothing is
             # left (``nearest``, and this is the nearest) the weights are asked again.
-            left: dict[str, float] = dict(Counter(a for a in shared if a != local.address))
-            others = [r for r in self.groups[group] if r.address != local.address]
+            left: dict[str, float] = dict(Counter(a for a in shared if a != client))
+            others = [r for r in self.groups[group] if r.address != client]
             weights = left or balance.weights(to, others, self.node, self.quality, shared)
             shared = balance.slots(weights, shared, self.node)
-        if to.sticky and local.address != NOBODY:
-            return balance.stick(shared, local.address)
+        if to.sticky and client != NOBODY:
+            return balance.stick(shared, client)
         return shared
 
     def shared(self, group: Group, to: Service) -> Slots:
@@ -211,3 +218,10 @@ class _Planner:
             weights = balance.weights(to, replicas, self.node, self.quality, before)
             self.slots[group] = balance.settle(weights, before, self.node)
         return self.slots[group]
+
+
+def _peer(replica: Replica, service: int, last: Peer | None) -> Peer:
+    """Return a replica as its peers see it; the `last` one if that is still true (rule 7)."""
+    if last is not None and last.salts is replica.salts and last.service == service:
+        return last
+    return Peer(address=replica.address, service=service, salts=replica.salts)

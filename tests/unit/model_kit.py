@@ -8,6 +8,8 @@ import tempfile
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import msgspec
+
 from daemon.ctl import pki
 from daemon.model.identity import Identity, Trust
 from daemon.model.policy import Policy, compile, parse
@@ -89,6 +91,20 @@ def replica(node: str, number: int, service: str = "web", **changes: object) -> 
         "salts": {0: number.to_bytes(32, "big")},
     }
     return Replica(**(fields | changes))  # type: ignore[arg-type]
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """What the planner reads of an attachment (`daemon.model.plan.Local`)."""
+
+    id: str
+    service: str
+    network: str
+    address: str
+
+
+def placed(one: Replica) -> Placed:
+    """Return the attachment that a replica's record speaks of."""
+    return Placed(one.attachment, one.service, one.network, one.address)
 
 
 def record(node: str, version: int, body: Body) -> bytes:

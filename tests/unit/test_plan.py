@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from daemon.model.balance import SLOTS
 from daemon.model.document import AllowText, Balance, Document, Port, ServiceText
-from daemon.model.plan import NOTHING, Local, Plan, plan
+from daemon.model.plan import NOTHING, Plan, plan
 from daemon.model.policy import Policy, compile
 from daemon.model.records import Replica
 from netconf.view import EMPTY, View
-from tests.unit.model_kit import SLICES, VIPS, policy, replica
+from tests.unit.model_kit import SLICES, VIPS, placed, policy, replica
 
 NODES = sorted(SLICES)
 SERVICES = ["a", "b", "c", "d"]
@@ -55,12 +55,6 @@ def clusters(draw: st.DrawFn) -> list[Replica]:
     ]
 
 
-def local(one: Replica) -> Local:
-    return Local(
-        attachment=one.attachment, service=one.service, network=one.network, address=one.address
-    )
-
-
 def planned(
     made: Policy | None,
     replicas: list[Replica],
@@ -72,7 +66,7 @@ def planned(
     return plan(
         made,
         replicas,
-        [local(one) for one in replicas if one.node == node],
+        [placed(one) for one in replicas if one.node == node],
         node=node,
         alive=set(alive),  # type: ignore[call-overload]
         quality=dict.fromkeys(NODES, 1.0) if quality is None else quality,
@@ -236,7 +230,7 @@ def test_without_a_policy_or_a_record_of_its_own_nothing_is_open() -> None:
         made = plan(
             policy(),
             [other, replicas[1]],
-            [local(replicas[0])],
+            [placed(replicas[0])],
             node="n1",
             alive=set(NODES),
             quality={},

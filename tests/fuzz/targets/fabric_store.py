@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 
 from daemon.model.identity import Trust
-from daemon.model.plan import NOTHING, Local, Plan, plan
+from daemon.model.plan import NOTHING, Plan, plan
 from daemon.model.records import Envelope, encode, to_sign
 from daemon.model.store import Outcome, Store
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, outcome, require
 from tests.fuzz.targets.fabric_records import BODIES, WORDS, packed
 from tests.unit import model_kit
-from tests.unit.model_kit import KEYS, NOW, identity
+from tests.unit.model_kit import KEYS, NOW, identity, placed
 
 NODES = ("n1", "n2")
 SIGNERS = (*NODES, "authority")
@@ -170,11 +170,7 @@ def _effect(store: Store) -> None:
 def _plan(store: Store, node: str) -> None:
     """Plan for a node: what was accepted must not stop it."""
     replicas = store.replicas()
-    local = [
-        Local(attachment=r.attachment, service=r.service, network=r.network, address=r.address)
-        for r in replicas
-        if r.node == node
-    ]
+    local = [placed(replica) for replica in replicas if replica.node == node]
 
     def planned(previous: Plan) -> Plan:
         return plan(
@@ -188,5 +184,5 @@ def _plan(store: Store, node: str) -> None:
         )
 
     made = planned(NOTHING)
-    require(set(made.views) == {one.attachment for one in local}, "each attachment has a view")
+    require(set(made.views) == {one.id for one in local}, "each attachment has a view")
     require(planned(made).views == made.views, "planning again changes nothing")
