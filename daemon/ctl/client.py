@@ -14,12 +14,14 @@ from netconf.errors import DecodeFailure, IOFailure, NoctuleError
 T = TypeVar("T")
 
 ANSWER_WITHIN = 30.0
-"""Seconds; a verify of a thousand attachments takes a few."""
+"""Seconds, but for `VERIFY_WITHIN`."""
+VERIFY_WITHIN = 300.0
+"""Seconds. A thousand containers are read back in a few, on a slow board in a minute."""
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("noctuled", timeout=ANSWER_WITHIN)
+    def __init__(self, path: Path, within: float) -> None:
+        super().__init__("noctuled", timeout=within)
         self._path = path
 
     def connect(self) -> None:
@@ -38,13 +40,21 @@ class _Problem(msgspec.Struct):
     details: str = ""
 
 
-def ask(path: Path, method: str, target: str, kind: type[T], body: bytes | None = None) -> T:
-    """Return the daemon's answer to `method` `target` as a `kind`.
+def ask(
+    path: Path,
+    method: str,
+    target: str,
+    kind: type[T],
+    body: bytes | None = None,
+    *,
+    within: float = ANSWER_WITHIN,
+) -> T:
+    """Return the daemon's answer to `method` `target`, heard `within` seconds, as a `kind`.
 
     Raises IOFailure when no daemon listens at `path`, Refused with its words when it says no,
     DecodeFailure when it says something else.
     """
-    connection = _Connection(path)
+    connection = _Connection(path, within)
     try:
         connection.request(method, target, body, {"Content-Type": "application/json"})
         response = connection.getresponse()

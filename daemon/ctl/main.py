@@ -93,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
         _print(arguments, report, show.status(report))
         return 0
     if arguments.verb == "verify":
-        found = client.ask(path, "GET", "/v1/verify", Verification)
+        found = client.ask(path, "GET", "/v1/verify", Verification, within=client.VERIFY_WITHIN)
         _print(arguments, found, show.verification(found))
         return 3 if found.differences else 0
     return _apply(arguments, path)
