@@ -1,6 +1,6 @@
 #!/bin/bash
 # Every benchmark that needs a kernel; `make bench` runs this in the lab. Arguments: the
-# names of those to run, without .py; by default all but `thousand`, which takes half an hour.
+# names of those to run, without .py; by default all but `thousand`, which takes a quarter of an hour.
 # What follows -- goes to each.
 set -eu
 cd "${NOCTULE_CHECKOUT:?set by the lab}"
