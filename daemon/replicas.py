@@ -199,8 +199,10 @@ class Replicas:
     async def _look(self, part: int) -> None:
         gone = [
             attachment
-            for attachment in list(self.attachments.values())[part::COLLECT_PARTS]
-            if identity(attachment.netns) != attachment.netns_id and not self._busy(attachment)
+            for attachment in self.attachments.values()
+            if int(attachment.id, 16) % COLLECT_PARTS == part
+            and identity(attachment.netns) != attachment.netns_id
+            and not self._busy(attachment)
         ]
         # Side by side, for most of a removal is waiting for the kernel.
         await asyncio.gather(*(self._try_remove(one, "namespace gone") for one in gone))

@@ -223,7 +223,7 @@ def test_gc_keeps_what_is_wanted_and_other_networks_and_runtimes(stage: Stage) -
     stage.run(scene)
 
 
-def test_gc_goes_on_past_errors_and_names_them_all(stage: Stage) -> None:
+def test_gc_goes_on_past_errors_and_containersthem_all(stage: Stage) -> None:
     for name in "abc":
         stage.netns(name)
 
@@ -321,6 +321,29 @@ def test_a_namespace_that_went_takes_its_attachment_along(stage: Stage, replaced
         await watching(replicas, lambda: not stage.kernel.up)
         assert (replicas.attachments, stage.state.all()) == ({}, [])
         assert len(stage.told_of("closed")) == 1
+
+    stage.run(scene)
+
+
+def test_all_that_went_is_noticed_in_one_round_of_looks(stage: Stage) -> None:
+    containers = [f"a{number}" for number in range(20)]
+    looks = 0
+    listed = stage.state.ids
+
+    def counting() -> set[str]:
+        nonlocal looks
+        looks += 1
+        return listed()
+
+    async def scene(replicas: Replicas) -> None:
+        for name in containers:
+            stage.netns(name)
+            await replicas.attach(stage.request(name))
+        stage.state.ids = counting  # type: ignore[method-assign]
+        for name in containers:
+            (stage.folder / name).unlink()
+        await watching(replicas, lambda: looks == module.COLLECT_PARTS)
+        assert (replicas.attachments, stage.kernel.up) == ({}, {})
 
     stage.run(scene)
 
