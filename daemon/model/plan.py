@@ -137,9 +137,13 @@ class _Planner:
             return EMPTY
         common = self.common(group, service)
         before = self.previous
-        known = before.local.get(local.id) == local
-        if known and before.common.get(group) is common:
-            return before.views[local.id]
+        last = before.views.get(local.id, EMPTY)
+        if (
+            last is not EMPTY  # which says nothing of what its group sees
+            and before.local.get(local.id) == local
+            and before.common.get(group) is common
+        ):
+            return last
         outgoing = self.policy.outgoing.get(service.id, ())
         if local.address not in common.peers and not any(
             self.policy.by_id[edge.to].sticky for edge in outgoing
@@ -151,8 +155,7 @@ class _Planner:
             ingress=common.ingress,
             slots=self.slots_of(outgoing, local.network, local.address),
         )
-        last = before.views[local.id] if known else None
-        return last if last is not None and last == made else made
+        return last if last == made else made
 
     def common(self, group: Group, service: Service) -> View:
         """Return the view of a client that is nobody in particular, the last one if it is equal."""

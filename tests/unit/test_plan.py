@@ -6,6 +6,7 @@ from collections import Counter
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,16 +63,27 @@ def planned(
     alive: object = NODES,
     quality: dict[str, float] | None = None,
     before: Plan | None = None,
+    attached: list[Replica] | None = None,
 ) -> Plan:
+    """Plan for `attached`, by default those of `replicas` that are on `node`."""
     return plan(
         made,
         replicas,
-        [placed(one) for one in replicas if one.node == node],
+        [placed(one) for one in attached or replicas if one.node == node],
         node=node,
         alive=set(alive),  # type: ignore[call-overload]
         quality=dict.fromkeys(NODES, 1.0) if quality is None else quality,
         previous=before or NOTHING,
     )
+
+
+EVERYBODY = """
+services:
+  web: {}
+  api: {ports: [{protocol: tcp, port: 80}]}
+  db: {ports: [{protocol: tcp, port: 1}]}
+allow: [{from: web, to: api, ports: [tcp/80]}, {from: web, to: db, ports: [tcp/1]}]
+"""
 
 
 def everywhere(made: Policy, replicas: list[Replica]) -> dict[str, View]:
@@ -167,6 +179,51 @@ def test_what_is_remembered_changes_nothing_but_which_objects_are_used(
     for attachment, view in again.views.items():
         if view == after.views[attachment] != EMPTY:
             assert view is after.views[attachment]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"salts": {0: b"\7" * 32}},
+        {"salts": {0: (2).to_bytes(32, "big"), 1: b"\7" * 32}},
+        {"address": "10.64.32.9"},
+        {"service": "db"},
+    ],
+)
+def test_no_peer_is_remembered_as_it_was(change: dict[str, object]) -> None:
+    made = policy(EVERYBODY)
+    here, there = replica("n1", 1), replica("n2", 2, "api")
+    now = [here, msgspec.structs.replace(there, **change)]
+    before = planned(made, [here, there])
+    after = planned(made, now, before=before)
+    assert after.views[here.attachment].peers == planned(made, now).views[here.attachment].peers
+    assert after.views != before.views
+
+
+def test_a_service_with_another_id_is_another_peer() -> None:
+    here, there = replica("n1", 1), replica("n2", 2, "api")
+    first = policy(EVERYBODY)
+    api = msgspec.structs.replace(first.services["api"], id=9)
+    second = msgspec.structs.replace(
+        first,
+        services=first.services | {"api": api},
+        edges=tuple(
+            msgspec.structs.replace(edge, to=9)
+            for edge in first.edges
+            if edge.to == first.services["api"].id
+        ),
+    )
+    before = planned(first, [here, there])
+    after = planned(second, [here, there], before=before)
+    assert after.views[here.attachment].peers[there.address].service == 9
+
+
+def test_an_attachment_that_did_not_count_is_opened_when_it_does() -> None:
+    here, other, there = replica("n1", 1), replica("n1", 2), replica("n2", 3, "api")
+    before = planned(policy(), [here, there], attached=[here, other])
+    assert before.views[other.attachment] == EMPTY
+    after = planned(policy(), [here, other, there], before=before)
+    assert after.views[other.attachment] == after.views[here.attachment] != EMPTY
 
 
 def test_only_the_views_that_change_are_other_objects() -> None:
