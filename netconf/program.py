@@ -54,7 +54,7 @@ DRIFT = frozenset({errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.ENODEV})
 
 
 class Attached(Protocol):
-    """What the programmer needs of an attachment (netconf.state.Attachment)."""
+    """What the programmer needs of an attachment (netconf.attachment.Attachment)."""
 
     @property
     def id(self) -> str: ...

@@ -76,7 +76,7 @@ class Failed(AssertionError):
 
 def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; with `check`, its failure says what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=330, **options)
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done
