@@ -22,6 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from daemon.node import AUDIT_EVERY
 from netconf.allocation import CONTAINERS_MAX
 from netconf.namespace import Namespace
 from tests.e2e.bare import Bare, bare
@@ -29,8 +30,8 @@ from tests.e2e.cluster import POLICY, Cluster, Failed, until
 
 STEPS = (10, 100, 500, 1000)
 PARALLEL = 8
-IDLE = 15.0
-"""Seconds of watching the processor time of a daemon that has nothing to do."""
+IDLE = AUDIT_EVERY
+"""Seconds of watching the processor time of a daemon that has nothing to do but to audit."""
 ALONE = 9
 """ADDs one after the other at each step, whose median is printed."""
 
