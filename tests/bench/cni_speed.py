@@ -33,7 +33,8 @@ from typing import Any
 
 from netconf.namespace import Namespace
 from tests.e2e.bare import Bare, bare
-from tests.e2e.cluster import PLUGIN, POLICY, Cluster, run
+from tests.e2e.cluster import PLUGIN, POLICY, Cluster
+from tests.e2e.machine import run
 
 REFERENCE = Path("/usr/lib/cni")
 """Where Debian installs containernetworking-plugins."""

@@ -22,7 +22,8 @@ import time
 from dataclasses import dataclass, field
 
 from tests.e2e.bare import bare
-from tests.e2e.cluster import POLICY, Cluster, Container
+from tests.e2e.cluster import POLICY, Cluster
+from tests.e2e.container import Container
 
 RETRANSMITS = struct.Struct("=2xB")
 """struct tcp_info of include/uapi/linux/tcp.h: tcpi_retransmits, of the timer that runs."""

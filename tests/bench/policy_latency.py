@@ -24,7 +24,8 @@ from ipaddress import IPv4Network
 
 from daemon.model import policy, records
 from daemon.model.identity import Identity
-from tests.e2e.cluster import NODES, POLICY, Cluster, inside, running, until
+from tests.e2e.cluster import NODES, POLICY, Cluster, running
+from tests.e2e.machine import inside, until
 
 OPEN = POLICY.replace("allow:\n", "allow:\n  - {from: web, to: db, ports: [tcp/5432]}\n")
 

@@ -34,7 +34,7 @@ import dnslib
 from netconf.names import NAMESERVER
 from netconf.namespace import identity
 from tests.e2e.bare import Bare
-from tests.e2e.cluster import run, socket_in
+from tests.e2e.machine import run, socket_in
 
 CHECKOUT = Path(__file__).parents[2]
 ROUNDS, QUERIES = 5, 500

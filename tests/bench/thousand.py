@@ -26,7 +26,8 @@ from daemon.node import AUDIT_EVERY
 from netconf.allocation import CONTAINERS_MAX
 from netconf.namespace import Namespace
 from tests.e2e.bare import Bare, bare
-from tests.e2e.cluster import POLICY, Cluster, Failed, until
+from tests.e2e.cluster import POLICY, Cluster, Failed
+from tests.e2e.machine import until
 
 STEPS = (10, 100, 500, 1000)
 PARALLEL = 8

@@ -22,7 +22,8 @@ from typing import Any
 
 from netconf.names import NAMESERVER
 from tests.clients.image import IMAGE, image
-from tests.e2e.cluster import NETWORK, Cluster, run, until
+from tests.e2e.cluster import NETWORK, Cluster
+from tests.e2e.machine import run, until
 
 PORT = 8080
 """Where `serving` listens: what the lab's policy says that api's port 80 leads to."""

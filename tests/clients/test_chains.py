@@ -17,19 +17,10 @@ import pytest
 
 from netconf import names
 from tests.e2e.bare import Bare, bare
-from tests.e2e.cluster import (
-    NETWORK,
-    PLUGIN,
-    ULA,
-    Cluster,
-    Container,
-    Failed,
-    inside,
-    run,
-    socket_in,
-    until,
-)
+from tests.e2e.cluster import NETWORK, PLUGIN, ULA, Cluster, Failed
+from tests.e2e.container import Container
 from tests.e2e.inventory import Bag, inventory, settle
+from tests.e2e.machine import inside, run, socket_in, until
 
 REFERENCE = Path("/usr/lib/cni")
 VERSION = "1.0.0"

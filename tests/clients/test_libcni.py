@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.bare import Bare, bare
-from tests.e2e.cluster import NETWORK, Cluster, Failed, inside, run
+from tests.e2e.cluster import NETWORK, Cluster, Failed
 from tests.e2e.inventory import Bag, inventory, settle
+from tests.e2e.machine import inside, run
 
 CLIENT = Path(os.environ.get("NOCTULE_BUILD", "build")) / "libcni"
 PLUGINS = "/opt/cni/bin:/usr/lib/cni"

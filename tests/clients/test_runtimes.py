@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.clients.runtimes import Containerd, Podman, Runtime, asking, leftovers, serving
-from tests.e2e.cluster import NETWORK, POLICY, Cluster, until
+from tests.e2e.cluster import NETWORK, POLICY, Cluster
 from tests.e2e.conftest import telling
 from tests.e2e.inventory import Bag, inventory, settle
+from tests.e2e.machine import until
 
 PATH = os.environ["PATH"]
 MANY = {True: 50, False: 10}

@@ -18,7 +18,9 @@ from typing import Any
 from netconf import names
 from netconf.namespace import Namespace
 from tests.e2e.capture import MACSEC, Capture
-from tests.e2e.cluster import HERE, NETWORK, POLICY, Cluster, Container, inside, run, until
+from tests.e2e.cluster import HERE, NETWORK, POLICY, Cluster
+from tests.e2e.container import Container
+from tests.e2e.machine import inside, run, until
 
 ENCRYPTED = 0x4C
 """TCI of the form we send, with AN 0: ES, E and C (IEEE 802.1AE 9.5)."""

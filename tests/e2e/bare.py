@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from netconf.namespace import CLONE_NEWNET
-from tests.e2e.cluster import Cluster, Container
+from tests.e2e.cluster import Cluster
+from tests.e2e.container import Container
 
 MS_BIND = 0x1000
 """include/uapi/linux/mount.h"""

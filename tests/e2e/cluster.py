@@ -24,14 +24,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from daemon.ctl import pki as make_pki
-from netconf.namespace import Namespace
+from tests.e2e.container import Container
+from tests.e2e.machine import inside, run, until
 
 HERE = Path(__file__).parent
 PLUGIN = "/opt/cni/bin/noctule"
@@ -41,8 +41,6 @@ FABRIC = {"n1": "192.0.2.1", "n2": "192.0.2.2", "n3": "198.51.100.3"}
 SLICE = {"n1": "10.64.16.0/20", "n2": "10.64.32.0/20", "n3": "10.64.48.0/20"}
 ULA = "fd4e:6f63:7475::/96"
 PORT = 7447
-PATIENCE = 90.0
-"""Seconds for anything that is waited for: emulated machines are slow, broken ones forever."""
 
 LINKS = {
     "n1": "    - interface: eth1",
@@ -72,91 +70,6 @@ class Failed(AssertionError):
         super().__init__(f"{error} {stderr}")
         self.code = error.get("code")
         self.error = error
-
-
-def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; with `check`, its failure says what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=330, **options)
-    if check and done.returncode != 0:
-        raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
-    return done
-
-
-def until(condition: Callable[[], Any], what: str, limit: float = PATIENCE) -> Any:
-    """Return the first true result of `condition`; AssertionError after `limit` seconds."""
-    end = time.monotonic() + limit
-    while True:
-        result = condition()
-        if result:
-            return result
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {limit:.0f} s in vain for: {what}")
-        time.sleep(0.02)
-
-
-def inside(namespace: str, *command: str, check: bool = True, **options: Any) -> Any:
-    """Run a command in the network namespace at a path."""
-    return run("nsenter", f"--net={namespace}", *command, check=check, **options)
-
-
-def socket_in(
-    namespace: str,
-    kind: socket.SocketKind = socket.SOCK_STREAM,
-    family: socket.AddressFamily = socket.AF_INET,
-) -> socket.socket:
-    """Return a socket that belongs to the namespace at a path."""
-    with Namespace.open(namespace) as opened, opened.enter():
-        return socket.socket(family, kind)
-
-
-@dataclass
-class Container:
-    """A process in its own network namespace, and what CNI made of it."""
-
-    name: str
-    node: str
-    service: str
-    process: subprocess.Popen[str]
-    ifname: str = "eth0"
-    result: dict[str, Any] = field(default_factory=dict)
-    add_ms: float = 0.0
-
-    @property
-    def netns(self) -> str:
-        """Path of its network namespace."""
-        return f"/proc/{self.process.pid}/ns/net"
-
-    @property
-    def address(self) -> str:
-        """Its IPv4 address, without the prefix."""
-        return str(self.result["ips"][0]["address"]).partition("/")[0]
-
-    @property
-    def address6(self) -> str:
-        """Its IPv6 address, without the prefix."""
-        return str(self.result["ips"][1]["address"]).partition("/")[0]
-
-    def dial(self, address: str, port: int, timeout: float = 20.0) -> socket.socket:
-        """Connect from inside; OSError as the kernel reports it."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket_in(self.netns, family=family)
-        sock.settimeout(timeout)
-        try:
-            sock.connect((address, port))
-        except OSError:
-            sock.close()
-            raise
-        return sock
-
-    def greet(self, address: str, port: int) -> str:
-        """Connect and return the name that answers."""
-        with self.dial(address, port) as sock, sock.makefile() as lines:
-            return lines.readline().strip()
-
-    def kill(self) -> None:
-        """End the process, and with it the namespace."""
-        self.process.kill()
-        self.process.wait()
 
 
 class Cluster:

@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from tests.e2e.capture import Capture
-from tests.e2e.cluster import FABRIC, NODES, POLICY, Cluster, Container, inside, run, until
+from tests.e2e.cluster import FABRIC, NODES, POLICY, Cluster
+from tests.e2e.container import Container
+from tests.e2e.machine import inside, run, until
 
 GOOD, BAD = "\N{HEAVY CHECK MARK}", "\N{BALLOT X}"
 DIALS = 192

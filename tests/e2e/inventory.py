@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.bare import namespaces
-from tests.e2e.cluster import Cluster, Container, inside, until
+from tests.e2e.cluster import Cluster
+from tests.e2e.container import Container
+from tests.e2e.machine import inside, until
 
 Bag = Counter[str]
 

@@ -41,7 +41,8 @@ from tests.e2e.attack import (
     settled,
 )
 from tests.e2e.capture import BATMAN, IPV4, MACSEC
-from tests.e2e.cluster import FABRIC, NETWORK, inside, run, running, socket_in, until
+from tests.e2e.cluster import FABRIC, NETWORK, running
+from tests.e2e.machine import inside, run, socket_in, until
 
 ARP, IPV6, VLAN, LLDP, ANNOUNCE = 0x0806, 0x86DD, 0x8100, 0x88CC, 0x88B5
 ETHERTYPES = (IPV4, ARP, IPV6, VLAN, LLDP, BATMAN, ANNOUNCE)

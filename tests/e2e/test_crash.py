@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.bare import Bare, bare
-from tests.e2e.cluster import PLUGIN, Cluster, Container, until
+from tests.e2e.cluster import PLUGIN, Cluster
+from tests.e2e.container import Container
 from tests.e2e.inventory import inventory, settle
+from tests.e2e.machine import until
 
 POINTS = 10
 DEATHS = 5

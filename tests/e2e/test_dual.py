@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from netconf import names
-from tests.e2e.cluster import NODES, POLICY, ULA, Cluster, until
+from tests.e2e.cluster import NODES, POLICY, ULA, Cluster
 from tests.e2e.conftest import telling
+from tests.e2e.machine import until
 
 DIALS = 192
 pytestmark = pytest.mark.timeout(600)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.bare import Bare, bare
-from tests.e2e.cluster import POLICY, Cluster, Failed, run
+from tests.e2e.cluster import POLICY, Cluster, Failed
 from tests.e2e.inventory import Bag, inventory, settle
+from tests.e2e.machine import run
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.e2e.bare import bare
-from tests.e2e.cluster import Cluster, Container, inside, run, until
+from tests.e2e.cluster import Cluster
+from tests.e2e.container import Container
+from tests.e2e.machine import inside, run, until
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ import pytest
 
 from netconf.names import NAMESERVER
 from tests.e2e.bare import bare
-from tests.e2e.cluster import POLICY, Cluster, Container, inside, socket_in, until
+from tests.e2e.cluster import POLICY, Cluster
 from tests.e2e.conftest import telling
+from tests.e2e.container import Container
+from tests.e2e.machine import inside, socket_in, until
 
 CLOSED = POLICY.replace("  - {from: web, to: api, ports: [tcp/80, icmp]}\n", "")
 NXDOMAIN = 3

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.e2e.bare import Bare, bare
-from tests.e2e.cluster import Cluster, Container, until
+from tests.e2e.cluster import Cluster
+from tests.e2e.container import Container
 from tests.e2e.inventory import Bag, inventory, settle
+from tests.e2e.machine import until
 
 CONTAINERS = {True: 200, False: 50}
 """In full size, and otherwise."""

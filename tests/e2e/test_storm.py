@@ -11,8 +11,10 @@ import pytest
 from netconf import links
 from netconf.namespace import Namespace
 from tests.e2e.bare import Bare, bare
-from tests.e2e.cluster import Cluster, Container, Failed, until
+from tests.e2e.cluster import Cluster, Failed
+from tests.e2e.container import Container
 from tests.e2e.inventory import Bag, inventory, settle
+from tests.e2e.machine import until
 
 STORM = {True: 100, False: 40}
 """ADDs, in full size and otherwise."""

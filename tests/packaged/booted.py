@@ -16,7 +16,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.cluster import PLUGIN, Cluster, Container, run, until
+from tests.e2e.cluster import PLUGIN, Cluster
+from tests.e2e.container import Container
+from tests.e2e.machine import run, until
 
 ROOT = Path("/srv/bare")
 SECRET = "/run/secrets/mesh.key"

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from tests.e2e.cluster import Container, socket_in, until
+from tests.e2e.container import Container
+from tests.e2e.machine import socket_in, until
 
 PACE = 0.05
 """Seconds between an answer and the next question: an emulated processor has more to do."""

@@ -21,8 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import PLUGIN, POLICY, Container, Failed, inside, run, until
+from tests.e2e.cluster import PLUGIN, POLICY, Failed
 from tests.e2e.conftest import telling
+from tests.e2e.container import Container
+from tests.e2e.machine import inside, run, until
 from tests.packaged.booted import ROOT, Booted
 from tests.packaged.stream import Stream
 

@@ -35,7 +35,7 @@ from netconf.names import NAMESERVER
 from netconf.namespace import identity
 from netconf.state import State
 from tests.e2e.bare import Bare
-from tests.e2e.cluster import run, socket_in, until
+from tests.e2e.machine import run, socket_in, until
 from tests.unit.model_kit import policy
 
 pytestmark = pytest.mark.skipif(
