@@ -1,4 +1,4 @@
-"""The resolver in real namespaces: who is served follows the files, and nobody starves another.
+"""The resolver in real namespaces: who is served follows the files.
 
 Loopback only, so any kernel will do; it needs root, for namespaces.
 """
@@ -7,92 +7,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import dnslib
-import msgspec
 import pytest
 
 from daemon.journal import Journal
-from daemon.resolver import attachment as parts
 from daemon.resolver.client import Resolver
 from daemon.resolver.main import state_folder
 from daemon.resolver.server import Server
-from netconf.attachment import Attachment, NodeNet, Request
 from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, TryAgain
-from netconf.names import NAMESERVER
-from netconf.namespace import identity
-from netconf.state import State
 from tests.e2e.bare import Bare
-from tests.e2e.machine import run, socket_in, until
+from tests.e2e.machine import run, until
 from tests.unit.model_kit import policy
+from tests.unit.resolver_kit import (
+    LIMIT,
+    NAMES,
+    Node,
+    becomes,
+    dial,
+    framed,
+    query,
+    resolve,
+    said,
+    serving,
+)
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/run/netns").is_dir(), reason="needs root and ip netns"
 )
-NAMES = {"addresses": {"api": ["10.80.0.1"], "db": ["10.80.0.2"]}, "known": {"web": ["api"]}}
-NODE = NodeNet(
-    cluster="lab", node="n1", pool="10.64.0.0/12", slice="10.64.16.0/20", vips="10.80.0.0/16",
-    mtu=1468,
-)  # fmt: skip
-LIMIT = 10.0
 CHECKOUT = Path(__file__).parents[2]
-
-
-class Node:
-    """A state folder, and the boxes that its files tell of."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._state = State(folder)
-        self._made: dict[str, Attachment] = {}
-        self.boxes: list[Bare] = []
-
-    def box(self, service: str = "web", phase: str = "ready", lo: str = "up") -> Bare:
-        """A new namespace and its state file."""
-        box = Bare(f"res-{secrets.token_hex(4)}", "n1", service)
-        self.boxes.append(box)
-        run("ip", "-n", box.name, "link", "set", "lo", lo)
-        found = identity(box.netns)
-        assert found is not None
-        request = Request(
-            container=box.name, ifname="eth0", netns=box.netns, network="mesh", service=service
-        )
-        self._made[box.name] = self._state.allocate(request, NODE, netns_id=found, salt=bytes(32))
-        self.tell(box, phase)
-        return box
-
-    def attachment(self, box: Bare) -> Attachment:
-        return self._made[box.name]
-
-    def file(self, box: Bare) -> Path:
-        made = self._made[box.name]
-        return self.folder / "attachments" / f"{made.id}@{made.address}.json"
-
-    def tell(self, box: Bare, phase: str = "ready") -> None:
-        """Write the state file."""
-        changes: dict[str, Any] = {"phase": phase, "netns_id": identity(box.netns)}
-        self._state.save(msgspec.structs.replace(self._made[box.name], **changes))
-
-    def names(self, content: Any) -> None:
-        """Write ``names``, as the daemon does."""
-        self.write(self.folder / "names", json.dumps(content))
-
-    def write(self, path: Path, text: str) -> None:
-        beside = path.with_suffix(".tmp")
-        beside.write_text(text)
-        beside.replace(path)
 
 
 @pytest.fixture
@@ -101,66 +51,6 @@ def node(tmp_path: Path) -> Iterator[Node]:
     yield made
     for box in made.boxes:
         box.kill()
-
-
-@contextlib.contextmanager
-def serving(node: Node) -> Iterator[Server]:
-    """A server in a thread, until the end of the block."""
-    stopped, stop = socket.socketpair()
-    ready = threading.Event()
-    with stopped, stop, Server(node.folder, Journal()) as server:
-        thread = threading.Thread(target=server.serve, args=(stopped, ready.set))
-        thread.start()
-        try:
-            assert ready.wait(LIMIT)
-            yield server
-        finally:
-            stop.send(b"x")
-            thread.join()
-
-
-def dial(box: Bare, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
-    sock = socket_in(box.netns, kind)
-    sock.settimeout(LIMIT)
-    try:
-        sock.connect((NAMESERVER, 53))
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def query(name: str = "api") -> bytes:
-    return bytes(dnslib.DNSRecord.question(name).pack())
-
-
-def framed(message: bytes) -> bytes:
-    return len(message).to_bytes(2, "big") + message
-
-
-def said(message: bytes) -> str:
-    """What an answer means: an address, "" for none, or the name of an RCODE."""
-    parsed = dnslib.DNSRecord.parse(message)
-    if parsed.header.rcode:
-        return str(dnslib.RCODE.get(parsed.header.rcode))
-    return str(parsed.a.rdata) if parsed.rr else ""
-
-
-def resolve(box: Bare, name: str = "api", patience: float = LIMIT) -> str:
-    """Ask over UDP; "refused" if nobody listens, "silence" after `patience` seconds."""
-    try:
-        with dial(box) as sock:
-            sock.settimeout(patience)
-            sock.send(query(name))
-            return said(sock.recv(2000))
-    except ConnectionRefusedError:
-        return "refused"
-    except TimeoutError:
-        return "silence"
-
-
-def becomes(what: str, box: Bare, name: str = "api") -> None:
-    until(lambda: resolve(box, name) == what, f"{name} to be {what}", LIMIT)
 
 
 # --- who is served, and what is answered
@@ -263,99 +153,6 @@ def test_a_path_that_leads_elsewhere(node: Node) -> None:
         assert resolve(again) == "refused"
         node.tell(again)
         becomes("10.80.0.1", again)
-
-
-# --- nobody harms another
-
-
-def test_a_flood_is_its_own_authors_loss(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    node.names(NAMES)
-    loud, quiet = node.box(), node.box()
-    monkeypatch.setattr(parts, "BUDGET", 0.0002)
-    with serving(node), dial(loud) as flood:
-        flood.setblocking(False)
-        message = query()
-        answered = 0
-        for _ in range(20):
-            with contextlib.suppress(BlockingIOError):
-                for _ in range(500):
-                    flood.send(message)
-            assert resolve(quiet) == "10.80.0.1"
-            with contextlib.suppress(BlockingIOError):
-                while flood.recv(512):
-                    answered += 1
-        assert answered < 20 * 500, "all of it was answered"
-        # What is in the buffer comes first, and a query that finds it full is lost.
-        until(lambda: resolve(loud, patience=0.2) == "10.80.0.1", "the flood to ebb away", LIMIT)
-
-
-def test_connections_replace_one_another(node: Node) -> None:
-    node.names(NAMES)
-    box, other = node.box(), node.box()
-    with serving(node), contextlib.ExitStack() as held:
-        held.enter_context(dial(other, socket.SOCK_STREAM))
-        socks = [
-            held.enter_context(dial(box, socket.SOCK_STREAM)) for _ in range(parts.CONNECTIONS)
-        ]
-        for sock in reversed(socks):  # the last one has been silent longest
-            sock.sendall(framed(query()))
-            assert said(sock.recv(500)[2:]) == "10.80.0.1"
-        one_more = held.enter_context(dial(box, socket.SOCK_STREAM))
-        one_more.sendall(framed(query()))
-        assert said(one_more.recv(500)[2:]) == "10.80.0.1"
-        assert not _alive(socks[-1])
-        assert all(_alive(sock) for sock in socks[:-1])
-        assert resolve(other) == "10.80.0.1"
-
-
-def _alive(sock: socket.socket) -> bool:
-    try:
-        sock.sendall(framed(query()))
-        return bool(sock.recv(500))
-    except ConnectionError:
-        return False
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [b"\0", b"\0\x20half", framed(b"x" * 1233), framed(b""), framed(b"short"), b"\xff\xff"],
-    ids=["a byte", "a part", "too long", "nothing", "no header", "longest"],
-)
-def test_connections_that_ask_nothing_end(
-    node: Node, monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
-    monkeypatch.setattr(parts, "PATIENCE", 0.2)
-    box = node.box()
-    with serving(node), dial(box, socket.SOCK_STREAM) as sock:
-        sock.sendall(sent)
-        with contextlib.suppress(ConnectionResetError):
-            assert sock.recv(100) == b""
-
-
-def test_a_client_that_does_not_read(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "BUDGET", 1.0)
-    node.names(NAMES)
-    box = node.box()
-    with serving(node):
-        with socket_in(box.netns) as sock, pytest.raises(ConnectionError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-            sock.settimeout(LIMIT)
-            sock.connect((NAMESERVER, 53))
-            while True:
-                sock.sendall(framed(query()) * 100)
-        assert resolve(box) == "10.80.0.1"
-
-
-def test_sockets_that_were_destroyed_are_made_anew(node: Node) -> None:
-    """CAP_NET_ADMIN in a container may do that (sock_diag(7), SOCK_DESTROY)."""
-    node.names(NAMES)
-    box, other = node.box(), node.box()
-    with serving(node):
-        killed = run("ip", "netns", "exec", box.name, "ss", "-KHuan", "src", NAMESERVER)
-        if NAMESERVER not in killed.stdout:
-            pytest.skip("this kernel destroys no sockets (CONFIG_INET_DIAG_DESTROY)")
-        becomes("10.80.0.1", box)
-        assert resolve(other) == "10.80.0.1"
 
 
 # --- the daemon's end, and two resolvers
