@@ -8,6 +8,7 @@ heard, nothing is revoked either. Stop: the fabric and the socket close; the ker
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import secrets
@@ -52,6 +53,9 @@ HOLD_FOR = 10.0
 """Seconds after a start in which nothing is revoked while known nodes were not yet heard."""
 AUDIT_EVERY = 30.0
 """Seconds between rounds of reading the kernel back."""
+SAVE_EVERY = 1.0
+"""Seconds between writings of all records while they keep changing; one that comes alone, and
+a policy, is written at once. What a crash loses is said again, by this node or by its peers."""
 MANIFEST_EVERY = 10.0
 """Seconds between manifests: how long a record that was lost stays unnoticed at most."""
 LOOP_AGAIN = 1.0
@@ -140,6 +144,8 @@ class Node:
         self._api = Api(self, Path(config.paths.socket), journal)
         self._planned = plan.NOTHING
         self._changed = asyncio.Event()
+        self._ruled = asyncio.Event()
+        """The policy is another one: what it forbids must not be allowed again by a crash."""
         self._saving = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._lock: int | None = None
@@ -378,6 +384,7 @@ class Node:
     def _store_changed(self, policy: bool) -> None:
         if policy:
             self.ruling.heard()
+            self._ruled.set()
         self._changed.set()
 
     # --- loops
@@ -417,6 +424,7 @@ class Node:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            self._ruled.clear()
             try:
                 await self._write()
             except NoctuleError as error:
@@ -427,7 +435,8 @@ class Node:
                 )
             except NoctuleError as error:
                 self._journal.error("fabric", error=error.message, details=error.details)
-            await asyncio.sleep(0.2)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ruled.wait(), SAVE_EVERY)
 
     async def _write(self) -> None:
         async with self._saving:
