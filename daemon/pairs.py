@@ -23,34 +23,38 @@ class Pairs:
 
     def __init__(self) -> None:
         self._peers: dict[str, tuple[str, Collection[str]]] = {}
-        """MAC and peers' addresses by attachment."""
+        """Address and peers' addresses by attachment."""
         self._users: Counter[Pair] = Counter()
         self._there: set[Pair] = set()
         self._lacking: set[Pair] = set()
         self._surplus: set[Pair] = set()
 
-    def want(self, attachment: str, mac: str, peers: Collection[str]) -> None:
-        """`attachment`, whose MAC is `mac`, talks to the replicas at these addresses only."""
+    def want(self, attachment: str, own: str, peers: Collection[str]) -> None:
+        """`attachment`, at the address `own`, talks to the replicas at these addresses only.
+
+        Every pass says so of every attachment: what was said before costs one comparison.
+        """
         before = self._peers.get(attachment)
-        if before is not None and before[0] == mac and before[1] is peers:
+        if before is not None and before[1] is peers and before[0] == own:
             return
-        if before is not None and before[0] != mac:
+        if before is not None and before[0] != own:
             self.forget(attachment)
             before = None
         old = before[1] if before is not None else ()
+        mac = names.mac_of(own)
         for address in peers:
             if address not in old:
                 self._use(mac, names.mac_of(address), 1)
         for address in old:
             if address not in peers:
                 self._use(mac, names.mac_of(address), -1)
-        self._peers[attachment] = (mac, peers)
+        self._peers[attachment] = (own, peers)
 
     def forget(self, attachment: str) -> None:
         """`attachment` is gone; never known is fine."""
-        mac, peers = self._peers.pop(attachment, ("", ()))
+        own, peers = self._peers.pop(attachment, ("", ()))
         for address in peers:
-            self._use(mac, names.mac_of(address), -1)
+            self._use(names.mac_of(own), names.mac_of(address), -1)
 
     def known(self) -> set[str]:
         """Return the attachments that were spoken of."""

@@ -137,7 +137,7 @@ class Programmer:
         for attachment in work.attachments.values():
             old = self._programmed.get(attachment.id)
             new = work.views.get(attachment.id, EMPTY)
-            self._pairs.want(attachment.id, attachment.mac, new.peers)
+            self._pairs.want(attachment.id, attachment.address, new.peers)
             if old is None and self.hold:
                 held = True
             elif new is not old and new != old:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from daemon.pairs import Pair, Pairs
-from netconf import attach, frames, mesh
+from netconf import attach, frames, mesh, names
 from netconf.attachment import Attachment, NodeNet, Request
 from netconf.nft import host, ruleset
 from netconf.state import State
@@ -30,7 +30,7 @@ VIPS = "10.80.0.0/16"
 def pairs(mac: str, view: View) -> frozenset[Pair]:
     """Return what the host filter must hold for a replica with this `mac` and `view`."""
     needed = Pairs()
-    needed.want("this one", mac, view.peers)
+    needed.want("this one", names.address_of(mac), view.peers)
     return needed.lacking()
 
 

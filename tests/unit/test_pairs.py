@@ -44,7 +44,7 @@ def test_what_is_lacking_and_what_is_too_much(taken: list[tuple[object, ...]]) -
         match step:
             case ("want", int() as number, str() as address, frozenset() as peers):
                 wanted[str(number)] = (address, peers)
-                pairs.want(str(number), names.mac_of(address), peers)
+                pairs.want(str(number), address, peers)
             case ("forget", int() as number):
                 wanted.pop(str(number), None)
                 pairs.forget(str(number))
@@ -71,10 +71,10 @@ def test_what_is_lacking_and_what_is_too_much(taken: list[tuple[object, ...]]) -
 def test_a_pair_of_two_local_replicas_stays_while_one_of_them_needs_it() -> None:
     pairs = Pairs()
     one, other = ADDRESSES[:2]
-    pairs.want("a", names.mac_of(one), {other})
-    pairs.want("b", names.mac_of(other), {one})
+    pairs.want("a", one, {other})
+    pairs.want("b", other, {one})
     pairs.changed(pairs.lacking(), ())
     pairs.forget("a")
     assert pairs.surplus() == frozenset()
-    pairs.want("b", names.mac_of(other), ())
+    pairs.want("b", other, ())
     assert pairs.surplus() == both(one, other)
