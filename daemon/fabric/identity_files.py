@@ -29,8 +29,9 @@ def fingerprint(settings: Settings, known: bytes = b"") -> bytes:
                 f"fabric.identity.{field}: cannot read {path}: {error.strerror}", details=str(error)
             ) from error
         digest.update(len(content).to_bytes(8, "big") + content)
-    if digest.digest() == known:
-        return known
+    found = digest.digest()
+    if found == known:
+        return found
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(settings.ca)
@@ -46,4 +47,4 @@ def fingerprint(settings: Settings, known: bytes = b"") -> bytes:
             f"{settings.certificate}",
             details=str(error),
         ) from error
-    return digest.digest()
+    return found

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from daemon.pairs import Pair, Pairs
-from netconf import attach, frames, mesh, names
+from netconf import attach, frames, mesh
 from netconf.attachment import Attachment, NodeNet, Request
 from netconf.nft import host, ruleset
 from netconf.state import State
@@ -27,10 +27,10 @@ SECRET = b"a secret of more than sixteen bytes"
 VIPS = "10.80.0.0/16"
 
 
-def pairs(mac: str, view: View) -> frozenset[Pair]:
-    """Return what the host filter must hold for a replica with this `mac` and `view`."""
+def pairs(address: str, view: View) -> frozenset[Pair]:
+    """Return what the host filter must hold for the replica at `address` with this `view`."""
     needed = Pairs()
-    needed.want("this one", names.address_of(mac), view.peers)
+    needed.want("this one", address, view.peers)
     return needed.lacking()
 
 

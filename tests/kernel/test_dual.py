@@ -63,7 +63,7 @@ class World:
         for place, made, view in zip(places, (self.web, self.api), self.views, strict=True):
             self.program(made, EMPTY, view)
             with place.sandbox.ns.enter():
-                host.change_pairs(pairs(made.mac, view), [])
+                host.change_pairs(pairs(made.address, view), [])
         self.listener = self.socket(1, socket.AF_INET6, socket.SOCK_STREAM)
         self.listener.bind(("", 8080))  # both families
         self.listener.listen(10)

@@ -145,7 +145,7 @@ class World:
         self.apply(self.api, EMPTY, api)
         self.apply(self.web, EMPTY, web)
         with self.home.ns.enter():
-            host.change_pairs(pairs(self.web.mac, web), [])
+            host.change_pairs(pairs(self.web.address, web), [])
         return web, api
 
     def dial(self, address=VIP, port=80):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import socket
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import dnslib
 import msgspec
+import pytest
 
 from daemon.journal import Journal
 from daemon.resolver.server import Server
@@ -29,16 +31,26 @@ NODE = NodeNet(
     mtu=1468,
 )  # fmt: skip
 LIMIT = 10.0
+NAMESPACES = pytest.mark.skipif(
+    os.geteuid() != 0 or not Path("/run/netns").is_dir(), reason="needs root and ip netns"
+)
 
 
 class Node:
-    """A state folder, and the boxes that its files tell of."""
+    """A state folder, and the boxes that its files tell of; leaving it ends the boxes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._state = State(folder)
         self._made: dict[str, Attachment] = {}
         self.boxes: list[Bare] = []
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for box in self.boxes:
+            box.kill()
 
     def box(self, service: str = "web", phase: str = "ready", lo: str = "up") -> Bare:
         """A new namespace and its state file."""

@@ -6,7 +6,6 @@ Loopback only, so any kernel will do; it needs root, for namespaces.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.e2e.machine import run, socket_in, until
 from tests.unit.resolver_kit import (
     LIMIT,
     NAMES,
+    NAMESPACES,
     Node,
     becomes,
     dial,
@@ -29,17 +29,13 @@ from tests.unit.resolver_kit import (
     serving,
 )
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/run/netns").is_dir(), reason="needs root and ip netns"
-)
+pytestmark = NAMESPACES
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    made = Node(tmp_path)
-    yield made
-    for box in made.boxes:
-        box.kill()
+    with Node(tmp_path) as made:
+        yield made
 
 
 def test_a_flood_is_its_own_authors_loss(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from tests.unit.model_kit import policy
 from tests.unit.resolver_kit import (
     LIMIT,
     NAMES,
+    NAMESPACES,
     Node,
     becomes,
     dial,
@@ -39,18 +40,14 @@ from tests.unit.resolver_kit import (
     serving,
 )
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/run/netns").is_dir(), reason="needs root and ip netns"
-)
+pytestmark = NAMESPACES
 CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    made = Node(tmp_path)
-    yield made
-    for box in made.boxes:
-        box.kill()
+    with Node(tmp_path) as made:
+        yield made
 
 
 # --- who is served, and what is answered
