@@ -11,7 +11,8 @@
    one operation at a time per attachment (`holding`);
    ``allocation`` (flock): held while a file is written or removed.
 4. Every write happens under ``allocation``; a temporary file found then is a dead
-   writer's, and removed.
+   writer's, and removed. ``last`` (the address handed out last, a hint) has none: its one
+   short write in place happens whole or not at all.
 5. The folder dies with the namespaces at reboot, so nothing is fsynced.
 """
 
@@ -34,6 +35,9 @@ from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NotAvailable
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _FILE = re.compile(rf"([0-9a-f]{{12}})@({_OCTET}(?:\.{_OCTET}){{3}})\.json")
 """An attachment's file (rule 2). No other file in the folder is ours, whatever is in it."""
+
+_LAST = len("255.255.255.255")
+"""Characters of ``last``, however short the address: each write covers the one before."""
 
 PATIENCE_SECONDS = 10.0
 """How long an operation waits for others before it gives up with TryAgain: runtimes wait
@@ -154,7 +158,7 @@ class State:
                 ula=node.ula,
             )
             self._write(self._path(attachment), attachment)
-            self._replace(self.directory / "last", address.encode())
+            self._remember(address)
         return attachment
 
     def save(self, attachment: Attachment) -> None:
@@ -228,9 +232,16 @@ class State:
 
     def _last(self) -> str:
         try:
-            return (self.directory / "last").read_text()
-        except (OSError, ValueError):
+            return (self.directory / "last").read_bytes()[:_LAST].decode("ascii", "replace").strip()
+        except OSError:
             return ""
+
+    def _remember(self, address: str) -> None:
+        last = os.open(self.directory / "last", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(last, address.ljust(_LAST).encode())
+        finally:
+            os.close(last)
 
     # -- files ---------------------------------------------------------------------------
 

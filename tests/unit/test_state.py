@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
+import os
+import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -102,7 +106,10 @@ def test_a_damaged_hint_is_no_obstacle(
     folder = tmp_path_factory.mktemp("state")
     state = State(folder)
     (folder / "last").write_bytes(hint)
-    assert allocate(state, 1).address.startswith("10.64.16.")
+    first = allocate(state, 1)
+    assert first.address.startswith("10.64.16.")
+    state.remove(first)
+    assert allocate(state, 2).address != first.address, "the hint did not recover"
 
 
 @pytest.mark.parametrize(
@@ -237,6 +244,38 @@ def test_what_a_dead_writer_left_is_removed(tmp_path: Path) -> None:
     assert state.get(made.id) == made
     state.remove(made)
     assert list(left.parent.iterdir()) == []
+
+
+def test_an_allocation_killed_anywhere_is_undone_by_a_removal(tmp_path: Path) -> None:
+    """Whichever file it was about to touch; the removal is what DEL does to the state."""
+    state = State(tmp_path)
+    allocate(state, 1)
+    usual = {path: path.stat().st_ino for path in tmp_path.rglob("*")}
+    killed = 0
+    while _allocate_and_die(state, call=killed):
+        killed += 1
+        if (left := state.get(request(2).id)) is not None:
+            state.remove(left)
+        else:
+            state.sweep(request(2).id)
+        assert {path: path.stat().st_ino for path in tmp_path.rglob("*")} == usual, killed
+    assert killed >= 4  # the lock, two files, a rename
+
+
+def _allocate_and_die(state: State, call: int) -> bool:
+    """Allocate in a process that is killed at its `call`-th touch of a file; False if it lived."""
+    pid = os.fork()
+    if pid == 0:
+        calls = itertools.count()
+
+        def watch(event: str, _: object) -> None:
+            if event in ("open", "os.rename", "os.remove") and next(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        allocate(state, 2)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
 def test_the_node_is_left_for_those_without_the_daemon(tmp_path: Path) -> None:
