@@ -152,7 +152,7 @@ def main() -> int:
                 status = 1
             except Failed as failure:
                 print(f"number {CONTAINERS_MAX + 1}: code {failure.code}: {failure.error['msg']}")
-        verified = cluster.ctl("n1", "verify", check=False)
+        verified = cluster.verify("n1")
         wrong = verified["differences"]
         print(
             f"verify: {len(wrong)} of {verified['attachments']} differ from the plan: {wrong[:5]}"

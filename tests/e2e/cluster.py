@@ -257,11 +257,23 @@ paths: {{state: {folder}/run, socket: {folder}/run/noctuled.sock, cache: {folder
         path = self.base / node / "log"
         return path.read_text() if path.exists() else ""
 
-    def ctl(self, node: str, *arguments: str, check: bool = True) -> Any:
+    def ctl(self, node: str, *arguments: str) -> Any:
         """Run ``noctulectl … --json`` against a node; return what it printed."""
-        done = run("noctulectl", "--socket", str(self.socket(node)), *arguments, "--json",
-                   check=check)  # fmt: skip
+        done = run(*self._ctl(node, *arguments))
         return json.loads(done.stdout) if done.stdout else None
+
+    def verify(self, node: str) -> Any:
+        """What ``noctulectl verify`` prints; differences are an answer, not a failure."""
+        done = run(*self._ctl(node, "verify"), check=False)
+        assert done.returncode in (0, 3), f"{done.returncode}: {done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
+
+    def differences(self, node: str) -> list[str]:
+        """Return where a node's kernel differs from its plan, a line each."""
+        return list(self.verify(node)["differences"])
+
+    def _ctl(self, node: str, *arguments: str) -> list[str]:
+        return ["noctulectl", "--socket", str(self.socket(node)), *arguments, "--json"]
 
     def api(self, node: str, method: str, target: str, body: bytes = b"") -> Any:
         """Ask the daemon directly: no process to start, so it can be used in tight loops."""

@@ -98,10 +98,7 @@ class Demo:
         near = self._forbidden(web, db.address, "n1")
         inside("/run/netns/n1", "nft", "delete", "table", "bridge", "noctule")
         far = self._forbidden(web, db.address, "n2")
-        until(
-            lambda: not self.cluster.ctl("n1", "verify", check=False)["differences"],
-            "n1 to repair its tables",
-        )
+        until(lambda: not self.cluster.differences("n1"), "n1 to repair its tables")
         inside(web.netns, "nft", "list", "table", "inet", "noctule")
         inside("/run/netns/n1", "nft", "list", "table", "bridge", "noctule")
         return (
@@ -188,9 +185,7 @@ class Demo:
             self.cluster.start(*NODES)
             self.cluster.meet(*NODES)
             back = stream.progress()
-        differences = [
-            d for n in NODES for d in self.cluster.ctl(n, "verify", check=False)["differences"]
-        ]
+        differences = [line for node in NODES for line in self.cluster.differences(node)]
         assert not differences, f"after the restart: {differences}"
         return (
             f"{dead} echoes while all daemons were dead, {back} after; "

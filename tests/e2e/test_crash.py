@@ -165,7 +165,7 @@ def test_daemon_killed(lone: Cluster, api: Container, moments: Moments, boxes: l
         assert _complete_or_nothing(lone, pair) == 1
         assert Call(lone, "DEL", pair[1]).succeeded()
     settle(lambda: inventory(lone, "n1", api, *boxes, daemon=False), before)
-    assert lone.ctl("n1", "verify")["differences"] == []
+    assert lone.differences("n1") == []
 
 
 def _killed_amid(cluster: Cluster, wanted: list[tuple[float, str, Bare]]) -> list[Call]:

@@ -127,7 +127,7 @@ def test_daemon_started_again(lone: Cluster, api: Container, ledger: Ledger) -> 
             _echo(stream)
             lone.start("n1")
             until(lambda: lone.status("n1")["ready"], "the daemon to be ready")
-            assert lone.ctl("n1", "verify")["differences"] == []
+            assert lone.differences("n1") == []
             _echo(stream)
             for one, was in zip((box, api), before, strict=True):
                 now = transmission(one)

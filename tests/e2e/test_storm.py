@@ -69,7 +69,7 @@ def test_every_add_succeeds_or_fails_cleanly(
     # What was made closed while the daemon was away is opened by its successor.
     for box in (attached[0], attached[len(attached) // 2], attached[-1]):
         until(lambda box=box: _reaches(box, lone.vip("api")), f"{box.name} to reach api")
-    until(lambda: lone.ctl("n1", "verify")["differences"] == [], "kernel and plan to agree")
+    until(lambda: lone.differences("n1") == [], "kernel and plan to agree")
 
     # A runtime calls DEL for both kinds.
     list(pool.map(lambda box: lone.cni("DEL", box), boxes))
@@ -77,7 +77,7 @@ def test_every_add_succeeds_or_fails_cleanly(
         assert _links(box) == {"lo"}
         lone.containers.pop(box.name).kill()
     settle(lambda: inventory(lone, "n1", api, daemon=False), before)
-    assert lone.ctl("n1", "verify")["differences"] == []
+    assert lone.differences("n1") == []
 
 
 def _succeeded(box: Bare, call: Future[dict[str, object]]) -> bool:
