@@ -3,9 +3,9 @@
 1. A service may look up the services that an edge lets it dial, itself only if one joins it
    to itself. Being dialled gives no name.
 2. A name is a service's, and leads to its VIP, in both families where there are two.
-3. DNS does not tell capitals from small letters (RFC 4343). Of two services that differ in
-   nothing else, the one with the lower id has the name: the older one, mostly, so that what
-   is added later takes no name away.
+3. DNS does not tell capitals from small letters (RFC 4343). policy.yaml refuses services that
+   differ in nothing else; where they are in force nevertheless, signed before that, the one
+   with the lower id has the name.
 """
 
 from __future__ import annotations

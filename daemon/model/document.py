@@ -26,6 +26,8 @@ from netconf.errors import InvalidConfig
 FILE = "policy.yaml"
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 """A cluster, node or service: as CNI names things, and short enough for an X.509 CN."""
+LABEL_MAX = 63
+"""Characters between two dots of a name in DNS, RFC 1035 section 2.3.4."""
 MAX_WEIGHT = 1_000_000.0
 """Keeps sums of weights far from the ends of a float; more than anyone can mean."""
 
@@ -102,6 +104,7 @@ def parse(text: str) -> Document:
     nodes = None if top.nodes is None else _nodes(_Field("nodes", top.nodes))
     members = _Field("services", top.services).named("service")
     services = {name: _service(field, nodes) for name, field in members}
+    _resolvable(services)
     _unique_vips(services)
     allow = tuple(_allow(field, services) for field in _Field("allow", top.allow).items())
     return Document(services=services, allow=allow, nodes=nodes)
@@ -177,6 +180,25 @@ def _balance(field: _Field, hosts: Sequence[str] | None) -> Balance:
         parts["sticky"].one_of(("client",))
     strategy = parts["strategy"].one_of(_STRATEGIES) if "strategy" in parts else "link"
     return Balance(strategy=strategy, weights=weights, sticky="sticky" in parts)
+
+
+def _resolvable(services: Iterable[str]) -> None:
+    """Services are addressed by name, so each name must be one that DNS can carry and tell from
+    the others (RFC 1035 section 2.3.4, RFC 4343)."""
+    owners: dict[str, str] = {}
+    for name in services:
+        if not all(1 <= len(label) <= LABEL_MAX for label in name.split(".")):
+            _fail(
+                f"services.{name}",
+                f"cannot be looked up: DNS wants 1 to {LABEL_MAX} characters before, between and "
+                "after dots; choose another name",
+            )
+        other = owners.setdefault(name.lower(), name)
+        if other != name:
+            _fail(
+                f"services.{name}",
+                f"differs from {other} in capitals only, which DNS does not tell apart; rename one",
+            )
 
 
 def _unique_vips(services: Mapping[str, ServiceText]) -> None:

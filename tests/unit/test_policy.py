@@ -129,6 +129,13 @@ def test_pinned_nodes_are_the_only_hosts() -> None:
             "services: {a: {vip: 10.80.0.9}, b: {vip: 10.80.0.9}}",
             "services.b.vip: 10.80.0.9 is a's already; choose another",
         ),
+        (
+            "services: {web: {}, api: {}, Web: {}}",
+            "services.Web: differs from web in capitals only, which DNS does not tell apart",
+        ),
+        (f"services: {{{'a' * 64}: {{}}}}", f"services.{'a' * 64}: cannot be looked up"),
+        ("services: {a..b: {}}", "services.a..b: cannot be looked up: DNS wants 1 to 63"),
+        ("services: {a.: {}}", "services.a.: cannot be looked up"),
         ("services: {}\nnodes: {n1: {}}", "nodes.n1: has no slice; write"),
         ("services: {}\nnodes: {n1: {slice: 10.64.16.1/20}}", 'nodes.n1.slice: "10.64.16.1/20"'),
         (

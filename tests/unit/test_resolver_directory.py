@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from daemon.model.directory import Directory, directory
-from tests.unit.model_kit import policy
+from daemon.model.document import AllowText, parse
+from daemon.model.policy import compile
+from tests.unit.model_kit import VIPS, policy
 
 ULA = "fd00:4e::/64"
 
@@ -32,13 +34,20 @@ def test_itself_only_by_an_edge() -> None:
 
 
 def test_a_name_that_differs_in_capitals_only_belongs_to_the_older_service() -> None:
+    """policy.yaml may not say so any more, but what was signed before it could not is in force."""
     ports = "{ports: [{protocol: tcp, port: 1}]}"
     old = policy(f"services: {{web: {{}}, api: {ports}}}\nallow: [{{from: web, to: api}}]")
-    both = f"services: {{API: {ports}, web: {{}}, api: {ports}}}\n"
-    new = policy(both + "allow: [{from: web, to: api}, {from: web, to: API}]", 2, old)
+    document = parse(f"services: {{api: {ports}, web: {{}}}}")
+    edges = {to: AllowText(source="web", to=to, ports=(("tcp", 1),)) for to in ("api", "API")}
+    document = msgspec.structs.replace(
+        document,
+        services={"API": document.services["api"], **document.services},
+        allow=(edges["api"], edges["API"]),
+    )
+    new = compile(document, old, VIPS, 2)
     assert directory(new, "").of("web") == {"api": (old.services["api"].vip,)}
-    alone = policy(both + "allow: [{from: web, to: API}]", 2, old)
-    assert directory(alone, "").of("web") == {}
+    document = msgspec.structs.replace(document, allow=(edges["API"],))
+    assert directory(compile(document, old, VIPS, 2), "").of("web") == {}
 
 
 def test_it_survives_the_file() -> None:
