@@ -28,7 +28,7 @@ DEB     := dist/noctule_$(VERSION)_amd64.deb
 SOURCES := $(shell find cni netconf daemon packaging -type f -not -name '*.pyc') pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit fuzz guest kernel e2e clients packaged soak libcni bench \
+.PHONY: help setup demo test lint unit fuzz guest kernel ipv4 e2e clients packaged soak libcni bench \
         lab shell image packages install clean
 
 help:
@@ -61,10 +61,15 @@ fuzz: setup
 # it is done. Each gets one: emulated processors of a machine stop one another at every change of
 # a page table, and with two each a process took 1.5 times as long to start.
 guest: image $(DEB) libcni
-	@$(MAKE) --no-print-directory -j2 --output-sync=target CPUS=1 e2e clients kernel packaged
+	@$(MAKE) --no-print-directory -j2 --output-sync=target CPUS=1 \
+		e2e clients kernel packaged $(if $(NATIVE),,ipv4)
 
 kernel e2e clients packaged: setup
 	$(RUN) tests/lab/guest-tests.sh tests/$@ $(ARGS)
+
+# A kernel that was told to have no IPv6 is another kernel.
+ipv4: setup
+	$(RUN) --append ipv6.disable=1 tests/lab/guest-tests.sh tests/kernel/test_ipv4.py $(ARGS)
 
 clients soak: libcni
 

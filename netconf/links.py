@@ -14,6 +14,7 @@ Source: net/core/rtnetlink.c, net/bridge/br_netlink.c, include/uapi/linux/if_lin
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import struct
 from pathlib import Path
@@ -200,7 +201,7 @@ def set_request(
         attrs.append(("IFLA_MTU", mtu))
     if master is not None:
         attrs.append(("IFLA_MASTER", master))
-    if quiet:
+    if quiet and has_ipv6():
         mode = [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]
         attrs.append(("IFLA_AF_SPEC", {"attrs": [("AF_INET6", {"attrs": mode})]}))
     return Request(RTM_SETLINK, message)
@@ -325,6 +326,15 @@ def route_to(rtnl: Netlink, remote: str) -> tuple[int, int | None]:
     metrics = answer.get_attr("RTA_METRICS")
     mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
     return answer.get_attr("RTA_OIF"), mtu
+
+
+@functools.cache
+def has_ipv6() -> bool:
+    """Tell whether this kernel speaks IPv6 at all (not so with ``ipv6.disable=1``).
+
+    Without, IFLA_AF_SPEC of AF_INET6 is refused (net/core/rtnetlink.c, validate_linkmsg).
+    """
+    return Path("/proc/sys/net/ipv6").exists()
 
 
 def enable_ipv6(netns: Namespace, name: str) -> None:

@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("--memory", default="4G")
     run.add_argument("--timeout", type=float, metavar="SECONDS")
     run.add_argument("--icount", action="store_true", help="one cpu, one instruction is 1 ns")
+    run.add_argument("--append", default="", metavar="WORDS", help="for the kernel's command line")
     run.add_argument("--native", action="store_true", help="on this machine's own kernel")
     run.add_argument("script", type=Path, metavar="SCRIPT")
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS")
@@ -47,6 +48,8 @@ def main() -> int:
             return _shell(args)
         if not args.script.is_file():
             return _failed(f"no such script: {args.script}")
+        if args.native and args.append:
+            return _failed("--append is for a kernel that is booted; leave out --native")
         return _run_native(args) if args.native else _run(args)
     except (image.BuildError, native.MissingError, sources.NoSourcesError) as error:
         return _failed(str(error))
@@ -61,7 +64,7 @@ def _image() -> image.Image:
 def _run(args: argparse.Namespace) -> int:
     built = _image()
     fast = not args.icount and kvm.works(built, image.cache_folder())
-    options = machine.Options(args.cpus, args.memory, args.icount, fast)
+    options = machine.Options(args.cpus, args.memory, args.icount, fast, args.append)
     with _workplace() as work:
         text, carried = payload.guest_command(args.script, args.arguments, recipe.CHECKOUT)
         files = {"command": text, "environment": payload.environment({})}

@@ -31,14 +31,14 @@ def works(image: Image, cache: Path) -> bool:
     boot_id = _BOOT_ID.read_text().strip()
     answer = recall(remembered, boot_id)
     if answer is None:
-        answer = boots(image, machine.Options(cpus=1, memory="512M", kvm=True), LIMIT)
+        answer = boots(image, machine.Options(cpus=1, memory="512M", kvm=True, append=PROBE), LIMIT)
         remember(remembered, boot_id, answer)
     return answer
 
 
 def boots(image: Image, options: machine.Options, limit: float) -> bool:
     """Whether a machine so configured reaches user space within `limit` seconds."""
-    command = [*machine.base_command(image, options, PROBE), "-serial", "stdio"]
+    command = [*machine.base_command(image, options), "-serial", "stdio"]
     with tempfile.TemporaryFile() as log:
         qemu = machine.spawn(command, log)
         try:

@@ -42,6 +42,8 @@ class Options:
     memory: str = "4G"
     icount: bool = False
     kvm: bool = False
+    append: str = ""
+    """More of the kernel's command line."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ def accelerator(options: Options) -> list[str]:
     return ["-accel", "tcg,thread=multi", "-smp", str(options.cpus), "-cpu", "max"]
 
 
-def base_command(image: Image, options: Options, kernel_arguments: str = "") -> list[str]:
+def base_command(image: Image, options: Options) -> list[str]:
     """A machine with a kernel, a serial line and nothing else."""
-    append = f"console=ttyS0 quiet panic=-1 apparmor=0 no_timer_check {kernel_arguments}"
+    append = f"console=ttyS0 quiet panic=-1 apparmor=0 no_timer_check {options.append}"
     command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     command += ["-machine", "q35", "-m", options.memory, *accelerator(options)]
     command += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
