@@ -190,7 +190,7 @@ def set_request(
     up: bool | None = None,
     noarp: bool | None = None,
 ) -> Request:
-    """Change a link; `quiet` is ``addrgenmode none``, `master` 0 frees it."""
+    """Change a link; `quiet` is ``addrgenmode none`` where there is IPv6, `master` 0 frees it."""
     message = _link(link)
     for flag, wanted in ((IFF_UP, up), (IFF_NOARP, noarp)):
         if wanted is not None:
@@ -332,9 +332,11 @@ def route_to(rtnl: Netlink, remote: str) -> tuple[int, int | None]:
 def has_ipv6() -> bool:
     """Tell whether this kernel speaks IPv6 at all (not so with ``ipv6.disable=1``).
 
-    Without, IFLA_AF_SPEC of AF_INET6 is refused (net/core/rtnetlink.c, validate_linkmsg).
+    Without, IFLA_AF_SPEC of AF_INET6 is refused (net/core/rtnetlink.c, validate_linkmsg). Where
+    /proc/sys cannot be seen the answer is yes: an error is better than a link that talks.
     """
-    return Path("/proc/sys/net/ipv6").exists()
+    sysctls = Path("/proc/sys/net")
+    return (sysctls / "ipv6").exists() or not (sysctls / "ipv4").exists()
 
 
 def enable_ipv6(netns: Namespace, name: str) -> None:
