@@ -13,13 +13,14 @@
 # TIMEOUT=seconds limits each boot, CPUS=number is what it gets.
 
 TIMEOUT ?= 2700
-CPUS    ?= 2
+CPUS    ?=
 NATIVE  ?=
 ARGS    ?=
 
 VENV    := .venv/bin
 LAB     := $(VENV)/python -m tests.lab
-RUN     := $(LAB) run --timeout $(TIMEOUT) --cpus $(CPUS) $(if $(filter-out 0,$(NATIVE)),--native)
+HERE    := $(filter-out 0,$(NATIVE))
+RUN     := $(LAB) run --timeout $(TIMEOUT) $(if $(CPUS),--cpus $(CPUS)) $(if $(HERE),--native)
 TYPED   := $(wildcard cni netconf daemon) tests/lab
 
 # The package, and what it is made of.
@@ -62,7 +63,7 @@ fuzz: setup
 # a page table, and with two each a process took 1.5 times as long to start.
 guest: image $(DEB) libcni
 	@$(MAKE) --no-print-directory -j2 --output-sync=target CPUS=1 \
-		e2e clients kernel packaged $(if $(NATIVE),,ipv4)
+		e2e clients kernel packaged $(if $(HERE),,ipv4)
 
 kernel e2e clients packaged: setup
 	$(RUN) tests/lab/guest-tests.sh tests/$@ $(ARGS)

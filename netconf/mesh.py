@@ -285,8 +285,8 @@ class _Site:
                     f"{field}: {facts.name} belongs to {other.name if other else 'another device'}"
                     f" and cannot be part of {master.name}; free it first"
                 )
-            if facts.addrgen != links.IN6_ADDR_GEN_MODE_NONE and facts.kind in ("geneve", "batadv"):
-                self._rtnl.batch([links.set_request(facts.index, quiet=True)])
+            if facts.kind in ("geneve", "batadv"):
+                self._silence(facts)
             if facts.master == 0:
                 self._rtnl.batch([links.set_request(facts.index, master=master.index)])
                 self._enslaved.append(facts.name)
@@ -307,12 +307,15 @@ class _Site:
         """Give a link of ours its MTU, silence and life, where they differ."""
         now = links.get(self._rtnl, facts.index) or facts
         with doing(f"set up {facts.name}"):
-            if now.addrgen not in (links.IN6_ADDR_GEN_MODE_NONE, -1):
-                self._rtnl.batch([links.set_request(facts.index, quiet=True)])
+            self._silence(now)
             if now.mtu != mtu:
                 self._rtnl.batch([links.set_request(facts.index, mtu=mtu)])
             if not now.up:
                 self._rtnl.batch([links.set_request(facts.index, up=True)])
+
+    def _silence(self, facts: Facts) -> None:
+        if facts.addrgen not in (links.IN6_ADDR_GEN_MODE_NONE, -1):
+            self._rtnl.batch([links.set_request(facts.index, quiet=True)])
 
 
 def _random_mac() -> str:

@@ -20,14 +20,13 @@ from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 
+from daemon.model.directory import LABEL_MAX, carried
 from daemon.yamlfile import load
 from netconf.errors import InvalidConfig
 
 FILE = "policy.yaml"
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 """A cluster, node or service: as CNI names things, and short enough for an X.509 CN."""
-LABEL_MAX = 63
-"""Characters between two dots of a name in DNS, RFC 1035 section 2.3.4."""
 MAX_WEIGHT = 1_000_000.0
 """Keeps sums of weights far from the ends of a float; more than anyone can mean."""
 
@@ -187,7 +186,7 @@ def _resolvable(services: Iterable[str]) -> None:
     the others (RFC 1035 section 2.3.4, RFC 4343)."""
     owners: dict[str, str] = {}
     for name in services:
-        if not all(1 <= len(label) <= LABEL_MAX for label in name.split(".")):
+        if not carried(name):
             _fail(
                 f"services.{name}",
                 f"cannot be looked up: DNS wants 1 to {LABEL_MAX} characters before, between and "

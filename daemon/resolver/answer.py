@@ -32,6 +32,8 @@ from ipaddress import ip_address
 
 import dnslib
 
+from daemon.model.directory import LABEL_MAX, carried
+
 TTL = 5
 """Seconds a client may remember an address. A VIP stays while replicas come and go; only a
 change of policy moves it, and nobody should have to wait for that."""
@@ -48,7 +50,8 @@ QUESTION = struct.Struct("!HH")
 RECORD = struct.Struct("!HHIH")
 """Type, class, TTL and length of the data, after the name."""
 RESPONSE, RECURSE, CHECKING_DISABLED = 0x8000, 0x0100, 0x0010
-NAME_MAX, LABEL_MAX = 255, 63
+NAME_MAX = 255
+"""Octets of a whole name, RFC 1035 section 2.3.4."""
 
 A, SOA, PTR, AAAA, OPT, IXFR, AXFR, ANY = 1, 6, 12, 28, 41, 251, 252, 255
 IN = 1
@@ -72,9 +75,9 @@ class Zone:
         """`addresses` by name. A name that DNS cannot spell can be asked for by nobody."""
         records: dict[Labels, dict[int, list[dnslib.RD]]] = {(): {SOA: [_SOA]}}
         for name, found in addresses.items():
-            labels = tuple(name.encode().split(b"."))
-            if not all(0 < len(label) <= LABEL_MAX for label in labels):
+            if not carried(name):
                 continue
+            labels = tuple(name.encode().split(b"."))
             for address in map(ip_address, found):
                 kind, data = (A, dnslib.A) if address.version == 4 else (AAAA, dnslib.AAAA)
                 own = records.setdefault(_folded(labels), {})

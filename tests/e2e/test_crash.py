@@ -150,7 +150,7 @@ def test_daemon_killed(
 ) -> None:
     """Each death hits two ADDs and two DELs at once; DEL comes before or after the restart."""
     before = inventory(lone, "n1", api, *boxes, daemon=False)
-    others = boxes[DEATHS[full] * 2 :][:2]
+    others = boxes[-2:]
     for number in range(DEATHS[full]):
         pair = boxes[number * 2 : number * 2 + 2]
         for box in others:

@@ -264,8 +264,8 @@ def test_an_allocation_killed_anywhere_is_undone_by_a_removal(tmp_path: Path) ->
 
 def _allocate_and_die(state: State, call: int) -> bool:
     """Allocate in a process that is killed at its `call`-th touch of a file; False if it lived."""
-    pid = os.fork()
-    if pid == 0:
+
+    def die() -> None:
         calls = itertools.count()
 
         def watch(event: str, _: object) -> None:
@@ -275,7 +275,12 @@ def _allocate_and_die(state: State, call: int) -> bool:
         sys.addaudithook(watch)
         allocate(state, 2)
         os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+    process = multiprocessing.get_context("fork").Process(target=die)
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
 def test_the_node_is_left_for_those_without_the_daemon(tmp_path: Path) -> None:
