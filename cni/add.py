@@ -39,7 +39,7 @@ def _delegated(
     call: Environment,
     network: Network,
     socket: str,
-    request: client.Request,
+    request: client.AttachRequest,
     dns: list[dict[str, object]],
 ) -> client.Attached:
     """Attach with the address that the delegated plugin says, and add its DNS settings."""
@@ -59,7 +59,7 @@ def _delegated(
         raise ipam.give_back(call, network, refused) from None
 
 
-def _attach(socket: str, request: client.Request) -> client.Attached:
+def _attach(socket: str, request: client.AttachRequest) -> client.Attached:
     """Attach; a Silence if nobody can know how that ended, or if it did not begin."""
     try:
         return client.attach(socket, request)

@@ -73,7 +73,7 @@ class Candidate:
         self.origin = origin
 
 
-class Request:
+class AttachRequest:
     """An attachment that a runtime speaks of: the body of attach, detach and check."""
 
     __slots__ = (
@@ -97,7 +97,7 @@ class Request:
     ) -> None:
         """`netns` is a path, empty on DEL if it is gone; `address` dotted IPv4; `mac` ``aa:…``.
 
-        `bandwidth` has the keys of ``netconf.shaping.Bandwidth``.
+        `bandwidth` has the keys of ``netconf.netlink.shaping.Bandwidth``.
         """
         self.container = container
         self.ifname = ifname
@@ -157,7 +157,7 @@ class Attached:
         self.host = host
 
 
-def attach(path: str, request: Request) -> Attached:
+def attach(path: str, request: AttachRequest) -> Attached:
     """Ask the daemon at the socket `path` to attach; Silence or Failure if it does not."""
     answer = _ask(path, "POST", "/v1/attach", request.body())
     try:
@@ -189,12 +189,12 @@ def _interfaces(value: object) -> TypeGuard[list[dict[str, object]]]:
     )
 
 
-def detach(path: str, request: Request) -> None:
+def detach(path: str, request: AttachRequest) -> None:
     """Ask the daemon to undo an attachment."""
     _ask(path, "POST", "/v1/detach", request.body())
 
 
-def check(path: str, request: Request) -> None:
+def check(path: str, request: AttachRequest) -> None:
     """Ask the daemon whether the kernel still has all of an attachment."""
     _ask(path, "POST", "/v1/check", request.body())
 

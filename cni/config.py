@@ -26,7 +26,7 @@ from _socket import AF_INET, AF_INET6, inet_pton
 from posix import getppid, readlink
 
 from cni import environment
-from cni.client import Candidate, Request
+from cni.client import AttachRequest, Candidate
 from cni.codec import decode, encode
 from cni.environment import Environment
 from cni.result import (
@@ -118,7 +118,7 @@ class Network:
             raise _invalid("key.file", f"{path!r} must be an absolute path")
         return path
 
-    def request(self, call: Environment) -> Request:
+    def request(self, call: Environment) -> AttachRequest:
         """Return the attachment ADD or CHECK speaks of; Failure 2, 4 or 7 names the field."""
         self._refuse_unknown()
         self._refuse_unsupported()
@@ -157,7 +157,7 @@ class Network:
             from cni.bandwidth import limits
 
             bandwidth = limits(runtime["bandwidth"])
-        return Request(
+        return AttachRequest(
             call.container, call.ifname, call.netns, self.name, services, self.key_file,
             address, mac, address6, self.runtime, bandwidth,
         )  # fmt: skip

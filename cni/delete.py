@@ -25,7 +25,7 @@ def delete(call: Environment, network: Network) -> None:
         socket = network.socket
     except Failure:
         socket = SOCKET
-    request = client.Request(
+    request = client.AttachRequest(
         call.container, call.ifname, call.netns, network.name, [], "", None, None
     )
     try:

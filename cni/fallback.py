@@ -19,17 +19,17 @@ from time import gmtime, monotonic, strftime
 from msgspec import structs
 
 from cni.client import Attached, Candidate
-from cni.client import Request as Asked
+from cni.client import AttachRequest as Asked
 from cni.codec import encode
 from cni.result import CHECK_FAILED, INTERNAL, TRY_AGAIN_LATER, Failure
-from netconf import attach as kernel
-from netconf import rehearsal
-from netconf.attachment import Attachment, NodeNet, Request
+from netconf import kernel_probe
+from netconf.attach import operations as kernel
+from netconf.attach.attachment import Attachment, AttachRequest, NodeNet
+from netconf.attach.state import State, folder_of, kept
 from netconf.errors import NoctuleError, NotAvailable
 from netconf.keys import read_key
 from netconf.names import MACSEC_OVERHEAD, NAMESERVER, attachment_id
-from netconf.shaping import Bandwidth
-from netconf.state import State, folder_of, kept
+from netconf.netlink.shaping import Bandwidth
 
 
 def attach(socket: str, asked: Asked, *, anew: bool) -> Attached:
@@ -100,7 +100,7 @@ def collect(socket: str, network: str, valid: list[tuple[str, str]], runtime: st
 
 def obstacles(key_file: str) -> list[str]:
     """Return, in words, what is missing for a daemon to serve the network with this secret."""
-    found = rehearsal.lacking()
+    found = kernel_probe.lacking()
     try:
         read_key(key_file)
     except NoctuleError as error:
@@ -140,8 +140,8 @@ def _node(socket: str) -> tuple[State, NodeNet]:
         ) from None
 
 
-def _request(asked: Asked) -> Request:
-    return Request(
+def _request(asked: Asked) -> AttachRequest:
+    return AttachRequest(
         container=asked.container,
         ifname=asked.ifname,
         netns=asked.netns,
@@ -167,7 +167,7 @@ def _failure(error: NoctuleError) -> Failure:
 
 
 def _log(
-    event: str, started: float, request: Request | Attachment, *, service: str, address: str
+    event: str, started: float, request: AttachRequest | Attachment, *, service: str, address: str
 ) -> None:
     line = {
         "time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()),

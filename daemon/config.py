@@ -16,7 +16,7 @@ import msgspec
 
 from daemon import yamlfile
 from daemon.fabric.interface import LEASE_MS, parse_endpoint
-from daemon.model.document import NAME
+from daemon.model.policy_file import NAME
 from daemon.paths import Paths
 from netconf import mesh, names
 from netconf.errors import InvalidConfig, IOFailure
@@ -36,7 +36,7 @@ class Addresses(msgspec.Struct, forbid_unknown_fields=True):
     """Everybody's IPv6 network, CIDR; once read, as RFC 5952 writes it. Empty: IPv4 only."""
 
 
-class Identity(msgspec.Struct, forbid_unknown_fields=True):
+class IdentityFiles(msgspec.Struct, forbid_unknown_fields=True):
     """PEM files: the CA that nodes trust, this node's certificate and its key."""
 
     ca: str
@@ -48,7 +48,7 @@ class Fabric(msgspec.Struct, forbid_unknown_fields=True):
     """Where the daemon listens for its peers (``tls/HOST:PORT``) and whom it dials."""
 
     listen: list[str]
-    identity: Identity
+    identity: IdentityFiles
     connect: list[str] = []
     confirm_ms: int = 100
     """How long ADD waits for the neighbours' confirmation, in milliseconds (0–10,000)."""

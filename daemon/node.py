@@ -18,32 +18,40 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from daemon import report
-from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest, ReadyRequest
+from daemon.api import status
+from daemon.api.messages import (
+    AttachAnswer,
+    GCRequest,
+    PolicyApplied,
+    PolicyState,
+    ReadyRequest,
+    Status,
+    Verification,
+)
+from daemon.api.server import Api
+from daemon.attachments.lifecycle import Attachments
+from daemon.cluster.exchange import Exchange
+from daemon.cluster.membership import Membership
+from daemon.cluster.publisher import Publisher
+from daemon.cluster.rollout import Rollout
+from daemon.cluster.snapshot import Snapshot
 from daemon.config import Config
 from daemon.fabric import Settings
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from daemon.journal import Journal
-from daemon.links import Links
-from daemon.membership import Membership
+from daemon.mesh.local_mesh import LocalMesh
 from daemon.model import plan
 from daemon.model.identity import Identity, Trust
 from daemon.model.records import NodeInfo
 from daemon.model.store import Store
-from daemon.peers import Peers
-from daemon.programmer import Programmer, Work
-from daemon.replicas import Replicas
+from daemon.reconcile.reconciler import Reconciler, Work
 from daemon.resolver.client import Resolver
-from daemon.ruling import Ruling
-from daemon.saved import Saved
-from daemon.statements import Statements
-from daemon.status import PolicyApplied, PolicyState, Status, Verification
-from netconf import readiness
-from netconf.attachment import Attachment
+from netconf.attach import cni_status
+from netconf.attach.attachment import Attachment, AttachRequest
+from netconf.attach.state import State, lead
 from netconf.errors import InvalidConfig, NoctuleError, TryAgain
+from netconf.kernel_probe import probe_kernel
 from netconf.nft import host, ruleset
-from netconf.rehearsal import rehearse
-from netconf.state import State, lead
 
 T = TypeVar("T")
 
@@ -79,13 +87,13 @@ class Node:
         trust = Trust.load(Path(paths.ca), Path(config.policy.authority))
         trust.verify_node(self._identity.pem, config.node, time.time())
         self.store = Store(config.cluster, trust)
-        self._saved = Saved(Path(config.paths.state), Path(config.paths.cache), self.store)
+        self._saved = Snapshot(Path(config.paths.state), Path(config.paths.cache), self.store)
         for problem in self._saved.load(time.time()):
             journal.warning("saved records", problem=problem)
         self.membership = Membership(config.node, config.fabric.connect, self.store)
         self._executor = ThreadPoolExecutor(WORKERS, "kernel")
         self._state = State(Path(config.paths.state))
-        self.links = Links(
+        self.links = LocalMesh(
             config,
             self._state,
             self._executor,
@@ -94,7 +102,7 @@ class Node:
             attachments=lambda: list(self.replicas.attachments.values()),
             changed=self._replan,
         )
-        self.programmer = Programmer(self._plan, config.addresses.vips, self._executor, journal)
+        self.programmer = Reconciler(self._plan, config.addresses.vips, self._executor, journal)
         self._fabric = ZenohFabric(
             Settings(
                 cluster=config.cluster,
@@ -108,7 +116,7 @@ class Node:
                 lease_ms=config.fabric.lease_ms,
             )
         )
-        self.peers = Peers(
+        self.peers = Exchange(
             config.node,
             self.store,
             self._fabric,
@@ -118,10 +126,10 @@ class Node:
             changed=self._store_changed,
             journal=journal,
         )
-        self._statements = Statements(
+        self._statements = Publisher(
             self._identity, self.store, self.peers.take, self._fabric.publish
         )
-        self.ruling = Ruling(
+        self.ruling = Rollout(
             config,
             self.store,
             self.membership,
@@ -130,7 +138,7 @@ class Node:
             self._fabric.publish,
             journal,
         )
-        self.replicas = Replicas(
+        self.replicas = Attachments(
             lambda: self.links.facts,
             self._state,
             self._executor,
@@ -167,7 +175,7 @@ class Node:
         await self.links.start()
         await self._blocking(ruleset.ensure_host)
         addresses = self._config.addresses
-        await self._blocking(rehearse, addresses.vips, addresses.ula)
+        await self._blocking(probe_kernel, addresses.vips, addresses.ula)
         self._statements.info(self._info())
         await self._adopt()
         self._start(self.programmer.run)
@@ -267,14 +275,14 @@ class Node:
 
     async def can_attach(self, request: ReadyRequest) -> None:
         """STATUS."""
-        await self._blocking(readiness.check, self.links.facts, self._state, request.key_file)
+        await self._blocking(cni_status.check, self.links.facts, self._state, request.key_file)
 
     async def status(self) -> Status:
         """Everything this node knows."""
         counters = await self._blocking(
-            report.counters, list(self.replicas.attachments.values()), dict(self.store.counts)
+            status.counters, list(self.replicas.attachments.values()), dict(self.store.counts)
         )
-        return report.status(self, counters)
+        return status.status(self, counters)
 
     async def verify(self) -> Verification:
         """Read the kernel back and compare; what differs is mended by the next pass."""

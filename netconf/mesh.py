@@ -24,10 +24,11 @@ from typing import Literal
 
 import msgspec
 
-from netconf import batadv, links, names
+from netconf import names
 from netconf.errors import InvalidConfig
-from netconf.links import Facts
-from netconf.netlink import Netlink, Request, doing
+from netconf.netlink import batadv, links
+from netconf.netlink.links import Facts
+from netconf.netlink.socket import Netlink, NetlinkRequest, doing
 
 BATADV_OVERHEAD = 32
 MTU_MAX = 1500
@@ -184,7 +185,7 @@ class _Site:
         for name in reversed(self._made):
             self._try(links.delete_request(name))
 
-    def _try(self, request: Request) -> None:
+    def _try(self, request: NetlinkRequest) -> None:
         try:
             self._rtnl.batch([request])
         except OSError:

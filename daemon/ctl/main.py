@@ -18,11 +18,11 @@ from pathlib import Path
 import msgspec
 
 from daemon import config
+from daemon.api.messages import PolicyApplied, PolicyState, Status, Verification
 from daemon.ctl import client, pki, show
 from daemon.model import policy, records
 from daemon.model.identity import SigningKey
 from daemon.paths import Paths
-from daemon.status import PolicyApplied, PolicyState, Status, Verification
 from netconf.errors import IOFailure, NoctuleError
 
 DEFAULT_SOCKET = Paths().socket

@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from daemon.model.document import NAME
 from daemon.model.identity import NODE_UNIT, Identity
+from daemon.model.policy_file import NAME
 from netconf.errors import InvalidConfig, IOFailure
 
 AUTHORITY = "authority"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from daemon.status import Status, Verification
+from daemon.api.messages import Status, Verification
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

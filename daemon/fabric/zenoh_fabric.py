@@ -33,8 +33,8 @@ from daemon.fabric.interface import (
     Settings,
 )
 from daemon.fabric.keys import Keys, check_name
+from daemon.fabric.link_repair import CHECK, LinkRepair
 from daemon.fabric.presence import Presence
-from daemon.fabric.split import CHECK, SplitWatch
 from daemon.fabric.zenoh_session import Handlers, Session
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class ZenohFabric:
 
     async def _watch_links(self) -> None:
         """Reopen the session when a link carries no token, or when there is none."""
-        watch = SplitWatch()
+        watch = LinkRepair()
         pause = CHECK
         while True:
             await asyncio.sleep(pause)
@@ -197,7 +197,7 @@ class ZenohFabric:
                     log.warning("fabric, trying again in %g s: %s", RETRY, error)
                     pause = RETRY
 
-    async def _mend(self, watch: SplitWatch) -> None:
+    async def _mend(self, watch: LinkRepair) -> None:
         """Look once; reopen if need be."""
         if self._session is None:
             await self._reopen()

@@ -33,7 +33,7 @@ from daemon.model import balance
 from daemon.model.balance import Slots
 from daemon.model.policy import Edge, Policy, Service
 from daemon.model.records import Replica
-from netconf.view import EMPTY, Grant, Peer, Slot, Target, View
+from netconf.program.desired import EMPTY, Desired, Grant, Peer, Slot, Target
 
 Group: TypeAlias = tuple[str, str]
 """(network, service name): the replicas that one client can dial under one VIP."""
@@ -44,7 +44,7 @@ NOBODY = ""
 
 
 class Local(Protocol):
-    """What matters here of an attachment of this node (``netconf.attachment.Attachment``)."""
+    """What matters here of an attachment of this node (`netconf.attach.attachment`)."""
 
     @property
     def id(self) -> str: ...
@@ -59,13 +59,13 @@ class Local(Protocol):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What follows, and what the next plan follows from."""
 
-    views: dict[str, View] = {}
+    views: dict[str, Desired] = {}
     """By attachment id; every local attachment has one."""
     slots: dict[Group, Slots] = {}
     """The slots in use."""
     local: dict[str, Local] = {}
     """What was planned for, by attachment id."""
-    common: dict[Group, View] = {}
+    common: dict[Group, Desired] = {}
     """The view of a client that is nobody in particular (rule 7)."""
 
 
@@ -117,7 +117,7 @@ class _Planner:
         self.quality = quality
         self.previous = previous
         self.slots: dict[Group, Slots] = {}
-        self.commons: dict[Group, View] = {}
+        self.commons: dict[Group, Desired] = {}
         self.groups: dict[Group, list[Replica]] = {}
         self.own: dict[str, Replica] = {}
         for replica in replicas:
@@ -127,7 +127,7 @@ class _Planner:
                 continue
             self.groups.setdefault((replica.network, replica.service), []).append(replica)
 
-    def view(self, local: Local) -> View:
+    def view(self, local: Local) -> Desired:
         service = self.policy.services.get(local.service)
         said = self.own.get(local.id)
         if service is None or said is None or said.address != local.address:
@@ -149,7 +149,7 @@ class _Planner:
             self.policy.by_id[edge.to].sticky for edge in outgoing
         ):
             return common
-        made = View(
+        made = Desired(
             peers={a: peer for a, peer in common.peers.items() if a != local.address},
             egress=common.egress,
             ingress=common.ingress,
@@ -157,7 +157,7 @@ class _Planner:
         )
         return last if last == made else made
 
-    def common(self, group: Group, service: Service) -> View:
+    def common(self, group: Group, service: Service) -> Desired:
         """Return the view of a client that is nobody in particular, the last one if it is equal."""
         if group not in self.commons:
             made = self.view_of(group[0], service)
@@ -165,12 +165,12 @@ class _Planner:
             self.commons[group] = last if last is not None and last == made else made
         return self.commons[group]
 
-    def view_of(self, network: str, service: Service) -> View:
+    def view_of(self, network: str, service: Service) -> Desired:
         """Return what any replica of `service` may see (rules 2 to 4)."""
         outgoing = self.policy.outgoing.get(service.id, ())
         incoming = self.policy.incoming.get(service.id, ())
         last = self.previous.common.get((network, service.name), EMPTY).peers
-        return View(
+        return Desired(
             peers={
                 replica.address: _peer(replica, number, last.get(replica.address))
                 for number in sorted(self.policy.neighbours(service.id))

@@ -22,7 +22,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
-from daemon.model.document import FILE, Dial, Document, Port, Strategy, parse
+from daemon.model.policy_file import FILE, Dial, Document, Port, Strategy, parse
 from netconf.errors import AddressesExhausted, InvalidConfig
 
 __all__ = ["RESTING", "Edge", "Policy", "Port", "Rested", "Service", "compile", "parse"]

@@ -22,9 +22,9 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from daemon.model.document import NAME
 from daemon.model.identity import SigningKey
 from daemon.model.policy import Policy
+from daemon.model.policy_file import NAME
 from netconf.errors import DecodeFailure, InvalidConfig
 
 CONTEXT = b"noctule record 1"

@@ -15,7 +15,7 @@ What is accepted:
    records are remembered until a manifest says the same. That makes the outcome independent
    of the order in which records arrive, and a relayed sync answer safe to merge.
 
-Being held is not yet having an effect: that is ``daemon.model.effect``.
+Being held is not yet having an effect: that is ``daemon.model.eligibility``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from enum import StrEnum
 
 import msgspec
 
-from daemon.model.effect import Effect, Refusal
+from daemon.model.eligibility import Eligibility, Refusal
 from daemon.model.identity import Signer, Trust, Untrusted
 from daemon.model.policy import Policy
 from daemon.model.records import (
@@ -101,7 +101,7 @@ class Store:
         self._held: dict[str, _Held] = {}
         self._signers: dict[str, Signer] = {}
         self._infos: dict[str, NodeInfo] = {}
-        self._effect = Effect(self.keys)
+        self._effect = Eligibility(self.keys)
 
     # --- records in
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
+from daemon.cluster.snapshot import write_whole
 from daemon.journal import Journal
 from daemon.model.directory import directory
 from daemon.model.policy import Policy
-from daemon.resolver.meeting import NAMES, SERVED, SOCKET
-from daemon.saved import write_whole
-from netconf.attachment import Attachment
+from daemon.resolver.protocol import NAMES, SERVED, SOCKET
+from netconf.attach.attachment import Attachment
 
 
 class Resolver:

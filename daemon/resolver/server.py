@@ -31,8 +31,8 @@ import msgspec
 from daemon.journal import Journal
 from daemon.model.directory import Directory
 from daemon.resolver.answer import Zone
-from daemon.resolver.attachment import TURN, Attachment, Gone, Turns
-from daemon.resolver.meeting import NAMES, NOT_SERVED, SERVED, SOCKET
+from daemon.resolver.nameserver import TURN, Gone, NameServer, Turns
+from daemon.resolver.protocol import NAMES, NOT_SERVED, SERVED, SOCKET
 from netconf.errors import InvalidConfig, IOFailure, TryAgain, UnknownContainer
 from netconf.namespace import identity
 
@@ -48,7 +48,7 @@ changes in one tick look like one, so a younger time proves nothing."""
 
 
 class StateFile(msgspec.Struct, frozen=True):
-    """What matters here of an attachment's state file (`netconf.attachment.Attachment`)."""
+    """What matters here of an attachment's state file (`netconf.attach.attachment.NameServer`)."""
 
     netns: str
     netns_id: tuple[int, int]
@@ -69,7 +69,7 @@ class Server:
         self._found: dict[str, tuple[str, int]] = {}
         """By attachment: its file's name and inode, which is another after each change."""
         self._wanted: dict[str, StateFile] = {}
-        self._served: dict[str, Attachment] = {}
+        self._served: dict[str, NameServer] = {}
         self._complained: set[str] = set()
         self._looked = 0
         self._stamp = 0
@@ -123,7 +123,7 @@ class Server:
                 self._follow()
                 follow = now + FOLLOW
 
-    def _handle(self, attachment: Attachment | None, handler: Callable[[], None]) -> None:
+    def _handle(self, attachment: NameServer | None, handler: Callable[[], None]) -> None:
         if attachment is not None and (attachment.closed or attachment.waiting):
             return
         began = time.thread_time()
@@ -230,7 +230,7 @@ class Server:
         if number in self._served:
             return
         try:
-            self._served[number] = Attachment(
+            self._served[number] = NameServer(
                 state.netns, state.netns_id, self._zone(state.service), self._selector, self._turns
             )
         except (Gone, UnknownContainer):

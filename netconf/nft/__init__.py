@@ -2,5 +2,5 @@
 
 ``container.nft`` and ``host.nft`` are loaded by ``ruleset``; afterwards only elements change,
 by ``wire``; ``elements`` says what each set holds, ``host`` speaks to the node's filter.
-Knows sets and elements, not peers or policy: that is ``netconf.program``'s.
+Knows sets and elements, not peers or policy: that is ``netconf.program.programmer``'s.
 """

@@ -6,7 +6,7 @@
 2. What is read back is what is sent, attribute by attribute and untouched: those that make an
    object, without what the kernel only tells of it, and with the set ids that a batch wants.
 3. Order: table, sets, their fixed elements, chains, rules; all or nothing.
-4. The caller compares what came of it, once, before it relies on it (`netconf.rehearsal`).
+4. The caller compares what came of it, once, before it relies on it (`netconf.kernel_probe`).
 
 Source: net/netfilter/nf_tables_api.c, nft_table_policy and the like.
 """

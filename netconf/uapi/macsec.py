@@ -1,7 +1,7 @@
 """MACsec as pyroute2 would declare it: the link kind and the generic netlink family.
 
 1. Names, numbers and order are those of include/uapi/linux/if_macsec.h and if_link.h.
-2. Nothing here sends anything; `netconf.macsec` does.
+2. Nothing here sends anything; `netconf.netlink.macsec` does.
 """
 
 from __future__ import annotations

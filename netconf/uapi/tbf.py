@@ -3,7 +3,7 @@
 1. Names, numbers and order are those of include/uapi/linux/rtnetlink.h and pkt_sched.h.
 2. pyroute2's own ``tcmsg`` loads every discipline it knows, and of ``tbf`` it does not know
    the attributes of 64-bit rates and of bytes (TCA_TBF_RATE64, TCA_TBF_BURST).
-3. Nothing here sends anything; `netconf.shaping` does.
+3. Nothing here sends anything; `netconf.netlink.shaping` does.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from daemon.node import AUDIT_EVERY
-from netconf.allocation import CONTAINERS_MAX
+from netconf.attach.allocation import CONTAINERS_MAX
 from netconf.namespace import Namespace
 from tests.e2e.bare import Bare, bare
 from tests.e2e.cluster import POLICY, Cluster, Failed

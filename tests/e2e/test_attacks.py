@@ -21,8 +21,9 @@ from functools import partial
 
 import pytest
 
-from netconf import keys, links, macsec, names
+from netconf import keys, names
 from netconf.namespace import Namespace
+from netconf.netlink import links, macsec
 from tests.e2e.attack import (
     ADMIN_PORT,
     RULES,

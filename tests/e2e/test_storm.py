@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from netconf import links
 from netconf.namespace import Namespace
+from netconf.netlink import links
 from tests.e2e.bare import Bare, bare
 from tests.e2e.cluster import Cluster, Failed
 from tests.e2e.container import Container

@@ -14,12 +14,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from daemon.pairs import Pair, Pairs
-from netconf import attach, frames, links, mesh
-from netconf.attachment import Attachment, NodeNet, Request
+from daemon.reconcile.host_pairs import HostPairs, Pair
+from netconf import frames, mesh
+from netconf.attach import operations
+from netconf.attach.attachment import Attachment, AttachRequest, NodeNet
+from netconf.attach.state import State
+from netconf.netlink import links
 from netconf.nft import host, ruleset
-from netconf.state import State
-from netconf.view import View
+from netconf.program.desired import Desired
 from tests.kernel.client_server import ULA
 from tests.kernel.sandbox import Node, nodes, run
 
@@ -28,9 +30,9 @@ VIPS = "10.80.0.0/16"
 collect_ignore = ["test_ipv4.py"] if links.has_ipv6() else []
 
 
-def pairs(address: str, view: View) -> frozenset[Pair]:
+def pairs(address: str, view: Desired) -> frozenset[Pair]:
     """Return what the host filter must hold for the replica at `address` with this `view`."""
-    needed = Pairs()
+    needed = HostPairs()
     needed.want("this one", address, view.peers)
     return needed.lacking()
 
@@ -42,9 +44,9 @@ class Container:
         self.sandbox = sandbox
         self.key = key
 
-    def request(self, **changes: str | None) -> Request:
+    def request(self, **changes: str | None) -> AttachRequest:
         """Return the ADD for this container, with changes."""
-        request = Request(
+        request = AttachRequest(
             container=self.sandbox.name,
             ifname="eth0",
             netns=self.sandbox.path,
@@ -75,20 +77,20 @@ class MeshNode:
             ula=ULA if links.has_ipv6() else "",
         )
 
-    def attach(self, request: Request) -> Attachment:
+    def attach(self, request: AttachRequest) -> Attachment:
         """ADD on this node."""
         with self.sandbox.ns.enter():
-            return attach.attach(self.net, self.state, request)
+            return operations.attach(self.net, self.state, request)
 
     def detach(self, attachment: str) -> Attachment | None:
         """DEL on this node."""
         with self.sandbox.ns.enter():
-            return attach.detach(self.state, attachment)
+            return operations.detach(self.state, attachment)
 
     def check(self, attachment: str) -> None:
         """CHECK on this node."""
         with self.sandbox.ns.enter():
-            attach.check(self.net, self.state, attachment)
+            operations.check(self.net, self.state, attachment)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from netconf import attach, batadv, frames, keys, links, macsec, names
-from netconf.attachment import Attachment
+from netconf import frames, keys, names
+from netconf.attach import operations
+from netconf.attach.attachment import Attachment
 from netconf.errors import (
     CheckFailure,
     InvalidConfig,
@@ -26,7 +27,8 @@ from netconf.errors import (
     UnknownContainer,
 )
 from netconf.namespace import Namespace
-from netconf.netlink import Netlink
+from netconf.netlink import batadv, links, macsec
+from netconf.netlink.socket import Netlink
 from netconf.nft import host, ruleset
 from tests.kernel.conftest import SECRET, Container, MeshNode
 from tests.kernel.sandbox import Node, run
@@ -226,7 +228,7 @@ def test_what_is_attached_is_what_was_asked(
     assert f"{made.mac} sticky master {names.BRIDGE} static" in learned
     with node.sandbox.ns.enter():
         assert (made.vh, made.mac) in host.ports()
-        assert attach.alive(made)
+        assert operations.alive(made)
     with Namespace.open(box.sandbox.path) as netns:
         assert ruleset.container_present(netns)
 
@@ -265,7 +267,7 @@ def test_detach_after_the_namespace_is_gone(
     made = node.attach(box.request())
     box.sandbox.remove()
     with node.sandbox.ns.enter():
-        assert not attach.alive(made)
+        assert not operations.alive(made)
     with pytest.raises(CheckFailure):
         node.check(made.id)
     assert node.detach(made.id) is not None

@@ -7,9 +7,9 @@ import signal
 from collections.abc import Callable
 
 from netconf import frames
-from netconf.netlink import Netlink
+from netconf.attach.state import State
+from netconf.netlink.socket import Netlink
 from netconf.nft import host, ruleset
-from netconf.state import State
 from tests.kernel.conftest import MeshNode
 from tests.kernel.test_attach import MakeContainer, sketch
 

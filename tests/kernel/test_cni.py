@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from netconf import links, macsec
 from netconf.names import address6_of
 from netconf.namespace import Namespace
+from netconf.netlink import links, macsec
 from netconf.nft import ruleset
 from netconf.nft.elements import EGRESS, INGRESS, PEER
 from netconf.nft.wire import NftSocket

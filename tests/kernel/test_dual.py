@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from netconf import links, macsec, names
-from netconf.attachment import Attachment
+from netconf import names
+from netconf.attach.attachment import Attachment
 from netconf.errors import CheckFailure, KernelFailure
 from netconf.namespace import Namespace
+from netconf.netlink import links, macsec
 from netconf.nft import host, ruleset
 from netconf.nft.ruleset import Denial
-from netconf.observed import differences
-from netconf.program import Programmer
-from netconf.view import EMPTY, Peer, View
+from netconf.program.actual import differences
+from netconf.program.desired import EMPTY, Desired, Peer
+from netconf.program.programmer import Programmer
 from tests.kernel.client_server import ULA, echo_request
 from tests.kernel.conftest import SECRET, Container, MeshNode, pairs
 from tests.kernel.sandbox import nodes
@@ -44,7 +45,7 @@ class World:
             place.attach(box.request()) for place, box in zip(places, self.boxes, strict=True)
         )
         self.views = (
-            View(
+            Desired(
                 peers={self.api.address: peer(self.api, API)},
                 egress=frozenset(
                     {(API, "tcp", 8080), (API, "udp", 8080), (API, "icmp", 0), (API, "tcp", 8081)}
@@ -55,7 +56,7 @@ class World:
                     for protocol in ("tcp", "udp")
                 },
             ),
-            View(
+            Desired(
                 peers={self.web.address: peer(self.web, WEB)},
                 ingress=frozenset({(WEB, "tcp", 8080), (WEB, "udp", 8080), (WEB, "icmp", 0)}),
             ),
@@ -68,7 +69,7 @@ class World:
         self.listener.bind(("", 8080))  # both families
         self.listener.listen(10)
 
-    def program(self, made: Attachment, old: View | None, new: View) -> None:
+    def program(self, made: Attachment, old: Desired | None, new: Desired) -> None:
         self.programmer.apply(made, old, new, lambda: SECRET)
         assert differences(self.programmer.observe(made), new, ULA) == []
 
@@ -153,7 +154,7 @@ def test_a_grant_that_goes_cuts_the_flows_of_both_families(world: World) -> None
     for flow in flows:
         carries(*flow)
     before = world.views[0]
-    after = View(peers=before.peers, egress=before.egress - {(API, "tcp", 8080)})
+    after = Desired(peers=before.peers, egress=before.egress - {(API, "tcp", 8080)})
     world.program(world.web, before, after)
     for ours, _ in flows:
         with pytest.raises(ConnectionResetError):

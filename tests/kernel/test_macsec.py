@@ -6,7 +6,8 @@ import errno
 
 import pytest
 
-from netconf import keys, links, macsec
+from netconf import keys
+from netconf.netlink import links, macsec
 from tests.kernel.conftest import SECRET, MeshNode
 from tests.kernel.test_attach import MakeContainer, befriend, opened, ping, secy, until
 

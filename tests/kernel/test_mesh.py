@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from netconf import batadv, links, mesh, names
+from netconf import mesh, names
 from netconf.errors import InvalidConfig
 from netconf.mesh import Geneve, Link, MeshConfig, MeshFacts
+from netconf.netlink import batadv, links
 from tests.kernel.sandbox import Node
 
 ETH1 = Link(interface="eth1")

@@ -12,13 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from netconf import keys, links, macsec, names, observed, program
+from netconf import keys, names
 from netconf.errors import UnknownContainer
 from netconf.namespace import identity
+from netconf.netlink import links, macsec
 from netconf.nft import host, ruleset
 from netconf.nft.elements import EGRESS, GENUINE6, LB, LB6, PEER, PEER6
 from netconf.nft.wire import Batch, NftSocket
-from netconf.view import EMPTY, Peer, View
+from netconf.program import actual, programmer
+from netconf.program.desired import EMPTY, Desired, Peer
 from tests.kernel.client_server import ULA, six
 from tests.kernel.conftest import pairs
 from tests.kernel.sandbox import nodes, run
@@ -109,7 +111,7 @@ class World:
         self.api = Container(api, home, "10.64.0.2", 2)
         for container in (self.web, self.api):
             container.transmit(0)
-        self.programmer = program.Programmer()
+        self.programmer = programmer.Programmer()
         self.reads = 0
         self.listener = self.api.socket(socket.AF_INET6)
         self.listener.bind(("", 8080))  # both families
@@ -120,14 +122,14 @@ class World:
         return CAK
 
     def web_view(self):
-        return View(
+        return Desired(
             peers={self.api.address: self.api.peer(API)},
             egress=frozenset({(API, "tcp", 8080), (API, "icmp", 0)}),
             slots={(VIP, "tcp", 80, n): (self.api.address, 8080) for n in range(64)},
         )
 
     def api_view(self):
-        return View(
+        return Desired(
             peers={self.web.address: self.web.peer(WEB)},
             ingress=frozenset({(WEB, "tcp", 8080), (WEB, "icmp", 0)}),
         )
@@ -136,8 +138,8 @@ class World:
         """Program one container and check that the kernel agrees."""
         self.programmer.apply(container.attachment, old, new, self.cak)
         found = self.programmer.observe(container.attachment)
-        assert observed.differences(found, new, ULA) == []
-        assert found == observed.expected(new, ULA)
+        assert actual.differences(found, new, ULA) == []
+        assert found == actual.expected(new, ULA)
 
     def open(self):
         """Allow what this world allows; return both views."""
@@ -211,7 +213,7 @@ def test_drift_in_ipv6_is_read_back_and_repaired(world):
     nft.close()
     world.web.node.ip("neighbour", "del", six(world.api.address), "dev", "eth0")
     found = world.programmer.observe(world.web.attachment)
-    assert len(observed.differences(found, web, ULA)) == 4
+    assert len(actual.differences(found, web, ULA)) == 4
     world.apply(world.web, None, web)
     carries(*world.dial(six(VIP)))
 
@@ -254,7 +256,7 @@ def test_drift_is_read_back_and_repaired(world):
         macsec.del_rx_sc(genl, world.web.ifindex, world.api.sci)
     assert world.programmer.disturbed(world.web.attachment)
     found = world.programmer.observe(world.web.attachment)
-    assert len(observed.differences(found, web, ULA)) == 6
+    assert len(actual.differences(found, web, ULA)) == 6
     world.apply(world.web, web, EMPTY)
     world.apply(world.web, EMPTY, web)
     carries(*world.dial())

@@ -18,10 +18,10 @@ import pytest
 
 from daemon.journal import Journal
 from daemon.resolver.server import Server
-from netconf.attachment import Attachment, NodeNet, Request
+from netconf.attach.attachment import Attachment, AttachRequest, NodeNet
+from netconf.attach.state import State
 from netconf.names import NAMESERVER
 from netconf.namespace import identity
-from netconf.state import State
 from tests.e2e.bare import Bare
 from tests.e2e.machine import run, socket_in, until
 
@@ -59,7 +59,7 @@ class Node:
         run("ip", "-n", box.name, "link", "set", "lo", lo)
         found = identity(box.netns)
         assert found is not None
-        request = Request(
+        request = AttachRequest(
             container=box.name, ifname="eth0", netns=box.netns, network="mesh", service=service
         )
         self._made[box.name] = self._state.allocate(request, NODE, netns_id=found, salt=bytes(32))

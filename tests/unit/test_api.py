@@ -15,10 +15,18 @@ from typing import Any, TypeVar
 
 import pytest
 
-from daemon.api import Api, AttachAnswer, AttachRequest, GCRequest, ReadyRequest, peer_uid
+from daemon.api.messages import (
+    AttachAnswer,
+    GCRequest,
+    PolicyApplied,
+    PolicyState,
+    ReadyRequest,
+    Status,
+    Verification,
+)
+from daemon.api.server import Api, peer_uid
 from daemon.journal import Journal
-from daemon.status import PolicyApplied, PolicyState, Status, Verification
-from netconf.attachment import HostInterface
+from netconf.attach.attachment import AttachRequest, HostInterface
 from netconf.errors import AddressesExhausted, IOFailure
 from tests.unit.test_show import EMPTY
 

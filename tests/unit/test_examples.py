@@ -10,7 +10,7 @@ import pytest
 from cni import config as conflist
 from cni.environment import Environment
 from daemon import config
-from daemon.model import document
+from daemon.model import policy_file
 from tests.unit.model_kit import VIPS, compile
 
 EXAMPLES = Path(__file__).parents[2] / "packaging" / "examples"
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "packaging" / "examples"
 
 def test_node_and_policy_belong_together() -> None:
     node = config.parse((EXAMPLES / "node.yaml").read_text())
-    policy = document.parse((EXAMPLES / "policy.yaml").read_text())
+    policy = policy_file.parse((EXAMPLES / "policy.yaml").read_text())
     assert node.addresses.vips == str(VIPS)
     made = compile(policy, None, VIPS, 1)
     assert made.nodes is not None

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from daemon.fabric import Keys, Settings
 from daemon.fabric.answer import MAX_REPLIES, Answer, split
 from daemon.fabric.inbox import BURST, Inbox
+from daemon.fabric.link_repair import PATIENCE, PAUSE, PAUSE_LIMIT, LinkRepair
 from daemon.fabric.presence import LOSS_GRACE, PROMISE, RETURN_GRACE, Presence
-from daemon.fabric.split import PATIENCE, PAUSE, PAUSE_LIMIT, SplitWatch
 from daemon.fabric.zenoh_config import access_control, session_config
 from netconf.errors import InvalidConfig
 
@@ -131,7 +131,7 @@ N2 = frozenset({"n2"})
 
 
 def test_a_link_without_a_token_is_given_some_time() -> None:
-    watch = SplitWatch()
+    watch = LinkRepair()
     assert watch.look(N2, N2, 0) == NOBODY
     assert watch.look(N2, NOBODY, 1) == NOBODY
     assert watch.look(N2, N2, 1.5) == NOBODY
@@ -140,7 +140,7 @@ def test_a_link_without_a_token_is_given_some_time() -> None:
 
 
 def test_a_peer_that_shows_no_token_is_tried_less_and_less() -> None:
-    watch = SplitWatch()
+    watch = LinkRepair()
     step = PATIENCE / 2
     tries = [i * step for i in range(4000) if watch.look(N2, NOBODY, i * step)]
     pauses = [round(b - a, 3) for a, b in itertools.pairwise(tries)]

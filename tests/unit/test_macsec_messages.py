@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from netconf import macsec
+from netconf.netlink import macsec
 from netconf.uapi import batadv as batadvmsg
 from netconf.uapi import macsec as macsecmsg
 from netconf.uapi.messages import ifinfmsg, nlmsg

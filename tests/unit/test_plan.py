@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.model.balance import SLOTS
-from daemon.model.document import AllowText, Balance, Document, Port, ServiceText
 from daemon.model.plan import NOTHING, Plan, plan
 from daemon.model.policy import Policy, compile
+from daemon.model.policy_file import AllowText, Balance, Document, Port, ServiceText
 from daemon.model.records import Replica
-from netconf.view import EMPTY, View
+from netconf.program.desired import EMPTY, Desired
 from tests.unit.model_kit import SLICES, VIPS, placed, policy, replica
 
 NODES = sorted(SLICES)
@@ -86,7 +86,7 @@ allow: [{from: web, to: api, ports: [tcp/80]}, {from: web, to: db, ports: [tcp/1
 """
 
 
-def everywhere(made: Policy, replicas: list[Replica]) -> dict[str, View]:
+def everywhere(made: Policy, replicas: list[Replica]) -> dict[str, Desired]:
     """The view of every replica, each planned on its own node."""
     return {
         one.address: planned(made, replicas, node).views[one.attachment]

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from daemon.probe import Probe, probe
+from daemon.cluster.probe import Probe, probe
 from netconf.errors import InvalidConfig
 from tests.unit.fabric_kit import free_ports
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netconf import names, observed, program
+from netconf import names
 from netconf.nft.elements import (
     EGRESS,
     EGRESS_ICMP,
@@ -23,7 +23,8 @@ from netconf.nft.elements import (
 )
 from netconf.nft.encoding import mark_of
 from netconf.nft.wire import Batch, Flows
-from netconf.view import EMPTY, Peer, View, differing
+from netconf.program import actual, programmer
+from netconf.program.desired import EMPTY, Desired, Peer, differing
 from tests.unit.fake_nft import FakeNft
 
 SETS = (LB, PEER, EGRESS, EGRESS_ICMP, INGRESS, INGRESS_ICMP)
@@ -134,7 +135,7 @@ def views(draw):
         st.just("10.80.0.1"), st.sampled_from(["tcp", "udp"]), PORTS, st.integers(0, 3)
     )
     targets = st.tuples(st.sampled_from(sorted(addresses) or ADDRESSES), PORTS)
-    return View(
+    return Desired(
         peers=peers,
         egress=draw(GRANTS),
         ingress=draw(GRANTS),
@@ -145,13 +146,13 @@ def views(draw):
 def move(kernel, old, new):
     before, after = differing(old, new)
     ula = kernel.ula
-    program.change(kernel, observed.expected(before, ula), after, ula, "mesh", lambda: CAK)
+    programmer.change(kernel, actual.expected(before, ula), after, ula, "mesh", lambda: CAK)
 
 
 def agrees(kernel, view):
-    found = program.observe(kernel, kernel.ula)
-    assert found == observed.expected(view, kernel.ula)
-    assert observed.differences(found, view, kernel.ula) == []
+    found = programmer.observe(kernel, kernel.ula)
+    assert found == actual.expected(view, kernel.ula)
+    assert actual.differences(found, view, kernel.ula) == []
 
 
 @settings(max_examples=150, deadline=None)
@@ -180,8 +181,8 @@ def test_what_differs_is_enough_to_know(old, new, ula):
     for kernel in (narrow, whole):
         move(kernel, EMPTY, old)
     move(narrow, old, new)
-    program.change(whole, observed.expected(old, ula), new, ula, "mesh", lambda: CAK)
-    assert program.observe(narrow, ula) == program.observe(whole, ula)
+    programmer.change(whole, actual.expected(old, ula), new, ula, "mesh", lambda: CAK)
+    assert programmer.observe(narrow, ula) == programmer.observe(whole, ula)
     assert sorted(narrow.journal) == sorted(whole.journal)
     deleted = [set(map(str, kernel.tables.flows_deleted)) for kernel in (narrow, whole)]
     assert deleted[0] == deleted[1]
@@ -189,11 +190,11 @@ def test_what_differs_is_enough_to_know(old, new, ula):
 
 def test_one_replica_among_many_is_all_that_is_looked_at():
     many = {a: peer(a) for a in ADDRESSES}
-    old = View(peers=many, egress=frozenset({(1, "tcp", 80)}))
-    new = View(peers=many | {"10.64.0.9": peer("10.64.0.9")}, egress=old.egress)
+    old = Desired(peers=many, egress=frozenset({(1, "tcp", 80)}))
+    new = Desired(peers=many | {"10.64.0.9": peer("10.64.0.9")}, egress=old.egress)
     before, after = differing(old, new)
     assert before == EMPTY
-    assert after == View(peers={"10.64.0.9": peer("10.64.0.9")})
+    assert after == Desired(peers={"10.64.0.9": peer("10.64.0.9")})
     assert differing(new, new) == (EMPTY, EMPTY)
 
 
@@ -208,7 +209,7 @@ def test_nothing_to_do_does_nothing(view, ula):
     def no_secret():
         raise AssertionError("the secret is read only when there is a key to install")
 
-    program.change(kernel, observed.expected(view, ula), view, ula, "mesh", no_secret)
+    programmer.change(kernel, actual.expected(view, ula), view, ula, "mesh", no_secret)
     assert kernel.journal == []
     assert all(not batch.changes for batch in kernel.tables.sent)
 
@@ -218,7 +219,7 @@ def test_nothing_to_do_does_nothing(view, ula):
 def test_whatever_is_there_can_be_taken_over(found, view, ula):
     kernel = FakeContainer(ula)
     move(kernel, EMPTY, found)
-    program.change(kernel, program.observe(kernel, ula), view, ula, "mesh", lambda: CAK)
+    programmer.change(kernel, programmer.observe(kernel, ula), view, ula, "mesh", lambda: CAK)
     agrees(kernel, view)
 
 
@@ -229,9 +230,9 @@ def peer(address, service=1, **salts):
 
 def test_a_rekey_adds_the_next_number_before_the_old_one_goes():
     kernel = FakeContainer()
-    old = View(peers={"10.64.0.1": peer("10.64.0.1", a0=bytes(32))})
-    both = View(peers={"10.64.0.1": peer("10.64.0.1", a0=bytes(32), a1=b"1" * 32)})
-    new = View(peers={"10.64.0.1": peer("10.64.0.1", a1=b"1" * 32)})
+    old = Desired(peers={"10.64.0.1": peer("10.64.0.1", a0=bytes(32))})
+    both = Desired(peers={"10.64.0.1": peer("10.64.0.1", a0=bytes(32), a1=b"1" * 32)})
+    new = Desired(peers={"10.64.0.1": peer("10.64.0.1", a1=b"1" * 32)})
     sci = names.sci_of(names.mac_of("10.64.0.1"))
     move(kernel, EMPTY, old)
     move(kernel, old, both)
@@ -243,8 +244,8 @@ def test_a_rekey_adds_the_next_number_before_the_old_one_goes():
 def test_one_step_changes_slots_in_one_batch():
     kernel = FakeContainer()
     slots = {("10.80.0.1", "tcp", 80, n): ("10.64.0.1", 8080) for n in range(64)}
-    old = View(peers={a: peer(a) for a in ADDRESSES}, slots=slots)
-    new = View(
+    old = Desired(peers={a: peer(a) for a in ADDRESSES}, slots=slots)
+    new = Desired(
         peers=old.peers,
         slots=slots | {("10.80.0.1", "tcp", 80, n): ("10.64.0.2", 8080) for n in range(32)},
     )
@@ -258,8 +259,8 @@ def test_one_step_changes_slots_in_one_batch():
 @FAMILIES
 def test_flows_of_a_replica_that_leaves_are_deleted_once_for_both_families(ula):
     kernel = FakeContainer(ula)
-    old = View(peers={a: peer(a) for a in ADDRESSES[:2]}, egress=frozenset({(1, "tcp", 80)}))
-    new = View(peers={ADDRESSES[1]: peer(ADDRESSES[1])}, egress=old.egress)
+    old = Desired(peers={a: peer(a) for a in ADDRESSES[:2]}, egress=frozenset({(1, "tcp", 80)}))
+    new = Desired(peers={ADDRESSES[1]: peer(ADDRESSES[1])}, egress=old.egress)
     move(kernel, EMPTY, old)
     move(kernel, old, new)
     assert kernel.tables.flows_deleted == [Flows(mark_of(ADDRESSES[0]))]
@@ -269,12 +270,12 @@ def test_flows_of_a_replica_that_leaves_are_deleted_once_for_both_families(ula):
 def test_flows_of_a_grant_that_goes_are_deleted_and_no_others(ula):
     kernel = FakeContainer(ula)
     peers = {ADDRESSES[0]: peer(ADDRESSES[0], 1), ADDRESSES[1]: peer(ADDRESSES[1], 2)}
-    old = View(
+    old = Desired(
         peers=peers,
         egress=frozenset({(1, "tcp", 80), (1, "tcp", 443), (2, "tcp", 80)}),
         ingress=frozenset({(2, "icmp", 0)}),
     )
-    new = View(peers=peers, egress=frozenset({(1, "tcp", 443), (2, "tcp", 80)}))
+    new = Desired(peers=peers, egress=frozenset({(1, "tcp", 443), (2, "tcp", 80)}))
     move(kernel, EMPTY, old)
     move(kernel, old, new)
     assert sorted(kernel.tables.flows_deleted, key=str) == sorted(
@@ -287,7 +288,7 @@ def test_flows_of_a_grant_that_goes_are_deleted_and_no_others(ula):
 
 
 def test_both_families_hold_the_same_of_a_view():
-    view = View(
+    view = Desired(
         peers={"10.64.0.1": peer("10.64.0.1", 7)},
         egress=frozenset({(7, "tcp", 8080)}),
         slots={("10.80.0.1", "tcp", 80, 5): ("10.64.0.1", 8080)},
@@ -309,7 +310,7 @@ def test_both_families_hold_the_same_of_a_view():
 
 def test_differences_name_what_departs_in_ipv6():
     kernel = FakeContainer(ULA)
-    view = View(
+    view = Desired(
         peers={"10.64.0.1": peer("10.64.0.1")},
         slots={("10.80.0.1", "tcp", 80, 0): ("10.64.0.1", 8080)},
     )
@@ -318,7 +319,7 @@ def test_differences_name_what_departs_in_ipv6():
     kernel.del_neighbour(replica)
     kernel.tables.send(Batch().delete(PEER6, [(replica,)]).delete(LB6, [(vip, "tcp", 80, 0)]))
     kernel.tables.send(Batch().add(GENUINE6, [(("02:4e:0a:40:00:09", replica), ())]))
-    assert observed.differences(program.observe(kernel, ULA), view, ULA) == [
+    assert actual.differences(programmer.observe(kernel, ULA), view, ULA) == [
         f"genuine 02:4e:0a:40:00:09 {replica} should not be there",
         f"neighbour {replica} is missing",
         f"peer {replica} is missing",
@@ -328,7 +329,7 @@ def test_differences_name_what_departs_in_ipv6():
 
 def test_differences_name_what_departs():
     kernel = FakeContainer()
-    view = View(
+    view = Desired(
         peers={a: peer(a) for a in ADDRESSES[:2]},
         egress=frozenset({(1, "tcp", 80)}),
         slots={("10.80.0.1", "tcp", 80, 0): ("10.64.0.1", 8080)},
@@ -339,7 +340,7 @@ def test_differences_name_what_departs():
     kernel.tables.send(Batch().delete(PEER, [("10.64.0.1",)]).add(PEER, [(("10.64.0.1",), (9,))]))
     kernel.tables.send(Batch().delete(EGRESS, [(1, "tcp", 80)]))
     kernel.tables.send(Batch().add(INGRESS, [((1, "tcp", 81), ())]))
-    assert observed.differences(program.observe(kernel, ""), view, "") == [
+    assert actual.differences(programmer.observe(kernel, ""), view, "") == [
         "channel 024e0a4000020001 is missing",
         "channel 024e0a4000020001 key 0 is missing",
         "egress 1 tcp 80 is missing",
@@ -349,7 +350,7 @@ def test_differences_name_what_departs():
     ]
 
 
-class OnFake(program.Programmer):
+class OnFake(programmer.Programmer):
     """A programmer whose handles are a fake container."""
 
     def __init__(self, kernel):
@@ -389,7 +390,7 @@ def test_a_namespace_that_is_gone_is_an_unknown_container(tmp_path):
         id="a", network="mesh", ifname="eth0", netns=str(tmp_path / "gone"), netns_id=(1, 2), ula=""
     )
     with pytest.raises(UnknownContainer):
-        program.Programmer().apply(gone, EMPTY, EMPTY, lambda: CAK)
+        programmer.Programmer().apply(gone, EMPTY, EMPTY, lambda: CAK)
     other = SimpleNamespace(**{**vars(gone), "netns": f"/proc/{os.getpid()}/ns/net"})
     with pytest.raises(UnknownContainer):
-        program.Programmer().observe(other)
+        programmer.Programmer().observe(other)

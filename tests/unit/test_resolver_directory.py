@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from daemon.model.directory import Directory, directory
-from daemon.model.document import AllowText, parse
 from daemon.model.policy import compile
+from daemon.model.policy_file import AllowText, parse
 from tests.unit.model_kit import VIPS, policy
 
 ULA = "fd00:4e::/64"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.resolver import attachment as parts
+from daemon.resolver import nameserver as parts
 from netconf.names import NAMESERVER
 from tests.e2e.machine import run, socket_in, until
 from tests.unit.resolver_kit import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netconf.shaping import Bandwidth, Bucket, buckets
+from netconf.netlink.shaping import Bandwidth, Bucket, buckets
 from netconf.uapi.tbf import TC_H_ROOT, tcmsg
 
 MTU = 1476

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from daemon.ctl import show
-from daemon.status import (
+from daemon.api.messages import (
     Counters,
     DenialStatus,
     NodeStatus,
@@ -16,6 +15,7 @@ from daemon.status import (
     Status,
     Verification,
 )
+from daemon.ctl import show
 
 
 def node(name: str, **changes: object) -> NodeStatus:

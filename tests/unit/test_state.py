@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netconf import allocation, names
-from netconf.attachment import Attachment, NodeNet, Request
+from netconf import names
+from netconf.attach import allocation
+from netconf.attach.attachment import Attachment, AttachRequest, NodeNet
+from netconf.attach.state import State
 from netconf.errors import (
     AddressesExhausted,
     InvalidConfig,
@@ -27,8 +29,7 @@ from netconf.errors import (
     NotAvailable,
     TryAgain,
 )
-from netconf.shaping import Bandwidth
-from netconf.state import State
+from netconf.netlink.shaping import Bandwidth
 
 NODE = NodeNet(
     cluster="lab",
@@ -41,8 +42,10 @@ NODE = NodeNet(
 SALT = bytes(32)
 
 
-def request(number: int, **changes: str) -> Request:
-    made = Request(container=f"c{number}", ifname="eth0", netns="/run/netns/x", network="mesh")
+def request(number: int, **changes: str) -> AttachRequest:
+    made = AttachRequest(
+        container=f"c{number}", ifname="eth0", netns="/run/netns/x", network="mesh"
+    )
     return msgspec.structs.replace(made, **changes)
 
 

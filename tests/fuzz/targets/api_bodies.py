@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 
-from daemon.api import AttachRequest, GCRequest, PolicyRequest, ReadyRequest, decode_body
+from daemon.api.messages import GCRequest, PolicyRequest, ReadyRequest
+from daemon.api.server import decode_body
+from netconf.attach.attachment import AttachRequest
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, outcome, require
 

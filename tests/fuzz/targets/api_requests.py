@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from daemon.api import Api
+from daemon.api.server import Api
 from daemon.journal import Journal
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, judged, logged, require

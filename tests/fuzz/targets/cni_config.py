@@ -14,7 +14,7 @@ from cni import config, result
 from cni.client import Attached
 from cni.codec import encode
 from cni.environment import Environment
-from daemon.api import AttachRequest
+from netconf.attach.attachment import AttachRequest
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, outcome, require
 from tests.fuzz.targets import cni_documents, cni_environment

@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 
+from daemon.cluster.snapshot import Snapshot
 from daemon.journal import Journal
 from daemon.model.store import Store
 from daemon.resolver.server import Server
-from daemon.saved import Saved
-from netconf.attachment import NodeNet, Request
+from netconf.attach.attachment import AttachRequest, NodeNet
+from netconf.attach.state import State
 from netconf.errors import DecodeFailure
-from netconf.state import State
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, logged, outcome, require
 from tests.unit import model_kit
@@ -105,7 +105,7 @@ def _run(place: Path, store: Store, ended: socket.socket, case: Case) -> str:
         _write(place / name, place, content)
     found = outcome(lambda: State(place).read_node())
     state = State(place)
-    Saved(place, place, store).load(model_kit.NOW)
+    Snapshot(place, place, store).load(model_kit.NOW)
     with Server(place, Journal()) as server:
         server.serve(ended)  # all that is there, then it sees that it should end
     attachments = state.all()
@@ -118,7 +118,9 @@ def _run(place: Path, store: Store, ended: socket.socket, case: Case) -> str:
         with state.holding(one.id, 0):
             state.remove(one)
     require(not state.ids(), "every attachment can be taken away")
-    made = state.allocate(Request(**REQUEST), NodeNet(**NODE), netns_id=(1, 2), salt=b"s" * 32)
+    made = state.allocate(
+        AttachRequest(**REQUEST), NodeNet(**NODE), netns_id=(1, 2), salt=b"s" * 32
+    )
     require(state.all() == [made], "what was odd is out of the way")
     return f"node {found}, allocate {asked}"
 
@@ -135,7 +137,7 @@ def _write(path: Path, place: Path, content: bytes) -> None:
 def _allocate(state: State, case: Case) -> None:
     """Allocate if node.yaml and a runtime could have said so: both were checked before."""
     try:
-        request = msgspec.convert(case.get("request", REQUEST), Request)
+        request = msgspec.convert(case.get("request", REQUEST), AttachRequest)
         node = msgspec.convert(case.get("node", NODE), NodeNet)
         pool, mine = IPv4Network(node.pool), IPv4Network(node.slice)
         msgspec.json.encode(request)

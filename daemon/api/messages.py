@@ -1,0 +1,200 @@
+"""The shapes of what the API is asked and answers; answers are also what ``--json`` prints.
+
+What an ADD, DEL or CHECK is asked with is `netconf.attach.attachment.AttachRequest`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from netconf.attach.attachment import HostInterface
+
+# --- requests, and the one answer that a runtime needs
+
+
+class AttachAnswer(msgspec.Struct, kw_only=True):
+    """What the executable needs to write a CNI result."""
+
+    addresses: list[str]
+    """In CIDR notation, IPv4 first."""
+    routes: list[str]
+    """Networks that lead to the interface, in CIDR notation."""
+    mac: str
+    mtu: int
+    nameserver: str
+    """Where in its own namespace the container asks for names."""
+    service: str
+    host: list[HostInterface]
+    """What was made on the node."""
+
+
+class Valid(msgspec.Struct, forbid_unknown_fields=True):
+    """One attachment that a runtime still wants (CNI 1.1.0, ``cni.dev/valid-attachments``)."""
+
+    container: str = msgspec.field(name="containerID")
+    ifname: str = msgspec.field(name="ifname")
+
+
+class GCRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """All attachments of one network that a runtime still wants; others *of its own* may go."""
+
+    network: str
+    valid: list[Valid]
+    runtime: str = ""
+
+
+class ReadyRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What an ADD would need."""
+
+    key_file: str
+
+
+class PolicyRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A signed policy record, base64."""
+
+    envelope: str
+
+
+# --- what a person asks for
+
+
+class NodeStatus(msgspec.Struct, kw_only=True):
+    """One node, as this node sees it."""
+
+    node: str
+    alive: bool
+    """Its daemon's token is present."""
+    lost: bool
+    """Neither its daemon nor its kernel answers: its replicas are in no map."""
+    slice: str
+    mtu: int
+    quality: float
+    """Of the mesh path from here, 0–1; 1 for this node itself."""
+    via: str
+    """The node that is the next hop on the mesh; "" for this node or where none is known."""
+    ula: str = ""
+    """The IPv6 network it was told; all nodes must have been told the same."""
+
+
+class PortStatus(msgspec.Struct, kw_only=True):
+    """One port of a service: what a client dials and where the replica listens."""
+
+    protocol: str
+    port: int
+    target: int
+
+
+class ServiceStatus(msgspec.Struct, kw_only=True):
+    """One service of the policy in force."""
+
+    name: str
+    id: int
+    vip: str
+    vip6: str = ""
+    """Its IPv6 VIP; "" without an IPv6 network."""
+    ports: list[PortStatus]
+    replicas: list[str]
+    """Addresses of the replicas that count, in order."""
+    slots: dict[str, int]
+    """Slots of 64 that each address has in this node's balancing; empty without replicas."""
+
+
+class ReplicaStatus(msgspec.Struct, kw_only=True):
+    """One replica known here."""
+
+    attachment: str
+    node: str
+    service: str
+    network: str
+    address: str
+    address6: str = ""
+    """Its IPv6 address; "" without an IPv6 network."""
+    mac: str
+    refused: str
+    """Why this replica's record does not count; "" when it does."""
+
+
+class DenialStatus(msgspec.Struct, kw_only=True):
+    """Packets that one local replica's ACL refused."""
+
+    attachment: str
+    service: str
+    direction: str
+    """``out`` (refused at the source) or ``in`` (refused at the destination)."""
+    peer: str
+    protocol: str
+    port: int
+    packets: int
+
+
+class Counters(msgspec.Struct, kw_only=True):
+    """What was refused, and where."""
+
+    plaintext: int
+    """Host filter: frames of a container that were not encrypted MACsec."""
+    foreign: int
+    """Host filter: frames with a MAC that is not the container's own."""
+    forbidden: int
+    """Host filter: frames between two MACs that no edge joins."""
+    denied: list[DenialStatus]
+    records: dict[str, int]
+    """Fabric records refused, by reason."""
+
+
+class PolicyStatus(msgspec.Struct, kw_only=True):
+    """The policy in force; times are CLOCK_MONOTONIC nanoseconds of this machine."""
+
+    version: int
+    received_ns: int
+    programmed_ns: int
+    """When every local set agreed with it; 0 while not yet."""
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """``GET /v1/status``."""
+
+    node: str
+    cluster: str
+    version: str
+    ready: bool
+    """The mesh is up and attachments are adopted: ADD is served."""
+    algorithm: str
+    mtu: int
+    """Payload bytes of the mesh path; a container's device has 24 less."""
+    policy: PolicyStatus | None
+    nodes: list[NodeStatus]
+    services: list[ServiceStatus]
+    replicas: list[ReplicaStatus]
+    counters: Counters
+
+
+class Verification(msgspec.Struct, kw_only=True):
+    """``GET /v1/verify``: where the kernel differs from the plan, one sentence each."""
+
+    node: str
+    attachments: int
+    differences: list[str]
+    outdated: list[str] = []
+    """What only a new attachment mends: containers that an older version or another
+    configuration made."""
+
+
+class PolicyState(msgspec.Struct, kw_only=True):
+    """``GET /v1/policy``: what a signer needs to make the next version."""
+
+    cluster: str
+    vips: str
+    version: int
+    """Of the policy in force; 0 without one."""
+    envelope: str
+    """The signed record in force, base64; "" without one."""
+
+
+class PolicyApplied(msgspec.Struct, kw_only=True):
+    """``POST /v1/policy``: where the new version is live by now."""
+
+    version: int
+    live: dict[str, float]
+    """Milliseconds until the node's kernel sets agreed, as measured here."""
+    silent: list[str]
+    """Nodes that are known and did not confirm in time."""

@@ -1,0 +1,113 @@
+"""What this node says about itself: records sealed with its key, held, and published.
+
+1. All versions come from one counter that only grows: also across restarts (`resume`), and
+   across a reboot with a clock that went back, for peers remember (`overtake`).
+2. What is said is first offered to this node's own store: it believes itself no more than
+   others would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from daemon.model import records
+from daemon.model.identity import Identity
+from daemon.model.records import NodeInfo, Replica, Withdrawn
+from daemon.model.store import Store
+from netconf.attach.attachment import Attachment
+
+FUTURE = 2**62
+"""The highest version a peer is believed to remember (the year 2116): the word of one that lies
+then leaves as many versions again, instead of none."""
+
+
+class Publisher:
+    """The records of one node."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        store: Store,
+        take: Callable[[bytes], object],
+        publish: Callable[[str, bytes], None],
+    ) -> None:
+        """`take` offers a record here, `publish` gives it to the fabric under its key."""
+        self._identity = identity
+        self._store = store
+        self._take = take
+        self._publish = publish
+        self._node = identity.name
+        self._version = 0
+
+    def resume(self) -> None:
+        """Go on after the highest version that the store remembers."""
+        self._version = self._store.highest(self._node)
+
+    def overtake(self, version: int) -> None:
+        """Say everything anew if a peer remembers a higher `version` of it."""
+        if not self._version < version <= FUTURE:
+            return
+        self._version = version
+        bodies = self._store.bodies(self._node)
+        for key, body in bodies.items():
+            self._say(key, body)
+        self.manifest()
+
+    def info(self, info: NodeInfo) -> None:
+        """Say who and where this node is."""
+        self._say(self._store.keys.info(self._node), info)
+
+    def replica(self, attachment: Attachment) -> bytes:
+        """Say that `attachment` is here; return the record."""
+        return self._say(self._key(attachment.id), self._body(attachment))
+
+    def said(self, attachment: Attachment) -> bool:
+        """Tell whether the last word about `attachment` is still true."""
+        return self._store.replica(self._node, attachment.id) == self._body(attachment)
+
+    def withdraw(self, attachment: str) -> None:
+        """Say that the attachment with this id is gone."""
+        self._say(self._key(attachment), Withdrawn(attachment=attachment))
+
+    def manifest(self) -> None:
+        """Say which records of this node are live."""
+        self._say(self._store.keys.manifest(self._node), self._store.manifest(self._node))
+
+    def replicas(self) -> set[str]:
+        """Return the ids of the attachments that this node says it has."""
+        return {r.attachment for r in self._store.held_replicas() if r.node == self._node}
+
+    def everything(self) -> list[bytes]:
+        """Return all of it, with a manifest that is true now, and the policy in force."""
+        self._hold(self._store.keys.manifest(self._node), self._store.manifest(self._node))
+        return self._store.answer(self._node)
+
+    def again(self) -> None:
+        """Publish everything once more."""
+        for sealed in self.everything():
+            self._publish(records.decode(sealed).key, sealed)
+
+    def _body(self, attachment: Attachment) -> Replica:
+        return Replica(
+            attachment=attachment.id,
+            node=self._node,
+            network=attachment.network,
+            service=attachment.service,
+            address=attachment.address,
+            salts={attachment.an: bytes.fromhex(attachment.salt)},
+        )
+
+    def _key(self, attachment: str) -> str:
+        return self._store.keys.replica(self._node, attachment)
+
+    def _say(self, key: str, body: records.Body) -> bytes:
+        sealed = self._hold(key, body)
+        self._publish(key, sealed)
+        return sealed
+
+    def _hold(self, key: str, body: records.Body) -> bytes:
+        self._version = records.next_version(self._version, time.time_ns())
+        sealed = records.seal(self._store.keys, key, self._version, body, self._identity)
+        self._take(sealed)
+        return sealed

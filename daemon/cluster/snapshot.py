@@ -1,0 +1,80 @@
+"""What a restarted daemon starts from: the records it knew, and the policy in force.
+
+1. The snapshot lies in the state folder, which dies with the namespaces at reboot; the policy
+   also in the cache folder, which does not: a rebooted node enforces before it hears anyone.
+2. Written whole to a file beside, synced, and renamed: a crash leaves the old or the new.
+3. Everything is verified again when read, so neither file needs to be trusted.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from daemon.model.store import Store
+from netconf.errors import DecodeFailure, IOFailure
+
+
+class Snapshot:
+    """The two files of one node."""
+
+    def __init__(self, state: Path, cache: Path, store: Store) -> None:
+        """`state` and `cache` are the folders of ``paths`` in node.yaml."""
+        self._snapshot = state / "records"
+        self._policy = cache / "policy"
+        self._store = store
+        self._written: bytes | None = None
+
+    def load(self, now: float) -> list[str]:
+        """Offer what was saved to the store; return what could not be used, in words."""
+        problems: list[str] = []
+        if snapshot := _read(self._snapshot, problems):
+            try:
+                verdicts = self._store.load(snapshot, now)
+            except DecodeFailure as error:
+                problems.append(error.message)
+            else:
+                problems.extend(f"{v.key}: {v.outcome}" for v in verdicts if not v.changed)
+        if policy := _read(self._policy, problems):
+            verdict = self._store.offer(policy, now)
+            if verdict.reason:
+                problems.append(f"{self._policy}: {verdict.outcome}: {verdict.reason}")
+        return problems
+
+    def write(self, snapshot: bytes, policy: bytes | None) -> None:
+        """Save the records, and the policy if it is another one; IOFailure names the file.
+
+        Blocks for as long as the disk does; not for two threads at a time.
+        """
+        if policy is not None and policy != self._written:
+            write_whole(self._policy, policy)
+            self._written = policy
+        write_whole(self._snapshot, snapshot)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace the file at `path` (rule 2); IOFailure names it."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(beside, "wb", opener=_private) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise IOFailure(f"cannot write {path}: {error.strerror}") from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _read(path: Path, problems: list[str]) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        problems.append(f"cannot read {path}: {error.strerror}")
+        return b""

@@ -1,0 +1,50 @@
+"""Links without tokens: the sign of a session that zenoh has split. Pure; time is given.
+
+zenoh 1.10 (its issue 2806): when two nodes dial each other and only one lets its lease run
+out, the other adds the new link to the session it still has and never declares its token,
+subscriptions and queryable again. Such a link carries nothing towards us, for ever. The
+side that let go sees a linked peer that is not alive; reopening its own session, which
+closes properly, makes the other begin anew.
+
+1. A peer that is linked but not alive for `PATIENCE` is split from us.
+2. Reopening is tried at most every `PAUSE`, twice as long after each try up to `PAUSE_LIMIT`,
+   because a peer that merely declares no token must not keep us busy.
+3. When nobody is split, the next case is tried at once again.
+"""
+
+from __future__ import annotations
+
+CHECK = 0.5
+"""Seconds between two looks at the links."""
+
+PATIENCE = 1.0
+"""Seconds. A token follows its link within 10 ms; a busy machine may take a tenth of this."""
+
+PAUSE = 5.0
+"""Seconds after the first reopening."""
+
+PAUSE_LIMIT = 300.0
+"""Seconds at most between two reopenings."""
+
+
+class LinkRepair:
+    """Tells when to reopen the session."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+        self._pause = PAUSE
+        self._not_before = 0.0
+
+    def look(self, linked: frozenset[str], alive: frozenset[str], now: float) -> frozenset[str]:
+        """Return the peers to reopen for; empty if there is nothing to do now."""
+        self._since = {node: self._since.get(node, now) for node in linked - alive}
+        if not self._since:
+            self._pause, self._not_before = PAUSE, now
+            return frozenset()
+        split = frozenset(node for node, since in self._since.items() if now - since >= PATIENCE)
+        if not split or now < self._not_before:
+            return frozenset()
+        self._not_before = now + self._pause
+        self._pause = min(2 * self._pause, PAUSE_LIMIT)
+        self._since.clear()
+        return split

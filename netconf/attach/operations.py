@@ -1,0 +1,411 @@
+"""The life of one attachment: attach, detach, check.
+
+1. attach, in this order: state file (``adding``) → veth pair, a closed port of the bridge
+   → SecY, made inside the container's namespace over a lower device that stays outside →
+   transmitting SAK → all of it read back → host filter's port → container ruleset →
+   addresses, up, routes → announcement → ``ready``.
+   A container is closed before it is up, and up before anyone hears of it.
+2. Whatever fails, everything made so far is undone before the error is raised.
+3. detach: ``deleting`` → links (the SecY goes with its lower device) → host filter's port
+   → container ruleset → state file. Each step accepts that its work is done already, so a
+   second call finishes what a crash interrupted; the address is free only at the end.
+4. An attach that finds its own half-made or dead predecessor finishes that first.
+5. One operation per attachment at a time (`State.holding`); different ones in parallel.
+6. No namespace stays open after an operation.
+7. Everything here acts on the node whose namespace the calling thread is in.
+
+addrgenmode none and arp off silence the link in both families: no link-local address, no
+probing of addresses, no reports of groups. Nothing is forwarded, and replies come back
+through the same device, so every rp_filter setting lets them pass. The one sysctl touched
+is the interface's own disable_ipv6, where the container's namespace begins with it set.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import msgspec
+
+from netconf import frames, keys, names
+from netconf.attach import allocation
+from netconf.attach.attachment import Attachment, AttachRequest, HostInterface, NodeNet
+from netconf.attach.state import State
+from netconf.errors import (
+    CheckFailure,
+    InvalidConfig,
+    KernelFailure,
+    NoctuleError,
+    TryAgain,
+    UnknownContainer,
+)
+from netconf.namespace import Namespace, identity
+from netconf.netlink import links, macsec, shaping
+from netconf.netlink.socket import Netlink, doing
+from netconf.nft import host, ruleset
+
+VC_EXTRA = 8
+"""The lower device's MTU above the path's: the driver reserves the 32 bytes of the long
+form (drivers/net/macsec.c), the short form takes 24 (MACSEC_OVERHEAD)."""
+
+
+def attach(node: NodeNet, state: State, request: AttachRequest) -> Attachment:
+    """Give a container its interface; the attachment is closed until someone opens it.
+
+    Raises NoctuleError, and then nothing of it is left.
+    """
+    with state.holding(request.id), Namespace.open(request.netns) as netns:
+        cak = keys.read_key(request.key_file)
+        _clear_predecessor(state, request)
+        if _replicas(netns):
+            raise InvalidConfig(
+                f"container {request.container} is on a Noctule network already, and one "
+                "container ruleset serves one network; detach it from that network first"
+            )
+        salt = keys.new_salt()
+        made = state.allocate(request, node, netns_id=netns.identity, salt=salt)
+        try:
+            with doing(f"attach {made.ifname}"):
+                _build(node, made, netns, cak)
+            made = msgspec.structs.replace(made, phase="ready")
+            state.save(made)
+        except BaseException as error:
+            try:
+                _tear_down(state, made)
+            except NoctuleError as second:
+                error.add_note(f"undoing it failed too: {second.message}")
+            raise
+        return made
+
+
+def detach(state: State, attachment_id: str) -> Attachment | None:
+    """Take an attachment away and free its address; None if there was none."""
+    with state.holding(attachment_id):
+        found = state.get(attachment_id)
+        if found is not None:
+            _tear_down(state, found)
+        else:
+            state.sweep(attachment_id)
+        return found
+
+
+def check(node: NodeNet, state: State, attachment_id: str) -> None:
+    """Raise CheckFailure if what attach made is not there as it was made.
+
+    What others add later is no business of ours: further addresses, routes, rules, a
+    smaller MTU.
+    """
+    with state.holding(attachment_id):
+        made = state.get(attachment_id)
+        if made is None or made.phase != "ready":
+            raise CheckFailure(
+                f"attachment {attachment_id} is not in the state folder; add it anew"
+            )
+        if identity(made.netns) != made.netns_id:
+            raise CheckFailure(f"{made.netns} is not the namespace that was attached; add it anew")
+        node = msgspec.structs.replace(node, ula=made.ula)
+        with Namespace.open(made.netns) as netns, doing(f"check {made.ifname}"):
+            wrong = _wrong_outside(node, made) + _wrong_inside(node, made, netns)
+    if wrong:
+        raise CheckFailure(
+            f"{made.ifname} of container {made.container}: {'; '.join(wrong)}; "
+            "delete the attachment and add it anew"
+        )
+
+
+def resize(state: State, attachment_id: str, mtu: int) -> None:
+    """Lower an attachment's MTU to fit a path of `mtu` bytes, under running traffic."""
+    with state.holding(attachment_id):
+        made = state.get(attachment_id)
+        if made is None or made.phase != "ready" or made.mtu <= mtu:
+            return
+        with doing(f"lower the MTU of {made.ifname}"):
+            try:
+                with Namespace.open(made.netns) as netns, links.open(netns) as inside:
+                    inside.batch([links.set_request(made.ifname, mtu=mtu - names.MACSEC_OVERHEAD)])
+            except UnknownContainer:
+                return
+            with links.open() as outside:
+                outside.batch([links.set_request(made.vc, mtu=mtu + VC_EXTRA)])
+                outside.batch([links.set_request(made.vh, mtu=mtu)])
+        state.save(msgspec.structs.replace(made, mtu=mtu))
+
+
+def host_interfaces(made: Attachment) -> list[HostInterface]:
+    """Return what of an attachment is in the node's namespace: bridge port and lower device."""
+    port = HostInterface(name=made.vh, mac=names.port_mac_of(made.address), mtu=made.mtu)
+    return [port, HostInterface(name=made.vc, mac=made.mac, mtu=made.mtu + VC_EXTRA)]
+
+
+def alive(attachment: Attachment) -> bool:
+    """Tell whether the attachment's namespace is still the same, with its SecY in it.
+
+    An inode number may be used again for another namespace: hence the SecY.
+    """
+    if identity(attachment.netns) != attachment.netns_id:
+        return False
+    try:
+        with Namespace.open(attachment.netns) as netns, links.open(netns) as rtnl:
+            facts = links.get(rtnl, attachment.ifname)
+    except (UnknownContainer, OSError):
+        return False
+    return facts is not None and facts.kind == "macsec" and facts.mac == attachment.mac
+
+
+# -- attach ------------------------------------------------------------------------------
+
+
+def _clear_predecessor(state: State, request: AttachRequest) -> None:
+    """Finish an earlier life of the same attachment, unless it lives."""
+    found = state.get(request.id)
+    if found is None:
+        return
+    if found.phase == "ready" and alive(found):
+        raise InvalidConfig(
+            f"{request.ifname} of container {request.container} is attached to "
+            f"{request.network} already, as {found.address}; detach it first"
+        )
+    _tear_down(state, found)
+
+
+def _build(node: NodeNet, made: Attachment, netns: Namespace, cak: bytes) -> None:
+    with netns.enter():
+        inside, genl = links.open(), macsec.open()
+    with inside, genl, links.open() as outside:
+        vc = _veth(outside, node, made)
+        index = _secy(outside, inside, made, netns, vc)
+        sak = keys.derive_sak(cak, salt=bytes.fromhex(made.salt), ca=made.network, sci=made.sci)
+        with doing(f"install the key of {made.ifname}"):
+            macsec.add_tx_sa(genl, index, made.an, sak, _key_id(made))
+            wrong = differences(macsec.dump(genl).get(index), made)
+        if wrong:
+            raise KernelFailure(
+                f"the kernel made {made.ifname} other than asked: {', '.join(wrong)}; "
+                "is the macsec module of this kernel complete?"
+            )
+        host.add_port(made.vh, made.mac)
+        ruleset.load_container(netns, node.vips, node.ula)
+        _open_up(inside, node, made, index, netns)
+    with doing(f"announce {made.mac} to the mesh"):
+        frames.announce(made.mac)
+
+
+def _veth(outside: Netlink, node: NodeNet, made: Attachment) -> int:
+    """Make the veth pair; return the index of the lower device."""
+    try:
+        ((bridge,),) = outside.batch([links.index_request(node.bridge)])
+    except OSError as error:
+        raise TryAgain(
+            f"the bridge {node.bridge} is missing in the node's namespace: "
+            "noctuled makes it when it starts",
+            details=str(error),
+        ) from error
+    peer: links.Attributes = [
+        ("IFLA_IFNAME", made.vc),
+        ("IFLA_ADDRESS", made.mac),
+        ("IFLA_MTU", node.mtu + VC_EXTRA),
+    ]
+    pair = [
+        links.create_request(
+            made.vh,
+            "veth",
+            [("VETH_INFO_PEER", {"attrs": peer})],
+            [
+                ("IFLA_ADDRESS", names.port_mac_of(made.address)),
+                ("IFLA_MTU", node.mtu),
+                ("IFLA_MASTER", bridge["index"]),
+            ],
+        ),
+        links.set_request(made.vh, quiet=True),
+        links.set_request(made.vc, quiet=True),
+        links.index_request(made.vh),
+        links.index_request(made.vc),
+    ]
+    with doing(f"make the veth pair {made.vh}"):
+        try:
+            answers = outside.batch(pair)
+        except FileExistsError:
+            # Ours by its name, and without a state file: someone emptied the state folder.
+            links.delete(outside, made.vh)
+            answers = outside.batch(pair)
+        except OSError as error:
+            if error.errno == errno.EXFULL:  # others have ports of this bridge
+                raise allocation.full() from error
+            raise
+        vh, vc = (int(answer[0]["index"]) for answer in answers[3:])
+        outside.batch(
+            [
+                links.port_request(vh, links.CLOSED_PORT),
+                links.forward_request(vh, made.mac),
+                *shaping.requests((vh, vc), _buckets(made)),
+                links.set_request(vh, up=True),
+                links.set_request(vc, up=True),
+            ]
+        )
+    return vc
+
+
+def _buckets(made: Attachment) -> tuple[shaping.Bucket | None, shaping.Bucket | None]:
+    return shaping.buckets(made.bandwidth, made.mtu + VC_EXTRA)
+
+
+def _secy(outside: Netlink, inside: Netlink, made: Attachment, netns: Namespace, vc: int) -> int:
+    """Make the SecY in the container, down, silent and without ARP; return its index."""
+    data = macsec.link_data()
+    # The namespace goes along with the creation: moving a link afterwards takes two RCU
+    # grace periods, and there is no moment at which the node has a device of that name.
+    place: links.Attributes = [("IFLA_LINK", vc), ("IFLA_NET_NS_FD", netns.fd)]
+    with doing(f"make the MACsec device {made.ifname}"):
+        try:
+            outside.batch([links.create_request(made.ifname, "macsec", data, place)])
+        except FileExistsError as error:
+            raise InvalidConfig(
+                f"CNI_IFNAME: {made.ifname} exists in the container already; "
+                "choose another name or remove that interface"
+            ) from error
+        changes = [
+            links.set_request(made.ifname, quiet=True, noarp=True),
+            links.index_request(made.ifname),
+        ]
+        return int(inside.batch(changes)[1][0]["index"])
+
+
+def _open_up(
+    inside: Netlink, node: NodeNet, made: Attachment, index: int, netns: Namespace
+) -> None:
+    """Give the interface its addresses, bring it up, and route the VIPs to it."""
+    steps = [
+        links.set_request(links.LOOPBACK_INDEX, up=True),
+        links.set_request(index, mtu=made.mtu - names.MACSEC_OVERHEAD),
+        links.set_request(index, up=True),
+        *(links.address_request(index, address) for address in node.addresses(made.address)),
+        *(links.route_request(index, network) for network in node.routes()),
+    ]
+    with doing(f"give {made.ifname} the address {made.address}"):
+        try:
+            inside.batch(steps)
+        except OSError as error:
+            # The namespace begins without IPv6 (net.ipv6.conf.default.disable_ipv6), or the
+            # kernel has none.
+            if not node.ula or error.errno not in (errno.EACCES, errno.EOPNOTSUPP):
+                raise
+            links.enable_ipv6(netns, made.ifname)
+            inside.batch(steps)
+
+
+def _replicas(netns: Namespace) -> list[macsec.SecY]:
+    """Return the SecYs of Noctule's kind in a namespace."""
+    with doing(f"list the MACsec devices in {netns.path}"), macsec.open(netns) as genl:
+        return [
+            secy for secy in macsec.dump(genl).values() if secy.sci.startswith(names.MAC_PREFIX)
+        ]
+
+
+# -- check -------------------------------------------------------------------------------
+
+
+def differences(secy: macsec.SecY | None, made: Attachment) -> list[str]:
+    """Name how a SecY read back differs from what the attachment should have."""
+    if secy is None:
+        return ["there is no SecY"]
+    wrong = [f"not {setting}" for setting in macsec.lacking(secy)]
+    if secy.sci != made.sci:
+        wrong.append(f"SCI is {secy.sci.hex()}, not {made.sci.hex()}")
+    sa = secy.tx_sas.get(made.an)
+    if secy.encoding_sa != made.an or sa is None or not sa.active:
+        wrong.append(f"it does not transmit with SA {made.an}")
+    elif sa.key_id != _key_id(made):
+        wrong.append(f"SA {made.an} has key {sa.key_id.hex()}, not {_key_id(made).hex()}")
+    return wrong
+
+
+def _key_id(made: Attachment) -> bytes:
+    return keys.key_id(bytes.fromhex(made.salt), made.sci)
+
+
+def _wrong_outside(node: NodeNet, made: Attachment) -> list[str]:
+    with links.open() as outside:
+        bridge = links.get(outside, node.bridge)
+        vh, vc = links.get(outside, made.vh), links.get(outside, made.vc)
+        if vh is not None and vc is not None:
+            wrong = shaping.differences(outside, (made.vh, made.vc), _buckets(made))
+    if bridge is None or vh is None or vc is None:
+        missing = {node.bridge: bridge, made.vh: vh, made.vc: vc}
+        return [f"{name} is missing on the node" for name, found in missing.items() if not found]
+    claims = {
+        f"{made.vh} is not a port of {node.bridge}": vh.master == bridge.index,
+        f"{made.vh} is down": vh.up,
+        f"{made.vc} is down": vc.up,
+        f"{made.vc} has MTU {vc.mtu}, not {made.mtu + VC_EXTRA}": vc.mtu == made.mtu + VC_EXTRA,
+        f"{made.vc} has MAC {vc.mac}, not {made.mac}": vc.mac == made.mac,
+        f"the host filter has no port {made.vh}": (made.vh, made.mac) in host.ports(),
+        f"{made.vh} learns or is flooded": all(
+            vh.port is not None and vh.port.get_attr(name) == value
+            for name, value in links.CLOSED_PORT
+        ),
+    }
+    return wrong + [claim for claim, holds in claims.items() if not holds]
+
+
+def _wrong_inside(node: NodeNet, made: Attachment, netns: Namespace) -> list[str]:
+    with netns.enter():
+        inside, genl = links.open(), macsec.open()
+    with inside, genl:
+        facts = links.get(inside, made.ifname)
+        if facts is None or facts.kind != "macsec":
+            return [f"{made.ifname} is not a MACsec device"]
+        there = {f"{address}/{n}" for address, n in links.addresses(inside, facts.index).items()}
+        wrong = differences(macsec.dump(genl).get(facts.index), made)
+        wrong += [f"it has no address {a}" for a in node.addresses(made.address) if a not in there]
+        wrong += [f"{n} is not routed to it" for n in node.routes() if not _leads(inside, n, facts)]
+    most = made.mtu - names.MACSEC_OVERHEAD
+    claims = {
+        f"its MAC is {facts.mac}, not {made.mac}": facts.mac == made.mac,
+        f"its MTU is {facts.mtu}, above {most}": facts.mtu <= most,
+        "it is down": facts.up,
+        "it asks by ARP": facts.noarp,
+        "the container ruleset is missing": ruleset.container_present(netns),
+    }
+    return wrong + [claim for claim, holds in claims.items() if not holds]
+
+
+def _leads(inside: Netlink, network: str, facts: links.Facts) -> bool:
+    """Tell whether a network (CIDR) is routed to a link."""
+    try:
+        found, _ = links.route_to(inside, network.partition("/")[0])
+    except OSError as error:
+        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return False
+        raise
+    return found == facts.index
+
+
+# -- detach ------------------------------------------------------------------------------
+
+
+def _tear_down(state: State, made: Attachment) -> None:
+    if made.phase != "deleting":
+        state.save(msgspec.structs.replace(made, phase="deleting"))
+    with doing(f"delete the veth pair {made.vh}"), links.open() as outside:
+        links.delete(outside, made.vh)
+    try:
+        host.del_port(made.vh, made.mac)
+    except KernelFailure as error:
+        # No host filter at all: then no port of it either.
+        if getattr(error.__cause__, "errno", None) != errno.ENOENT:
+            raise
+    _remove_ruleset(made)
+    state.remove(made)
+
+
+def _remove_ruleset(made: Attachment) -> None:
+    """Take the ruleset out of a namespace that outlives its attachment."""
+    if identity(made.netns) != made.netns_id:
+        return
+    try:
+        netns = Namespace.open(made.netns)
+    except UnknownContainer:
+        return
+    with netns:
+        # The path and the inode may by now mean another container: leave that one closed.
+        if not _replicas(netns):
+            ruleset.delete_container(netns)

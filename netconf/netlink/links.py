@@ -1,0 +1,406 @@
+"""rtnetlink in our words: links, bridge ports, addresses, routes, neighbours.
+
+1. Functions named after an act send and raise OSError; those ending in ``_request``
+   return a `NetlinkRequest`, for several to travel in one batch (`Netlink.batch`).
+2. Links are named by index once it is known; by name where they are still to be made in
+   the same batch.
+3. ``addrgenmode none`` cannot be given at creation (the kernel reads IFLA_AF_SPEC only
+   when changing a link) and must come before ``up``: it keeps the node's own IPv6
+   chatter off a wire that carries a container's MAC.
+
+Source: net/core/rtnetlink.c, net/bridge/br_netlink.c, include/uapi/linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from netconf.errors import KernelFailure
+from netconf.namespace import Namespace
+from netconf.netlink.socket import (
+    NETLINK_ROUTE,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Netlink,
+    NetlinkRequest,
+)
+from netconf.uapi.messages import ifaddrmsg, ifinfmsg, ndmsg, nlmsg, rtmsg
+
+RTM_NEWLINK = 16
+RTM_DELLINK = 17
+RTM_GETLINK = 18
+RTM_SETLINK = 19
+RTM_NEWADDR = 20
+RTM_GETADDR = 22
+RTM_NEWROUTE = 24
+RTM_GETROUTE = 26
+RTM_NEWNEIGH = 28
+RTM_DELNEIGH = 29
+RTM_GETNEIGH = 30
+
+IFF_UP = 0x1
+IFF_NOARP = 0x80
+
+IN6_ADDR_GEN_MODE_NONE = 1
+RTEXT_FILTER_SKIP_STATS = 1 << 3
+
+NUD_NOARP = 0x40
+NUD_PERMANENT = 0x80
+NTF_MASTER = 0x04
+NTF_STICKY = 0x40
+
+RT_TABLE_MAIN = 254
+RTPROT_STATIC = 4
+RT_SCOPE_LINK = 253
+RTN_UNICAST = 1
+
+LOOPBACK_INDEX = 1
+"""LOOPBACK_IFINDEX, include/net/flow.h: the loopback device of every namespace."""
+
+Attributes = list[tuple[str, Any]]
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What we ask about a link."""
+
+    index: int
+    name: str
+    mac: str
+    """Lower-case, or empty for a link without a 6-byte address."""
+    mtu: int
+    """Bytes of payload above the Ethernet header."""
+    up: bool
+    noarp: bool
+    kind: str
+    """``veth``, ``macsec``, …; empty for hardware."""
+    master: int
+    """Index of the bridge or mesh it belongs to; 0 for none."""
+    lower: int
+    """Index of the device below (IFLA_LINK), possibly in another namespace; 0 for none."""
+    data: Any
+    """Decoded ``IFLA_INFO_DATA``, or None."""
+    port: Any
+    """Decoded ``IFLA_INFO_SLAVE_DATA``, or None."""
+    addrgen: int
+    """``IFLA_INET6_ADDR_GEN_MODE``, -1 where there is no IPv6."""
+
+
+def open(netns: Namespace | None = None) -> Netlink:
+    """Open an rtnetlink socket in `netns`, or in the thread's own namespace."""
+    return Netlink(NETLINK_ROUTE, netns)
+
+
+# -- links -------------------------------------------------------------------------------
+
+
+def get_request(link: int | str) -> NetlinkRequest:
+    """Ask for a link by index or name, without its counters."""
+    message = _link(link)
+    message["attrs"].append(("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS))
+    return NetlinkRequest(RTM_GETLINK, message)
+
+
+def get(rtnl: Netlink, link: int | str) -> Facts | None:
+    """Return a link's facts, or None if there is no such link."""
+    try:
+        (answer,) = rtnl.batch([get_request(link)])[0]
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+    return facts(answer)
+
+
+def every(rtnl: Netlink) -> list[Facts]:
+    """Return the facts of all links in the socket's namespace."""
+    message = ifinfmsg()
+    message["attrs"] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+    return [facts(answer) for answer in rtnl.dump(RTM_GETLINK, message)]
+
+
+def facts(answer: nlmsg) -> Facts:
+    """Read one RTM_NEWLINK message."""
+    info = answer.get_attr("IFLA_LINKINFO")
+    families = answer.get_attr("IFLA_AF_SPEC")
+    inet6 = families.get_attr("AF_INET6") if families is not None else None
+    mac = answer.get_attr("IFLA_ADDRESS") or ""
+    return Facts(
+        index=answer["index"],
+        name=answer.get_attr("IFLA_IFNAME"),
+        mac=mac if isinstance(mac, str) else "",
+        mtu=answer.get_attr("IFLA_MTU", 0),
+        up=bool(answer["flags"] & IFF_UP),
+        noarp=bool(answer["flags"] & IFF_NOARP),
+        kind=(info.get_attr("IFLA_INFO_KIND") if info is not None else None) or "",
+        master=answer.get_attr("IFLA_MASTER", 0),
+        lower=answer.get_attr("IFLA_LINK", 0),
+        data=info.get_attr("IFLA_INFO_DATA") if info is not None else None,
+        port=info.get_attr("IFLA_INFO_SLAVE_DATA") if info is not None else None,
+        addrgen=inet6.get_attr("IFLA_INET6_ADDR_GEN_MODE", -1) if inet6 is not None else -1,
+    )
+
+
+class ifindexmsg(ifinfmsg):
+    """An RTM_GETLINK whose answer is read no further than the index: ten times faster."""
+
+    def decode(self) -> None:
+        """Read ``ifi_index`` (struct ifinfomsg, after the 16-byte netlink header)."""
+        (self["index"],) = struct.unpack_from("=4xi", self.data, 16)
+
+
+def index_request(name: str) -> NetlinkRequest:
+    """Ask for a link's index by name; ENODEV if there is none."""
+    message = ifindexmsg()
+    message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+    return NetlinkRequest(RTM_GETLINK, message)
+
+
+def create_request(name: str, kind: str, data: Attributes, extra: Attributes) -> NetlinkRequest:
+    """Make a link of a `kind`; EEXIST if the name is taken."""
+    message = _link(name)
+    info: Attributes = [("IFLA_INFO_KIND", kind)]
+    if data:
+        info.append(("IFLA_INFO_DATA", {"attrs": data}))
+    message["attrs"] += [*extra, ("IFLA_LINKINFO", {"attrs": info})]
+    return NetlinkRequest(RTM_NEWLINK, message, NLM_F_CREATE | NLM_F_EXCL)
+
+
+def change_data_request(index: int, kind: str, data: Attributes) -> NetlinkRequest:
+    """Change the ``IFLA_INFO_DATA`` of an existing link."""
+    message = _link(index)
+    info: Attributes = [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": data})]
+    message["attrs"].append(("IFLA_LINKINFO", {"attrs": info}))
+    return NetlinkRequest(RTM_NEWLINK, message)
+
+
+def set_request(
+    link: int | str,
+    *,
+    mtu: int | None = None,
+    master: int | None = None,
+    quiet: bool = False,
+    up: bool | None = None,
+    noarp: bool | None = None,
+) -> NetlinkRequest:
+    """Change a link; `quiet` is ``addrgenmode none`` where there is IPv6, `master` 0 frees it."""
+    message = _link(link)
+    for flag, wanted in ((IFF_UP, up), (IFF_NOARP, noarp)):
+        if wanted is not None:
+            message["change"] |= flag
+            message["flags"] |= flag if wanted else 0
+    attrs: Attributes = message["attrs"]
+    if mtu is not None:
+        attrs.append(("IFLA_MTU", mtu))
+    if master is not None:
+        attrs.append(("IFLA_MASTER", master))
+    if quiet and has_ipv6():
+        mode = [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]
+        attrs.append(("IFLA_AF_SPEC", {"attrs": [("AF_INET6", {"attrs": mode})]}))
+    return NetlinkRequest(RTM_SETLINK, message)
+
+
+def delete_request(link: int | str) -> NetlinkRequest:
+    """Delete a link; ENODEV if there is none."""
+    return NetlinkRequest(RTM_DELLINK, _link(link))
+
+
+def delete(rtnl: Netlink, link: int | str) -> bool:
+    """Delete a link; False if it is gone already."""
+    try:
+        rtnl.batch([delete_request(link)])
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return False
+        raise
+    return True
+
+
+def _link(link: int | str) -> ifinfmsg:
+    message = ifinfmsg()
+    message["flags"] = message["change"] = 0
+    if isinstance(link, int):
+        message["index"] = link
+        message["attrs"] = []
+    else:
+        message["attrs"] = [("IFLA_IFNAME", link)]
+    return message
+
+
+# -- bridge ports ------------------------------------------------------------------------
+
+
+CLOSED_PORT: Attributes = [
+    ("IFLA_BRPORT_LEARNING", 0),
+    ("IFLA_BRPORT_UNICAST_FLOOD", 0),
+    ("IFLA_BRPORT_MCAST_FLOOD", 0),
+    ("IFLA_BRPORT_BCAST_FLOOD", 0),
+]
+"""A container's port: the bridge neither believes what it says nor sends it what is not
+addressed to it."""
+
+
+def port_request(index: int, settings: Attributes) -> NetlinkRequest:
+    """Set the options of a bridge port (IFLA_BRPORT_*)."""
+    message = _link(index)
+    message["family"] = socket.AF_BRIDGE
+    message["attrs"].append(("IFLA_PROTINFO", {"attrs": settings}, 0x8000))
+    return NetlinkRequest(RTM_SETLINK, message)
+
+
+def forward_request(index: int, mac: str) -> NetlinkRequest:
+    """Say that `mac` lives behind a bridge port, now and silent or not.
+
+    Sticky, because a static entry alone would still move to the port that a forged
+    source address comes from (net/bridge/br_fdb.c, br_fdb_update).
+    """
+    message = ndmsg()
+    message["family"] = socket.AF_BRIDGE
+    message["ifindex"] = index
+    message["state"] = NUD_NOARP
+    message["flags"] = NTF_MASTER | NTF_STICKY
+    message["attrs"] = [("NDA_LLADDR", mac)]
+    return NetlinkRequest(RTM_NEWNEIGH, message, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+# -- addresses and routes ----------------------------------------------------------------
+
+
+def address_request(index: int, interface: str) -> NetlinkRequest:
+    """Give a link an address with its prefix length (``10.64.0.1/12``).
+
+    EACCES for an IPv6 address where the link has IPv6 disabled, EOPNOTSUPP where the kernel
+    has none. No address is probed on a link without ARP (addrconf.c, addrconf_dad_begin).
+    """
+    address, _, prefix = interface.partition("/")
+    message = ifaddrmsg()
+    message["family"] = _family(address)
+    message["prefixlen"] = int(prefix)
+    message["index"] = index
+    message["attrs"] = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
+    return NetlinkRequest(RTM_NEWADDR, message, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def addresses(rtnl: Netlink, index: int) -> dict[str, int]:
+    """Return a link's addresses of both families with their prefix lengths."""
+    message = ifaddrmsg()
+    message["index"] = index
+    return {
+        answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS"): answer["prefixlen"]
+        for answer in rtnl.dump(RTM_GETADDR, message)
+        if answer["index"] == index
+    }
+
+
+def route_request(index: int, network: str) -> NetlinkRequest:
+    """Send a network (CIDR) out of a link as if it were on it; the errors of addresses."""
+    destination, _, prefix = network.partition("/")
+    message = rtmsg()
+    message["family"] = _family(destination)
+    message["dst_len"] = int(prefix)
+    message["table"] = RT_TABLE_MAIN
+    message["proto"] = RTPROT_STATIC
+    message["scope"] = RT_SCOPE_LINK
+    message["type"] = RTN_UNICAST
+    message["attrs"] = [("RTA_DST", destination), ("RTA_OIF", index)]
+    return NetlinkRequest(RTM_NEWROUTE, message, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def route_to(rtnl: Netlink, remote: str) -> tuple[int, int | None]:
+    """Return (ifindex, MTU of the route if it has its own) towards a `remote` address.
+
+    OSError ENETUNREACH without a route.
+    """
+    message = rtmsg()
+    message["family"] = _family(remote)
+    message["dst_len"] = 32 if message["family"] == socket.AF_INET else 128
+    message["attrs"] = [("RTA_DST", remote)]
+    (answer,) = rtnl.request(RTM_GETROUTE, message)
+    metrics = answer.get_attr("RTA_METRICS")
+    mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
+    return answer.get_attr("RTA_OIF"), mtu
+
+
+@functools.cache
+def has_ipv6() -> bool:
+    """Tell whether this kernel speaks IPv6 at all (not so with ``ipv6.disable=1``).
+
+    Without, IFLA_AF_SPEC of AF_INET6 is refused (net/core/rtnetlink.c, validate_linkmsg). Where
+    /proc/sys cannot be seen the answer is yes: an error is better than a link that talks.
+    """
+    sysctls = Path("/proc/sys/net")
+    return (sysctls / "ipv6").exists() or not (sysctls / "ipv4").exists()
+
+
+def enable_ipv6(netns: Namespace, name: str) -> None:
+    """Turn IPv6 on for one link of a namespace.
+
+    No netlink message does this (net/ipv6/addrconf.c): only the sysctl of the namespace that
+    the writing thread is in. KernelFailure if that cannot be.
+    """
+    path = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+    with netns.enter():
+        try:
+            path.write_text("0")
+        except FileNotFoundError as error:
+            raise KernelFailure(
+                "addresses.ula: this kernel has no IPv6; boot it without ipv6.disable=1, "
+                "or leave addresses.ula out on every node",
+                details=str(error),
+            ) from error
+        except OSError as error:
+            raise KernelFailure(
+                f"addresses.ula: the container begins without IPv6, and {path} cannot be "
+                f"written: {error.strerror}; let the daemon write below /proc/sys/net",
+                details=str(error),
+            ) from error
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+# -- neighbours --------------------------------------------------------------------------
+
+
+def set_neighbour(rtnl: Netlink, ifindex: int, address: str, mac: str) -> None:
+    """Make or replace the permanent neighbour entry of an `address`."""
+    message = _neighbour(ifindex, address)
+    message["state"] = NUD_PERMANENT
+    message["attrs"].append(("NDA_LLADDR", mac))
+    rtnl.request(RTM_NEWNEIGH, message, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def del_neighbour(rtnl: Netlink, ifindex: int, address: str) -> None:
+    """Delete a neighbour entry; nothing to do if it is gone."""
+    try:
+        rtnl.request(RTM_DELNEIGH, _neighbour(ifindex, address))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+
+
+def neighbours(rtnl: Netlink, ifindex: int) -> dict[str, str]:
+    """Return the permanent neighbour entries of a link, of both families: address to MAC."""
+    message = ndmsg()
+    message["attrs"] = [("NDA_IFINDEX", ifindex)]
+    return {
+        answer.get_attr("NDA_DST"): answer.get_attr("NDA_LLADDR")
+        for answer in rtnl.dump(RTM_GETNEIGH, message)
+        if answer["ifindex"] == ifindex and answer["state"] & NUD_PERMANENT
+    }
+
+
+def _neighbour(ifindex: int, address: str) -> ndmsg:
+    message = ndmsg()
+    message["family"] = _family(address)
+    message["ifindex"] = ifindex
+    message["attrs"] = [("NDA_DST", address)]
+    return message

@@ -1,0 +1,119 @@
+"""Limits on what a container may send and receive: one token bucket per direction.
+
+1. Towards the container the bucket stands on ``vh``, from it on ``vc``: both are in the node's
+   namespace, out of the container's reach, and go with the links. What they weigh is the
+   encrypted frame.
+2. Rates and bursts are in bits, as the capability ``bandwidth`` has them (containernetworking/
+   cni, CONVENTIONS.md); "ingress" is towards the container. 0 is no limit.
+3. A burst below one frame would drop every full frame for good (net/sched/sch_tbf.c,
+   tbf_enqueue), so one frame is the least.
+4. What finds no token waits, at most 25 ms, as behind the reference plugin ``bandwidth``;
+   what would wait longer is dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from netconf.netlink import links
+from netconf.netlink.socket import NLM_F_CREATE, NLM_F_REPLACE, Netlink, NetlinkRequest
+from netconf.uapi.tbf import RTM_GETQDISC, RTM_NEWQDISC, TC_H_ROOT, tcmsg
+
+LATENCY_SECONDS = 0.025
+ETHERNET_HEADER = 14
+_U32_MAX = (1 << 32) - 1
+
+Bits: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class Bandwidth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of one attachment (rule 2): bits per second, and bits."""
+
+    ingress_rate: Bits = 0
+    ingress_burst: Bits = 0
+    egress_rate: Bits = 0
+    egress_burst: Bits = 0
+
+
+class Bucket(msgspec.Struct, frozen=True, kw_only=True):
+    """One token bucket in the kernel's units: bytes per second, and bytes."""
+
+    rate: int
+    burst: int
+
+    @property
+    def limit(self) -> int:
+        """Bytes that may wait (rule 4)."""
+        return min(int(self.rate * LATENCY_SECONDS) + self.burst, _U32_MAX)
+
+
+def buckets(bandwidth: Bandwidth | None, mtu: int) -> tuple[Bucket | None, Bucket | None]:
+    """Return what stands on vh and on vc; `mtu` is the larger one's, in bytes of payload."""
+    if bandwidth is None:
+        return None, None
+    return (
+        _bucket(bandwidth.ingress_rate, bandwidth.ingress_burst, mtu),
+        _bucket(bandwidth.egress_rate, bandwidth.egress_burst, mtu),
+    )
+
+
+def _bucket(rate: int, burst: int, mtu: int) -> Bucket | None:
+    if rate == 0:
+        return None
+    frame = mtu + ETHERNET_HEADER
+    return Bucket(rate=max(rate // 8, 1), burst=min(max(burst // 8, frame), _U32_MAX))
+
+
+def requests(
+    ends: tuple[int, int], wanted: tuple[Bucket | None, Bucket | None]
+) -> list[NetlinkRequest]:
+    """Ask for the buckets `wanted` on the links with the indices `ends`, as their root."""
+    return [
+        _request(index, bucket)
+        for index, bucket in zip(ends, wanted, strict=True)
+        if bucket is not None
+    ]
+
+
+def _request(index: int, bucket: Bucket) -> NetlinkRequest:
+    message = tcmsg()
+    message["index"] = index
+    message["parent"] = TC_H_ROOT
+    parms = {"rate": min(bucket.rate, _U32_MAX), "limit": bucket.limit}
+    options: list[tuple[str, object]] = [
+        ("TCA_TBF_PARMS", parms),
+        ("TCA_TBF_BURST", bucket.burst),
+    ]
+    if bucket.rate > _U32_MAX:
+        options.append(("TCA_TBF_RATE64", bucket.rate))
+    message["attrs"] = [("TCA_KIND", "tbf"), ("TCA_OPTIONS", {"attrs": options})]
+    return NetlinkRequest(RTM_NEWQDISC, message, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def differences(
+    rtnl: Netlink, ends: tuple[str, str], wanted: tuple[Bucket | None, Bucket | None]
+) -> list[str]:
+    """Name the links among `ends` whose bucket is not as `wanted`."""
+    wrong = []
+    for name, bucket in zip(ends, wanted, strict=True):
+        if bucket is not None:
+            ((found,),) = rtnl.batch([links.index_request(name)])
+            if _rate(rtnl, found["index"]) != bucket.rate:
+                wrong.append(f"{name} has no token bucket of {bucket.rate} bytes per second")
+    return wrong
+
+
+def _rate(rtnl: Netlink, index: int) -> int:
+    """Return the rate of a link's bucket in bytes per second; 0 if its root is no ``tbf``."""
+    message = tcmsg()
+    message["index"] = index
+    for answer in rtnl.dump(RTM_GETQDISC, message):
+        if answer["index"] == index and answer["parent"] == TC_H_ROOT:
+            if answer.get_attr("TCA_KIND") != "tbf":
+                return 0
+            options = answer.get_attr("TCA_OPTIONS")
+            wide = options.get_attr("TCA_TBF_RATE64")
+            return int(wide or options.get_attr("TCA_TBF_PARMS")["rate"])
+    return 0

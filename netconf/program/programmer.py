@@ -1,0 +1,346 @@
+"""Make the kernel of one attachment agree with a `Desired`, changing only what differs.
+
+1. Grants go receiver first: RX SC and keys; then the peer map and ingress; then the
+   neighbour entry; then egress and the load-balancing slots. Revocation goes the other way.
+2. The kernel thus takes five steps at most, and all elements of a step are one batch:
+
+       keys in   ->  receive  ->  neighbours in  ->  send  ->
+       neighbours out  ->  unreceive  ->  flows out  ->  keys out
+
+   ``send`` both grants and revokes: a slot moves from one replica to another with no gap.
+3. A new association number of a known peer is added before the withdrawn one goes. A new
+   key under the same number (the peer began anew) replaces the old one.
+4. Flows of a replica that left, or of a grant that went, are deleted from conntrack once
+   all maps have changed: TCP is reset, UDP finds another replica.
+5. `old` is what the caller last programmed. If the kernel's errors show that it is not
+   so, reality is read, and the difference from there is applied; once.
+6. Nothing is flushed, and no rule is ever changed.
+7. What to program follows from the view in one place, for both families: `observed`.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from netconf import keys
+from netconf.errors import UnknownContainer
+from netconf.namespace import Namespace, identity
+from netconf.netlink.socket import doing
+from netconf.nft.elements import (
+    EGRESS,
+    EGRESS_ICMP,
+    GENUINE6,
+    INGRESS,
+    INGRESS_ICMP,
+    LB,
+    LB6,
+    PEER,
+    PEER6,
+    Element,
+    Key,
+    Set,
+)
+from netconf.nft.encoding import mark_of
+from netconf.nft.wire import Batch, Flows
+from netconf.program import actual
+from netconf.program.actual import Actual, expected
+from netconf.program.desired import ICMP, Desired, Grant, differing
+from netconf.program.netns_sockets import NetnsSockets
+
+DRIFT = frozenset({errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.ENODEV})
+"""What nf_tables and macsec answer when something is missing, there, or in use."""
+
+
+class Attached(Protocol):
+    """What the programmer needs of an attachment (netconf.attach.attachment.Attachment)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def network(self) -> str: ...
+    @property
+    def ifname(self) -> str: ...
+    @property
+    def netns(self) -> str: ...
+    @property
+    def netns_id(self) -> tuple[int, int]: ...
+    @property
+    def ula(self) -> str: ...
+
+
+class Nft(Protocol):
+    """What the programmer needs of `netconf.nft.wire.NftSocket`."""
+
+    def send(self, batch: Batch) -> None: ...
+    def dump(self, target: Set) -> dict[Key, Key]: ...
+    def delete_flows(self, flows: Flows) -> None: ...
+
+
+class Hands(Protocol):
+    """What the programmer needs of `netconf.program.netns_sockets.NetnsSockets`."""
+
+    @property
+    def nft(self) -> Nft: ...
+    def add_channel(self, sci: bytes) -> None: ...
+    def del_channel(self, sci: bytes) -> None: ...
+    def add_key(self, sci: bytes, an: int, sak: bytes, key_id: bytes) -> None: ...
+    def del_key(self, sci: bytes, an: int) -> None: ...
+    def channels(self) -> dict[bytes, dict[int, bytes]]: ...
+    def set_neighbour(self, address: str, mac: str) -> None: ...
+    def del_neighbour(self, address: str) -> None: ...
+    def neighbours(self) -> dict[str, str]: ...
+
+
+def observe(hands: Hands, ula: str) -> Actual:
+    """Read back all that `change` writes. OSError ENOENT if the ruleset is gone.
+
+    The IPv6 sets are read only with a `ula`: a ruleset that an older version loaded has none.
+    """
+    nft = hands.nft
+    peers, slots = nft.dump(PEER), nft.dump(LB)
+    if ula:
+        peers, slots = peers | nft.dump(PEER6), slots | nft.dump(LB6)
+    return Actual(
+        keys=hands.channels(),
+        services=_typed({key[0]: data[0] for key, data in peers.items()}),
+        neighbours=hands.neighbours(),
+        genuine=frozenset(_typed(nft.dump(GENUINE6))) if ula else frozenset(),
+        egress=_grants(nft.dump(EGRESS), nft.dump(EGRESS_ICMP)),
+        ingress=_grants(nft.dump(INGRESS), nft.dump(INGRESS_ICMP)),
+        slots=_typed(slots),
+    )
+
+
+def change(
+    hands: Hands, old: Actual, new: Desired, ula: str, ca: str, cak: Callable[[], bytes]
+) -> None:
+    """Take the kernel from `old` to `new`, in the order of rules 1–4.
+
+    `ula` is that of the attachment; `ca` is the name of the connectivity association; `cak`
+    is called at most once, and only if there is a key to install. OSError as the kernel gave
+    it, with earlier steps done.
+    """
+    wanted = expected(new, ula)
+    nft = hands.nft
+    _keys_in(hands, old, wanted, new, ca, cak)
+    nft.send(_receive(old, wanted))
+    for address, mac in wanted.neighbours.items():
+        if old.neighbours.get(address) != mac:
+            hands.set_neighbour(address, mac)
+    nft.send(_send(old, wanted))
+    for address in old.neighbours.keys() - wanted.neighbours.keys():
+        hands.del_neighbour(address)
+    nft.send(_unreceive(old, wanted))
+    for flows in _flows(old, wanted):
+        nft.delete_flows(flows)
+    for sci, sas in old.keys.items():
+        if sci not in wanted.keys:
+            hands.del_channel(sci)
+            continue
+        for an in sas.keys() - wanted.keys[sci].keys():
+            hands.del_key(sci, an)
+
+
+class Programmer:
+    """Programs attachments, keeping each one's sockets open until it is forgotten."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, NetnsSockets] = {}
+        self._lock = threading.Lock()
+
+    def apply(
+        self, attachment: Attached, old: Desired | None, new: Desired, cak: Callable[[], bytes]
+    ) -> None:
+        """Make the kernel agree with `new`; `old` None: whatever is there.
+
+        UnknownContainer: the namespace or the interface is gone. KernelFailure: refused.
+        """
+        handles = self._open(attachment)
+        with handles.lock, doing(f"program attachment {attachment.id}"):
+            handles.last_generation = None
+            self._change(handles, attachment, old, new, cak)
+            handles.last_generation = handles.nft.generation()
+
+    def disturbed(self, attachment: Attached) -> bool:
+        """Tell, in microseconds, whether nftables may have been changed by others.
+
+        That is, since the last `apply` or `observe`. Of MACsec and neighbours it knows nothing.
+        """
+        handles = self._open(attachment)
+        with handles.lock, doing(f"read attachment {attachment.id}"):
+            return handles.last_generation != handles.nft.generation()
+
+    def observe(self, attachment: Attached) -> Actual:
+        """Read the attachment's kernel state back; the errors of `apply`."""
+        handles = self._open(attachment)
+        with handles.lock, doing(f"read attachment {attachment.id}"):
+            # Before the dumps: what changes during them is seen the next time.
+            handles.last_generation = handles.nft.generation()
+            return observe(handles, attachment.ula)
+
+    def forget(self, attachment_id: str) -> None:
+        """Close the sockets of an attachment, letting its namespace go; repeatable."""
+        with self._lock:
+            handles = self._handles.pop(attachment_id, None)
+        if handles is not None:
+            with handles.lock:
+                handles.close()
+
+    def close(self) -> None:
+        """Forget all attachments."""
+        for attachment_id in list(self._handles):
+            self.forget(attachment_id)
+
+    @staticmethod
+    def _change(
+        handles: NetnsSockets,
+        attachment: Attached,
+        old: Desired | None,
+        new: Desired,
+        cak: Callable[[], bytes],
+    ) -> None:
+        ula, ca = attachment.ula, attachment.network
+        if old is not None:
+            before, after = differing(old, new)
+            try:
+                return change(handles, expected(before, ula), after, ula, ca, cak)
+            except OSError as error:
+                if error.errno not in DRIFT:
+                    raise
+        return change(handles, observe(handles, ula), new, ula, ca, cak)
+
+    def _open(self, attachment: Attached) -> NetnsSockets:
+        found = identity(attachment.netns)
+        if found is None or found != tuple(attachment.netns_id):
+            self.forget(attachment.id)
+            raise UnknownContainer(
+                f"the namespace {attachment.netns} of attachment {attachment.id} is gone; "
+                "delete the attachment"
+            )
+        with self._lock:
+            handles = self._handles.get(attachment.id)
+            if handles is not None and handles.identity == found:
+                return handles
+        self.forget(attachment.id)
+        with Namespace.open(attachment.netns) as netns:
+            handles = NetnsSockets(netns, attachment.ifname)
+        with self._lock:
+            return self._handles.setdefault(attachment.id, handles)
+
+
+def _keys_in(
+    hands: Hands, old: Actual, wanted: Actual, new: Desired, ca: str, cak: Callable[[], bytes]
+) -> None:
+    secret = b""
+    for address, peer in new.peers.items():
+        sci = actual.sci_at(address)
+        there = old.keys.get(sci)
+        if there is None:
+            hands.add_channel(sci)
+            there = {}
+        for an, key_id in wanted.keys[sci].items():
+            if there.get(an) == key_id:
+                continue
+            if an in there:
+                hands.del_key(sci, an)
+            secret = secret or cak()
+            sak = keys.derive_sak(secret, salt=peer.salts[an], ca=ca, sci=sci)
+            hands.add_key(sci, an, sak, key_id)
+
+
+def _receive(old: Actual, wanted: Actual) -> Batch:
+    moved = _changed(old.services, wanted.services)
+    batch = _delete(Batch(), PEER, PEER6, [(a,) for a in moved if a in old.services])
+    _add(batch, PEER, PEER6, [((address,), (wanted.services[address],)) for address in moved])
+    batch.add(GENUINE6, [(pair, ()) for pair in wanted.genuine - old.genuine])
+    return _grant(batch, INGRESS, INGRESS_ICMP, wanted.ingress - old.ingress)
+
+
+def _send(old: Actual, wanted: Actual) -> Batch:
+    moved = _changed(old.slots, wanted.slots)
+    gone = [slot for slot in old.slots if slot not in wanted.slots]
+    batch = _revoke(Batch(), EGRESS, EGRESS_ICMP, old.egress - wanted.egress)
+    _delete(batch, LB, LB6, gone + [slot for slot in moved if slot in old.slots])
+    _add(batch, LB, LB6, [(slot, wanted.slots[slot]) for slot in moved])
+    return _grant(batch, EGRESS, EGRESS_ICMP, wanted.egress - old.egress)
+
+
+def _unreceive(old: Actual, wanted: Actual) -> Batch:
+    batch = _revoke(Batch(), INGRESS, INGRESS_ICMP, old.ingress - wanted.ingress)
+    gone = [(address,) for address in old.services if address not in wanted.services]
+    return _delete(batch, PEER, PEER6, gone).delete(GENUINE6, old.genuine - wanted.genuine)
+
+
+def _flows(old: Actual, wanted: Actual) -> set[Flows]:
+    """Name the conntrack entries that no grant covers any more: once for both families."""
+    stays = {
+        address
+        for address, service in old.services.items()
+        if wanted.services.get(address) == service
+    }
+    found = {Flows(mark_of(address)) for address in old.services.keys() - stays}
+    for address in stays:
+        for service, protocol, port in old.egress - wanted.egress:
+            if service == old.services[address]:
+                found.add(Flows(mark_of(address), "out", protocol, port))
+        for service, protocol, port in old.ingress - wanted.ingress:
+            if service == old.services[address]:
+                found.add(Flows(mark_of(address), "in", protocol, port))
+    return found
+
+
+def _changed(old: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> list[Any]:
+    """Return the keys that `wanted` adds or gives another value."""
+    return [key for key, value in wanted.items() if old.get(key) != value]
+
+
+def _add(batch: Batch, four: Set, six: Set, elements: Sequence[Element]) -> Batch:
+    """Add to the set of each element's family."""
+    of_six = [element for element in elements if _is_six(element[0])]
+    return batch.add(four, [e for e in elements if not _is_six(e[0])]).add(six, of_six)
+
+
+def _delete(batch: Batch, four: Set, six: Set, keys: Sequence[Key]) -> Batch:
+    """Delete from the set of each key's family."""
+    of_six = [key for key in keys if _is_six(key)]
+    return batch.delete(four, [key for key in keys if not _is_six(key)]).delete(six, of_six)
+
+
+def _is_six(key: Key) -> bool:
+    return ":" in str(key[0])
+
+
+def _grant(batch: Batch, ports: Set, icmp: Set, grants: Iterable[Grant]) -> Batch:
+    with_port, without = _split(grants)
+    return batch.add(ports, [(key, ()) for key in with_port]).add(
+        icmp, [(key, ()) for key in without]
+    )
+
+
+def _revoke(batch: Batch, ports: Set, icmp: Set, grants: Iterable[Grant]) -> Batch:
+    with_port, without = _split(grants)
+    return batch.delete(ports, with_port).delete(icmp, without)
+
+
+def _split(grants: Iterable[Grant]) -> tuple[list[Key], list[Key]]:
+    """Separate the keys of the port set from those of the ICMP set."""
+    with_port: list[Key] = []
+    without: list[Key] = []
+    for grant in grants:
+        if grant[1] == ICMP:
+            without.append(grant[:1])
+        else:
+            with_port.append(grant)
+    return with_port, without
+
+
+def _grants(ports: Iterable[Key], icmp: Iterable[Key]) -> frozenset[Grant]:
+    return frozenset(_typed([*ports, *((service, ICMP, 0) for (service,) in icmp)]))
+
+
+def _typed(values: Any) -> Any:
+    """Let values decoded field by field pass for the tuples their set is declared to hold."""
+    return values

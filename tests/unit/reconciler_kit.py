@@ -1,0 +1,181 @@
+"""What the programmer's tests share: containers and a host filter in memory, under real code.
+
+`netconf.program.programmer` runs as it is. Only its sockets, `netconf.nft.host` and ``ruleset``
+are of memory; every container is in this process's own namespace, which is never entered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from daemon.journal import Journal
+from daemon.reconcile import reconciler as module
+from daemon.reconcile.reconciler import Reconciler, Work
+from netconf.attach.attachment import Attachment
+from netconf.namespace import Namespace, identity
+from netconf.nft.elements import Key, Set
+from netconf.program import programmer
+from netconf.program.desired import Desired
+from tests.unit.test_program import ULA, FakeContainer
+
+LIMIT = 10.0
+OWN = "/proc/self/ns/net"
+Pair = tuple[str, str]
+
+
+class Container(FakeContainer):
+    """Sockets into one container: they write into the kernel's log, and fail or wait if told."""
+
+    def __init__(self, kernel: Kernel, name: str, ula: str) -> None:
+        super().__init__(ula)
+        self.lock = threading.Lock()
+        self.ifindex = 2
+        self.identity = identity(OWN)
+        self.last_generation: int | None = None
+        self._kernel = kernel
+        self._name = name
+
+    def send(self, batch: object) -> None:
+        self._kernel.go.wait(LIMIT)
+        if error := self._kernel.errors.get(self._name):
+            raise error
+        self._kernel.log.append(self._name)
+        super().send(batch)
+
+    def dump(self, target: Set) -> dict[Key, Key]:
+        if self._kernel.deaf:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        return super().dump(target)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Kernel:
+    """The containers by interface name, and what `netconf.nft.host` and ``ruleset`` offer."""
+
+    def __init__(self) -> None:
+        self.containers: dict[str, Container] = {}
+        self.errors: dict[str, Exception] = {}
+        self.log: list[object] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.told = threading.Event()
+        self.tell = threading.Event()
+        self.tell.set()
+        self._pairs: set[Pair] = set()
+        self._ports: set[Pair] = set()
+        self.ula = ULA
+        self.loaded: list[tuple[str, str]] = []
+        self.present = True
+        self.current = True
+        self.deaf = False
+
+    def handles(self, netns: Namespace, ifname: str) -> Container:
+        return self.containers.setdefault(ifname, Container(self, ifname, self.ula))
+
+    def change_pairs(self, add: Iterable[Pair], remove: Iterable[Pair]) -> None:
+        added, removed = set(add), set(remove)
+        self.log.append(("pairs", len(added), len(removed)))
+        self._pairs = (self._pairs | added) - removed
+
+    def pairs(self) -> set[Pair]:
+        found = set(self._pairs)
+        self.told.set()
+        self.tell.wait(LIMIT)
+        return found
+
+    def ports(self) -> set[Pair]:
+        return set(self._ports)
+
+    def add_port(self, port: str, mac: str) -> None:
+        self._ports.add((port, mac))
+
+    def del_port(self, port: str, mac: str) -> None:
+        self._ports.discard((port, mac))
+
+    def ensure_host(self) -> None:
+        """It is always there."""
+
+    def container_present(self, netns: Namespace) -> bool:
+        return self.present
+
+    def container_current(self, netns: Namespace) -> bool:
+        return self.current
+
+    def load_container(self, netns: Namespace, vips: str, ula: str) -> None:
+        self.present = True
+        self.loaded.append((vips, ula))
+
+
+class Stage:
+    """A programmer, its kernel, and what the next plan says."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.kernel = Kernel()
+        monkeypatch.setattr(programmer, "NetnsSockets", self.kernel.handles)
+        monkeypatch.setattr(module, "host", self.kernel)
+        monkeypatch.setattr(module, "ruleset", self.kernel)
+        self._key = folder / "key"
+        self._key.write_text("a secret of more than sixteen bytes")
+        self._key.chmod(0o600)
+        self.attachments: dict[str, Attachment] = {}
+        self.views: dict[str, Desired] = {}
+        self.plans = 0
+        self.broken = False
+        self.passed = 0
+        self.version = 1
+
+    def add(self, number: int) -> Attachment:
+        """Attach one replica, with an empty view."""
+        found = identity(OWN)
+        assert found is not None
+        made = Attachment(
+            id=f"{number:012x}", network="mesh", container="c", ifname=f"eth{number}", netns=OWN,
+            netns_id=found, service="web", key_file=str(self._key), address=f"10.64.16.{number}",
+            salt="11" * 32, an=0, mtu=1468, phase="ready", ula=self.kernel.ula,
+        )  # fmt: skip
+        self.attachments[made.id] = made
+        self.kernel.add_port(made.vh, made.mac)
+        return made
+
+    def plan(self) -> Work:
+        self.plans += 1
+        if self.broken:
+            raise ZeroDivisionError("a bug in planning")
+        return Work(
+            attachments=dict(self.attachments), views=dict(self.views), policy_version=self.version
+        )
+
+    def run(self, scene: Callable[[Reconciler], Awaitable[None]], *, hold: bool = False) -> None:
+        """Run `scene` while passes are done."""
+
+        def count() -> None:
+            self.passed += 1
+
+        async def main() -> None:
+            with ThreadPoolExecutor(4) as executor:
+                made = Reconciler(self.plan, "10.80.0.0/16", executor, Journal())
+                made.hold = hold
+                made.passed = count
+                for name in self.attachments:
+                    made.introduce(name)
+                running = asyncio.ensure_future(made.run())
+                try:
+                    async with asyncio.timeout(LIMIT):
+                        await scene(made)
+                finally:
+                    self.kernel.go.set()
+                    self.kernel.tell.set()
+                    running.cancel()
+                    await asyncio.gather(running, return_exceptions=True)
+
+        asyncio.run(main())

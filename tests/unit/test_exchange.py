@@ -1,0 +1,356 @@
+"""Other nodes: real stores and certificates over a fabric in memory, and real TCP probes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon.cluster import exchange as module
+from daemon.cluster.exchange import Exchange
+from daemon.fabric import Settings
+from daemon.journal import Journal
+from daemon.model import records
+from daemon.model.store import Outcome, Store
+from tests.unit.fabric_kit import free_ports
+from tests.unit.memory_fabric import Network
+from tests.unit.model_kit import NOW, filled, info, policy, record, replica, store
+
+LIMIT = 10.0
+NOBODY = "tls/255.255.255.255:7447"
+"""No address to connect to: the kernel says at once that there is no way."""
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates of the tests are in force then; a watch looks again at once."""
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: NOW, monotonic=time.monotonic))
+    monkeypatch.setattr(module, "PROBE_EVERY", 0.01)
+
+
+class Member:
+    """One node: its store, its peers, and what they ask of the rest of the daemon."""
+
+    def __init__(self, network: Network, name: str, known: Store) -> None:
+        self.name = name
+        self.store = known
+        others = tuple(f"tls/10.0.0.{i}:1" for i in "123" if f"n{i}" != name)
+        settings = Settings(
+            cluster="lab", node=name, listen=(f"tls/10.0.0.{name[1:]}:1",), connect=others,
+            ca="", certificate="", key="",
+        )  # fmt: skip
+        self.fabric = network.join(settings)
+        self.passes: list[asyncio.Future[bool]] = []
+        self.slow = False
+        self.changes: list[bool] = []
+        self.answered = 0
+        self.remembered: list[int] = []
+        self.peers = Exchange(
+            name,
+            self.store,
+            self.fabric,
+            program=self._program,
+            answer=self._answer,
+            remembered=self.remembered.append,
+            changed=self.changes.append,
+            journal=Journal(),
+        )
+
+    def _program(self) -> asyncio.Future[bool]:
+        self.passes.append(asyncio.get_running_loop().create_future())
+        if not self.slow:
+            self.passes[-1].set_result(True)
+        return self.passes[-1]
+
+    def _answer(self) -> list[bytes]:
+        self.answered += 1
+        return self.store.answer(self.name)
+
+    def end_passes(self, agreed: bool) -> None:
+        for future in self.passes:
+            if not future.done():
+                future.set_result(agreed)
+
+    def publish(self, sealed: bytes) -> None:
+        """Hold and publish a record, as a node does."""
+        self.store.offer(sealed, NOW)
+        self.fabric.publish(records.decode(sealed).key, sealed)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait until `condition` holds."""
+    async with asyncio.timeout(LIMIT):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def play(
+    scene: Callable[[Member, Member], Awaitable[None]], n1: Store | None = None,
+    n2: Store | None = None,
+) -> None:  # fmt: skip
+    """Run `scene` with two nodes that have met."""
+
+    async def main() -> None:
+        network = Network()
+        members = [Member(network, "n1", n1 or filled()), Member(network, "n2", n2 or filled())]
+        for member in members:
+            await member.fabric.open(member.peers)
+        one, two = members
+        await until(lambda: "n2" in one.peers.judged and "n1" in two.peers.judged)
+        one.passes.clear()
+        one.changes.clear()
+        two.answered = 0
+        try:
+            async with asyncio.timeout(LIMIT):
+                await scene(one, two)
+        finally:
+            for member in members:
+                await member.peers.close()
+                await member.fabric.close()
+
+    asyncio.run(main())
+
+
+def test_nodes_that_meet_tell_each_other_everything() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        assert one.peers.alive == {"n1", "n2"}
+        assert [r.node for r in one.store.held_replicas()] == ["n2"]
+        assert two.remembered == [1]  # what n1 knew of n2 before it heard this
+
+    play(scene, n2=filled(record("n2", 5, replica("n2", 5))))
+
+
+def test_a_record_asks_for_a_pass() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        two.publish(record("n2", 5, replica("n2", 5)))
+        await until(lambda: one.store.held_replicas())
+        assert (len(one.passes), one.changes) == (1, [False])
+
+    play(scene)
+
+
+def test_a_policy_is_told_apart() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        two.publish(record("authority", 2, policy(version=2)))
+        await until(lambda: one.changes)
+        assert one.changes == [True]
+
+    play(scene)
+
+
+def test_what_is_known_or_refused_asks_for_nothing() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        sealed = record("n2", 5, replica("n2", 5))
+        assert one.peers.take(sealed).changed
+        one.passes.clear()
+        assert one.peers.take(sealed).outcome is Outcome.KNOWN
+        forged = sealed[:-1] + bytes([sealed[-1] ^ 1])
+        assert one.peers.take(forged).changed is False
+        assert one.peers.take(b"nonsense").outcome is Outcome.MALFORMED
+        assert one.passes == []
+
+    play(scene)
+
+
+def test_an_unknown_signer_is_asked_for_everything() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        assert "n2" not in one.store.infos()
+        two.store.offer(record("n2", 1, info("n2")), NOW)
+        two.publish(record("n2", 5, replica("n2", 5)))
+        await until(lambda: one.store.held_replicas())
+        assert "n2" in one.store.infos()
+
+    # n2 has nothing to tell of itself when they meet.
+    play(scene, n1=store_with_policy(), n2=store())
+
+
+def store_with_policy() -> Store:
+    made = store()
+    made.offer(record("authority", 1, policy()), NOW)
+    return made
+
+
+def test_a_burst_of_what_cannot_be_judged_costs_two_questions() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        for node in ("n1", "n2"):
+            two.store.offer(record(node, 1, info(node)), NOW)
+        for number in range(5, 45):
+            two.publish(record("n2", number, replica("n2", number)))
+        await until(lambda: len(one.store.held_replicas()) == 40)
+        await until(lambda: two.answered)
+        # Another question's answer comes after all of those that were asked before.
+        await one.fabric.ask("n2", records.encode_message(records.Sync("n1")), LIMIT)
+        assert two.answered <= 3
+
+    play(scene, n1=store_with_policy(), n2=store())
+
+
+def test_a_manifest_that_names_what_is_missing_is_followed_up() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        two.store.offer(record("n2", 5, replica("n2", 5)), NOW)  # its publication was lost
+        two.publish(record("n2", 6, two.store.manifest("n2")))
+        await until(lambda: one.store.held_replicas())
+        assert one.store.behind("n2") == []
+
+    play(scene)
+
+
+def test_a_manifest_that_names_nothing_new_is_not() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        two.publish(record("n2", 6, two.store.manifest("n2")))
+        await until(lambda: one.passes)
+        await one.fabric.ask("n2", records.encode_message(records.Sync("n1")), LIMIT)
+        assert two.answered == 1
+
+    play(scene)
+
+
+def test_a_confirmation_waits_for_the_pass() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        two.slow = True
+        two.passes.clear()
+        asking = asyncio.ensure_future(
+            one.peers.confirm(record("n1", 9, replica("n1", 9)), ["n1", "n2", "n3"], LIMIT)
+        )
+        await until(lambda: len(two.passes) == 2)  # the record's, and the question's own
+        assert two.store.held_replicas()
+        assert not asking.done()
+        two.end_passes(True)
+        answers = await asking
+        assert list(answers) == ["n2"]  # neither this node nor one that is not there
+        assert answers["n2"] is not None
+
+    play(scene)
+
+
+def test_a_pass_that_failed_confirms_nothing() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        two.slow = True
+        two.passes.clear()
+        sealed = record("n1", 9, replica("n1", 9))
+        asking = asyncio.ensure_future(one.peers.confirm(sealed, ["n2"], LIMIT))
+        await until(lambda: len(two.passes) == 2)
+        two.end_passes(False)
+        assert await asking == {"n2": None}
+
+    play(scene)
+
+
+def test_a_pass_that_takes_too_long_confirms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONFIRM_WITHIN", 0.01)
+
+    async def scene(one: Member, two: Member) -> None:
+        two.slow = True
+        sealed = record("n1", 9, replica("n1", 9))
+        assert await one.peers.confirm(sealed, ["n2"], LIMIT) == {"n2": None}
+
+    play(scene)
+
+
+def test_what_is_not_believed_is_not_confirmed() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        newer = record("n1", 9, replica("n1", 9))
+        two.store.offer(newer, NOW)
+        stale = record("n1", 8, replica("n1", 9))
+        assert await one.peers.confirm(stale, ["n2"], LIMIT) == {"n2": None}
+        assert await one.peers.confirm(b"nonsense", ["n2"], LIMIT) == {"n2": None}
+        assert (await one.peers.confirm(newer, ["n2"], LIMIT))["n2"] is not None
+
+    play(scene)
+
+
+def knowing(*endpoints: str) -> Store:
+    """A store in which n2 listens at `endpoints`."""
+    return filled(record("n2", 3, info("n2", endpoints=endpoints)))
+
+
+def test_a_dead_daemon_costs_nobody_a_connection() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        one.peers.judged.clear()
+        await two.fabric.close()
+        await until(lambda: "n2" in one.peers.judged)
+        assert "n2" not in one.peers.alive
+        assert (one.peers.lost, one.peers.present("n2"), one.passes) == (set(), True, [])
+
+    known = knowing(f"tls/127.0.0.1:{free_ports(1)[0]}")
+    play(scene, n1=known, n2=known)
+
+
+def test_a_dead_node_stays_lost_when_only_its_kernel_is_back() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        await two.fabric.close()
+        await until(lambda: "n2" in one.peers.lost)
+        assert not one.peers.present("n2")
+        assert len(one.passes) == 1
+        # Its kernel answers before its daemon does: it may have been rebooted.
+        port = free_ports(1)[0]
+        one.store.offer(record("n2", 4, info("n2", endpoints=(f"tls/127.0.0.1:{port}",))), NOW)
+        one.peers.judged.clear()
+        await until(lambda: "n2" in one.peers.judged)
+        assert not one.peers.present("n2")
+        assert len(one.passes) == 1
+
+    play(scene, n1=knowing(NOBODY), n2=knowing(NOBODY))
+
+
+def test_a_token_that_returns_ends_the_loss() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        await two.fabric.close()
+        await until(lambda: "n2" in one.peers.lost)
+        await two.fabric.open(two.peers)
+        await until(lambda: "n2" in one.peers.alive)
+        assert one.peers.present("n2")
+        one.peers.judged.clear()
+        await until(lambda: two.answered)  # asked again: what it said meanwhile was missed
+        assert one.peers.present("n2")
+
+    play(scene, n1=knowing(NOBODY), n2=knowing(NOBODY))
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp/127.0.0.1:1", "tls/[::1]:7447", "tls/a..b:1", "tls/127.0.0.1:99999"]
+)
+def test_an_endpoint_that_makes_no_sense_hides_no_death(endpoint: str) -> None:
+    async def scene(one: Member, two: Member) -> None:
+        await two.fabric.close()
+        await until(lambda: "n2" in one.peers.lost)
+        await two.fabric.open(two.peers)
+        await until(lambda: one.peers.present("n2"))
+
+    play(scene, n1=knowing(endpoint), n2=knowing(endpoint))
+
+
+def test_one_endpoint_that_answers_is_enough() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        one.peers.judged.clear()
+        await two.fabric.close()
+        await until(lambda: "n2" in one.peers.judged)
+        assert one.peers.present("n2")
+
+    known = knowing(NOBODY, f"tls/127.0.0.1:{free_ports(1)[0]}")
+    play(scene, n1=known, n2=known)
+
+
+def test_a_node_known_from_before_is_watched_though_it_never_came() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        one.store.offer(record("n3", 4, info("n3", endpoints=(NOBODY,))), NOW)
+        one.peers.watch("n3")
+        one.peers.watch("n1")  # never oneself
+        await until(lambda: "n3" in one.peers.judged)
+        assert one.peers.lost == {"n3"}
+
+    play(scene)
+
+
+def test_after_close_nothing_runs() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        one.peers.watch("n3")
+        await one.peers.close()
+        await two.peers.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    play(scene)
