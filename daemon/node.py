@@ -31,6 +31,7 @@ from daemon.api.messages import (
 from daemon.api.server import Api
 from daemon.attachments.lifecycle import Attachments
 from daemon.cluster.exchange import Exchange
+from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
 from daemon.cluster.publisher import Publisher
 from daemon.cluster.rollout import Rollout
@@ -43,7 +44,7 @@ from daemon.mesh.local_mesh import LocalMesh
 from daemon.model import plan
 from daemon.model.identity import Identity, Trust
 from daemon.model.records import NodeInfo
-from daemon.model.store import Store
+from daemon.model.store import Store, Verdict
 from daemon.reconcile.reconciler import Reconciler, Work
 from daemon.resolver.client import Resolver
 from netconf.attach import cni_status
@@ -116,18 +117,16 @@ class Node:
                 lease_ms=config.fabric.lease_ms,
             )
         )
+        self._statements = Publisher(self._identity, self.store, self._fabric.publish, journal)
+        self.liveness = Liveness(config.node, self.store, changed=self._replan, journal=journal)
         self.peers = Exchange(
             config.node,
             self.store,
             self._fabric,
+            self._statements,
+            self.liveness,
             program=self.programmer.request,
-            answer=lambda: self._statements.everything(),
-            remembered=lambda version: self._statements.overtake(version),
-            changed=self._store_changed,
             journal=journal,
-        )
-        self._statements = Publisher(
-            self._identity, self.store, self.peers.take, self._fabric.publish
         )
         self.ruling = Rollout(
             config,
@@ -172,6 +171,7 @@ class Node:
         self._take_lock()
         lead(self._config.paths.socket, self._config.paths.state)
         self._statements.resume()
+        self.store.subscribe(self._store_changed)
         await self.links.start()
         await self._blocking(ruleset.ensure_host)
         addresses = self._config.addresses
@@ -185,8 +185,8 @@ class Node:
         await self._name()
         await self._fabric.open(self.peers)
         self._statements.again()
-        for node in self.membership.others() - self.peers.alive:
-            self.peers.watch(node)
+        for node in self.membership.others() - self.liveness.alive:
+            self.liveness.watch(node)
         for loop in (
             self.links.watch,
             self.replicas.watch,
@@ -210,6 +210,7 @@ class Node:
         """Close what is ours alone. The kernel, and with it all traffic, stays as it is."""
         await self._api.close()
         await self.peers.close()
+        await self.liveness.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -314,7 +315,7 @@ class Node:
             self.store.replicas(),
             attachments.values(),
             node=self._config.node,
-            alive=self.membership.infos().keys() - self.peers.lost,
+            alive=self.membership.infos().keys() - self.liveness.lost,
             quality=self.links.quality(),
             previous=self._planned,
         )
@@ -389,11 +390,12 @@ class Node:
         self.programmer.forget(attachment.id)
         self._statements.withdraw(attachment.id)
 
-    def _store_changed(self, policy: bool) -> None:
-        if policy:
+    def _store_changed(self, verdict: Verdict) -> None:
+        if verdict.key == self.store.keys.policy:
             self.ruling.heard()
             self._ruled.set()
         self._changed.set()
+        self.programmer.request()
 
     # --- loops
 
@@ -408,8 +410,8 @@ class Node:
             and time.monotonic() < until
             and (
                 self.store.policy() is None
-                or len(self.peers.judged) < expected
-                or not known <= self.peers.judged
+                or len(self.liveness.judged | self.peers.heard) < expected
+                or not known <= (self.liveness.judged | self.peers.heard)
             )
         ):
             await asyncio.sleep(0.1)

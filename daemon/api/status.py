@@ -100,8 +100,8 @@ def _nodes(node: Node) -> list[NodeStatus]:
     return [
         NodeStatus(
             node=name,
-            alive=name in node.peers.alive,
-            lost=name in node.peers.lost,
+            alive=name in node.liveness.alive,
+            lost=name in node.liveness.lost,
             slice=info.slice,
             mtu=info.mtu,
             quality=1.0 if name == node.config.node else quality.get(name, 0.0),
@@ -116,7 +116,7 @@ def _services(node: Node) -> list[ServiceStatus]:
     policy = node.store.policy()
     if policy is None:
         return []
-    replicas = [r for r in node.store.replicas() if r.node not in node.peers.lost]
+    replicas = [r for r in node.store.replicas() if r.node not in node.liveness.lost]
     slots: dict[str, Counter[str]] = {}
     for (_, service), addresses in node.slots().items():
         slots.setdefault(service, Counter()).update(addresses)
@@ -154,7 +154,7 @@ def _replicas(node: Node) -> list[ReplicaStatus]:
             address6=_six(node, replica.address),
             mac=names.mac_of(replica.address),
             refused=refused.get(keys.replica(replica.node, replica.attachment), "")
-            or ("its node is lost" if replica.node in node.peers.lost else ""),
+            or ("its node is lost" if replica.node in node.liveness.lost else ""),
         )
         for replica in node.store.held_replicas()
     ]

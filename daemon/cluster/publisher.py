@@ -2,8 +2,8 @@
 
 1. All versions come from one counter that only grows: also across restarts (`resume`), and
    across a reboot with a clock that went back, for peers remember (`overtake`).
-2. What is said is first offered to this node's own store: it believes itself no more than
-   others would.
+2. Own records are first offered to this node's own store and pass the same checks as
+   everybody's. One that does not pass is an error in the log.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from daemon.journal import Journal
 from daemon.model import records
 from daemon.model.identity import Identity
 from daemon.model.records import NodeInfo, Replica, Withdrawn
@@ -29,14 +30,17 @@ class Publisher:
         self,
         identity: Identity,
         store: Store,
-        take: Callable[[bytes], object],
         publish: Callable[[str, bytes], None],
+        journal: Journal,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`take` offers a record here, `publish` gives it to the fabric under its key."""
+        """`publish` gives a record to the fabric under its key; `clock` returns the seconds
+        since the epoch by which the own certificate is judged."""
         self._identity = identity
         self._store = store
-        self._take = take
         self._publish = publish
+        self._journal = journal
+        self._clock = clock
         self._node = identity.name
         self._version = 0
 
@@ -61,6 +65,17 @@ class Publisher:
     def replica(self, attachment: Attachment) -> bytes:
         """Say that `attachment` is here; return the record."""
         return self._say(self._key(attachment.id), self._body(attachment))
+
+    def prepare(self, attachment: Attachment) -> bytes:
+        """Hold the record of `attachment` without publishing it; return it, for `publish`.
+
+        This node's own sets can then be ready before anybody else hears of the replica.
+        """
+        return self._hold(self._key(attachment.id), self._body(attachment))
+
+    def publish(self, sealed: bytes) -> None:
+        """Publish a record that `prepare` made."""
+        self._publish(records.decode(sealed).key, sealed)
 
     def said(self, attachment: Attachment) -> bool:
         """Tell whether the last word about `attachment` is still true."""
@@ -109,5 +124,9 @@ class Publisher:
     def _hold(self, key: str, body: records.Body) -> bytes:
         self._version = records.next_version(self._version, time.time_ns())
         sealed = records.seal(self._store.keys, key, self._version, body, self._identity)
-        self._take(sealed)
+        verdict = self._store.offer(sealed, self._clock())
+        if not verdict.changed:
+            self._journal.error(
+                "own record refused", key=key, outcome=verdict.outcome, reason=verdict.reason
+            )
         return sealed

@@ -80,7 +80,7 @@ class Rollout:
         """
         began = time.monotonic()
         key = self._store.keys.policy
-        verdict = self._peers.take(envelope)
+        verdict = self._peers.offer(envelope)
         policy = self._store.policy()
         if not verdict.changed or verdict.key != key or policy is None:
             raise InvalidConfig(

@@ -14,14 +14,15 @@ What is accepted:
    older replica that it does not list is gone, whether it was here or comes later; withdrawn
    records are remembered until a manifest says the same. That makes the outcome independent
    of the order in which records arrive, and a relayed sync answer safe to merge.
+6. Whoever subscribed is told of each record that was accepted, in the order of acceptance.
 
-Being held is not yet having an effect: that is ``daemon.model.eligibility``.
+Which of the held replicas count is decided by ``daemon.model.eligibility``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 import msgspec
@@ -101,7 +102,12 @@ class Store:
         self._held: dict[str, _Held] = {}
         self._signers: dict[str, Signer] = {}
         self._infos: dict[str, NodeInfo] = {}
-        self._effect = Eligibility(self.keys)
+        self._eligibility = Eligibility(self.keys)
+        self._listeners: list[Callable[[Verdict], None]] = []
+
+    def subscribe(self, listener: Callable[[Verdict], None]) -> None:
+        """Have `listener` called after each record that was accepted, with what became of it."""
+        self._listeners.append(listener)
 
     # --- records in
 
@@ -109,6 +115,9 @@ class Store:
         """Take an encoded record, or refuse it; `now` in seconds since the epoch."""
         verdict = self._judge(data, now)
         self.counts[verdict.outcome] += 1
+        if verdict.changed:
+            for listener in self._listeners:
+                listener(verdict)
         return verdict
 
     def sync(self, envelopes: Iterable[bytes], now: float) -> list[Verdict]:
@@ -198,20 +207,20 @@ class Store:
         self._held[key] = held
         match body:
             case Replica():
-                self._effect.put(key, held.envelope.version, body)
+                self._eligibility.put(key, held.envelope.version, body)
             case Withdrawn():
-                self._effect.drop(key)
+                self._eligibility.drop(key)
             case NodeInfo():
                 self._signers[body.node] = signer
                 self._infos[body.node] = body
-                self._effect.govern(self.policy(), self._infos)
+                self._eligibility.govern(self.policy(), self._infos)
             case Policy():
-                self._effect.govern(body, self._infos)
+                self._eligibility.govern(body, self._infos)
             case Manifest():
                 for other in self._of(held.key.node):
                     if self._unlisted(other.key, other.envelope):
                         del self._held[other.envelope.key]
-                        self._effect.drop(other.envelope.key)
+                        self._eligibility.drop(other.envelope.key)
 
     # --- records out
 
@@ -293,11 +302,11 @@ class Store:
 
     def replicas(self) -> tuple[Replica, ...]:
         """Return the effective replicas, by address."""
-        return self._effect.replicas()
+        return self._eligibility.replicas()
 
     def refusals(self) -> tuple[Refusal, ...]:
         """Return why each of the other replicas, and each slice, has no effect."""
-        return self._effect.refusals()
+        return self._eligibility.refusals()
 
     def withdrawn(self) -> list[str]:
         """Return the keys of replicas known to be gone and not yet forgotten."""

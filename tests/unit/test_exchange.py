@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from daemon.cluster import exchange as module
+from daemon.cluster import liveness as liveness_module
 from daemon.cluster.exchange import Exchange
+from daemon.cluster.liveness import Liveness
 from daemon.fabric import Settings
 from daemon.journal import Journal
 from daemon.model import records
 from daemon.model.store import Outcome, Store
 from tests.unit.fabric_kit import free_ports
 from tests.unit.memory_fabric import Network
-from tests.unit.model_kit import NOW, filled, info, policy, record, replica, store
+from tests.unit.model_kit import KEYS, NOW, filled, info, policy, record, replica, store
 
 LIMIT = 10.0
 NOBODY = "tls/255.255.255.255:7447"
@@ -27,9 +27,8 @@ NOBODY = "tls/255.255.255.255:7447"
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Certificates of the tests are in force then; a watch looks again at once."""
-    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: NOW, monotonic=time.monotonic))
-    monkeypatch.setattr(module, "PROBE_EVERY", 0.01)
+    """A watch looks again at once."""
+    monkeypatch.setattr(liveness_module, "PROBE_EVERY", 0.01)
 
 
 class Member:
@@ -49,15 +48,18 @@ class Member:
         self.changes: list[bool] = []
         self.answered = 0
         self.remembered: list[int] = []
+        self.store.subscribe(lambda verdict: self.changes.append(verdict.key == KEYS.policy))
+        self.store.subscribe(lambda _: self._program())
+        self.liveness = Liveness(name, self.store, changed=self._program, journal=Journal())
         self.peers = Exchange(
             name,
             self.store,
             self.fabric,
+            self,
+            self.liveness,
             program=self._program,
-            answer=self._answer,
-            remembered=self.remembered.append,
-            changed=self.changes.append,
             journal=Journal(),
+            clock=lambda: NOW,
         )
 
     def _program(self) -> asyncio.Future[bool]:
@@ -66,9 +68,14 @@ class Member:
             self.passes[-1].set_result(True)
         return self.passes[-1]
 
-    def _answer(self) -> list[bytes]:
+    def everything(self) -> list[bytes]:
+        """Return the records that answer a `Sync`; the publisher's part."""
         self.answered += 1
         return self.store.answer(self.name)
+
+    def overtake(self, version: int) -> None:
+        """Hear what a peer remembers of this node's versions; the publisher's part."""
+        self.remembered.append(version)
 
     def end_passes(self, agreed: bool) -> None:
         for future in self.passes:
@@ -100,7 +107,7 @@ def play(
         for member in members:
             await member.fabric.open(member.peers)
         one, two = members
-        await until(lambda: "n2" in one.peers.judged and "n1" in two.peers.judged)
+        await until(lambda: "n2" in one.peers.heard and "n1" in two.peers.heard)
         one.passes.clear()
         one.changes.clear()
         two.answered = 0
@@ -110,6 +117,7 @@ def play(
         finally:
             for member in members:
                 await member.peers.close()
+                await member.liveness.close()
                 await member.fabric.close()
 
     asyncio.run(main())
@@ -117,7 +125,7 @@ def play(
 
 def test_nodes_that_meet_tell_each_other_everything() -> None:
     async def scene(one: Member, two: Member) -> None:
-        assert one.peers.alive == {"n1", "n2"}
+        assert one.liveness.alive == {"n1", "n2"}
         assert [r.node for r in one.store.held_replicas()] == ["n2"]
         assert two.remembered == [1]  # what n1 knew of n2 before it heard this
 
@@ -145,12 +153,12 @@ def test_a_policy_is_told_apart() -> None:
 def test_what_is_known_or_refused_asks_for_nothing() -> None:
     async def scene(one: Member, two: Member) -> None:
         sealed = record("n2", 5, replica("n2", 5))
-        assert one.peers.take(sealed).changed
+        assert one.peers.offer(sealed).changed
         one.passes.clear()
-        assert one.peers.take(sealed).outcome is Outcome.KNOWN
+        assert one.peers.offer(sealed).outcome is Outcome.KNOWN
         forged = sealed[:-1] + bytes([sealed[-1] ^ 1])
-        assert one.peers.take(forged).changed is False
-        assert one.peers.take(b"nonsense").outcome is Outcome.MALFORMED
+        assert one.peers.offer(forged).changed is False
+        assert one.peers.offer(b"nonsense").outcome is Outcome.MALFORMED
         assert one.passes == []
 
     play(scene)
@@ -270,11 +278,11 @@ def knowing(*endpoints: str) -> Store:
 
 def test_a_dead_daemon_costs_nobody_a_connection() -> None:
     async def scene(one: Member, two: Member) -> None:
-        one.peers.judged.clear()
+        one.liveness.judged.clear()
         await two.fabric.close()
-        await until(lambda: "n2" in one.peers.judged)
-        assert "n2" not in one.peers.alive
-        assert (one.peers.lost, one.peers.present("n2"), one.passes) == (set(), True, [])
+        await until(lambda: "n2" in one.liveness.judged)
+        assert "n2" not in one.liveness.alive
+        assert (one.liveness.lost, one.passes) == (set(), [])
 
     known = knowing(f"tls/127.0.0.1:{free_ports(1)[0]}")
     play(scene, n1=known, n2=known)
@@ -283,16 +291,16 @@ def test_a_dead_daemon_costs_nobody_a_connection() -> None:
 def test_a_dead_node_stays_lost_when_only_its_kernel_is_back() -> None:
     async def scene(one: Member, two: Member) -> None:
         await two.fabric.close()
-        await until(lambda: "n2" in one.peers.lost)
-        assert not one.peers.present("n2")
-        assert len(one.passes) == 1
+        await until(lambda: "n2" in one.liveness.lost)
+        assert "n2" in one.liveness.lost
+        one.passes.clear()
         # Its kernel answers before its daemon does: it may have been rebooted.
         port = free_ports(1)[0]
         one.store.offer(record("n2", 4, info("n2", endpoints=(f"tls/127.0.0.1:{port}",))), NOW)
-        one.peers.judged.clear()
-        await until(lambda: "n2" in one.peers.judged)
-        assert not one.peers.present("n2")
-        assert len(one.passes) == 1
+        one.liveness.judged.clear()
+        await until(lambda: "n2" in one.liveness.judged)
+        assert "n2" in one.liveness.lost
+        assert len(one.passes) == 1  # for the new endpoints
 
     play(scene, n1=knowing(NOBODY), n2=knowing(NOBODY))
 
@@ -300,13 +308,13 @@ def test_a_dead_node_stays_lost_when_only_its_kernel_is_back() -> None:
 def test_a_token_that_returns_ends_the_loss() -> None:
     async def scene(one: Member, two: Member) -> None:
         await two.fabric.close()
-        await until(lambda: "n2" in one.peers.lost)
+        await until(lambda: "n2" in one.liveness.lost)
         await two.fabric.open(two.peers)
-        await until(lambda: "n2" in one.peers.alive)
-        assert one.peers.present("n2")
-        one.peers.judged.clear()
+        await until(lambda: "n2" in one.liveness.alive)
+        assert "n2" not in one.liveness.lost
+        one.liveness.judged.clear()
         await until(lambda: two.answered)  # asked again: what it said meanwhile was missed
-        assert one.peers.present("n2")
+        assert "n2" not in one.liveness.lost
 
     play(scene, n1=knowing(NOBODY), n2=knowing(NOBODY))
 
@@ -317,19 +325,19 @@ def test_a_token_that_returns_ends_the_loss() -> None:
 def test_an_endpoint_that_makes_no_sense_hides_no_death(endpoint: str) -> None:
     async def scene(one: Member, two: Member) -> None:
         await two.fabric.close()
-        await until(lambda: "n2" in one.peers.lost)
+        await until(lambda: "n2" in one.liveness.lost)
         await two.fabric.open(two.peers)
-        await until(lambda: one.peers.present("n2"))
+        await until(lambda: "n2" not in one.liveness.lost)
 
     play(scene, n1=knowing(endpoint), n2=knowing(endpoint))
 
 
 def test_one_endpoint_that_answers_is_enough() -> None:
     async def scene(one: Member, two: Member) -> None:
-        one.peers.judged.clear()
+        one.liveness.judged.clear()
         await two.fabric.close()
-        await until(lambda: "n2" in one.peers.judged)
-        assert one.peers.present("n2")
+        await until(lambda: "n2" in one.liveness.judged)
+        assert "n2" not in one.liveness.lost
 
     known = knowing(NOBODY, f"tls/127.0.0.1:{free_ports(1)[0]}")
     play(scene, n1=known, n2=known)
@@ -338,19 +346,20 @@ def test_one_endpoint_that_answers_is_enough() -> None:
 def test_a_node_known_from_before_is_watched_though_it_never_came() -> None:
     async def scene(one: Member, two: Member) -> None:
         one.store.offer(record("n3", 4, info("n3", endpoints=(NOBODY,))), NOW)
-        one.peers.watch("n3")
-        one.peers.watch("n1")  # never oneself
-        await until(lambda: "n3" in one.peers.judged)
-        assert one.peers.lost == {"n3"}
+        one.liveness.watch("n3")
+        one.liveness.watch("n1")  # never oneself
+        await until(lambda: "n3" in one.liveness.judged)
+        assert one.liveness.lost == {"n3"}
 
     play(scene)
 
 
 def test_after_close_nothing_runs() -> None:
     async def scene(one: Member, two: Member) -> None:
-        one.peers.watch("n3")
-        await one.peers.close()
-        await two.peers.close()
+        one.liveness.watch("n3")
+        for member in (one, two):
+            await member.peers.close()
+            await member.liveness.close()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     play(scene)

@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from daemon.cluster.publisher import Publisher
+from daemon.journal import Journal
 from daemon.model import records
 from daemon.model.records import Manifest, NodeInfo
 from daemon.model.store import Store
@@ -37,7 +38,7 @@ class Speaker:
         self.store = known
         self.published: list[tuple[str, bytes]] = []
         self.statements = Publisher(
-            identity("n1"), known, lambda sealed: known.offer(sealed, NOW), self._publish
+            identity("n1"), known, self._publish, Journal(), clock=lambda: NOW
         )
         self.statements.resume()
 
