@@ -9,13 +9,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import msgspec
 
 from daemon import yamlfile
-from daemon.fabric.interface import LEASE_MS, parse_endpoint
+from daemon.fabric.interface import LEASE_MS, Settings, parse_endpoint
+from daemon.model.identity import Identity, Trust
 from daemon.model.policy_file import NAME
 from daemon.paths import Paths
 from netconf import mesh, names
@@ -181,3 +183,41 @@ def _check_fabric(fabric: Fabric) -> None:
         raise InvalidConfig("fabric.confirm_ms: choose between 0 and 10000 milliseconds")
     if not 100 <= fabric.lease_ms <= 60_000:
         raise InvalidConfig("fabric.lease_ms: choose between 100 and 60000 milliseconds")
+
+
+def identity_of(config: Config, now: float) -> tuple[Identity, Trust]:
+    """Return who this node is and whom it believes; `now` in seconds since the epoch.
+
+    Raises IOFailure or InvalidConfig naming the field where the files cannot be used.
+    """
+    paths = config.fabric.identity
+    identity = Identity.load(Path(paths.certificate), Path(paths.key))
+    if identity.name != config.node:
+        raise InvalidConfig(
+            f'fabric.identity.certificate: it is of "{identity.name}", and this node '
+            f'is "{config.node}"; issue one for this node'
+        )
+    trust = Trust.load(Path(paths.ca), Path(config.policy.authority))
+    trust.verify_node(identity.pem, config.node, now)
+    return identity, trust
+
+
+def fabric_settings(
+    config: Config, endpoints: Iterable[str], speakers: frozenset[str] | None
+) -> Settings:
+    """Return where and as whom this node joins the fabric.
+
+    `endpoints` are dialled; `speakers` are the nodes that may speak, None for all of the CA's.
+    """
+    paths = config.fabric.identity
+    return Settings(
+        cluster=config.cluster,
+        node=config.node,
+        listen=tuple(config.fabric.listen),
+        connect=tuple(endpoints),
+        nodes=speakers,
+        ca=paths.ca,
+        certificate=paths.certificate,
+        key=paths.key,
+        lease_ms=config.fabric.lease_ms,
+    )

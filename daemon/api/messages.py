@@ -166,6 +166,8 @@ class Status(msgspec.Struct, kw_only=True):
     services: list[ServiceStatus]
     replicas: list[ReplicaStatus]
     counters: Counters
+    trouble: dict[str, str] = {}
+    """What keeps local replicas from being programmed, by attachment."""
 
 
 class Verification(msgspec.Struct, kw_only=True):

@@ -1,10 +1,8 @@
-"""Putting together what ``status`` tells: pure assembly over what the parts already know."""
+"""What ``status`` tells, put together from what the parts of a node already know."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from daemon.api.messages import (
     Counters,
@@ -16,145 +14,177 @@ from daemon.api.messages import (
     ServiceStatus,
     Status,
 )
-from daemon.model.store import Outcome
+from daemon.attachments.registry import Registry
+from daemon.cluster.liveness import Liveness
+from daemon.cluster.membership import Membership
+from daemon.cluster.rollout import Rollout
+from daemon.config import Config
+from daemon.mesh.local_mesh import LocalMesh
+from daemon.model.store import Outcome, Store
+from daemon.reconcile.planning import Planner
+from daemon.reconcile.reconciler import Reconciler
 from netconf import names
-from netconf.attach.attachment import Attachment
 from netconf.errors import NoctuleError
 from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
-
-if TYPE_CHECKING:
-    from daemon.node import Node
 
 VERSION = "0.1.0"
 HARMLESS = (Outcome.ACCEPTED, Outcome.KNOWN, Outcome.STALE, Outcome.UNKNOWN_SIGNER)
 """What becomes of records in the course of things; the rest was refused."""
 
 
-def counters(attachments: Iterable[Attachment], records: Mapping[str, int]) -> Counters:
-    """Read what was refused; to be called in a worker thread.
+class Reporter:
+    """Knows where each part of the status is known."""
 
-    `records` are offers by outcome; a namespace that is gone meanwhile has no denials.
-    """
-    denied: list[DenialStatus] = []
-    for attachment in attachments:
-        try:
-            with Namespace.open(attachment.netns) as namespace:
-                found = ruleset.denials(namespace)
-        except NoctuleError:
-            continue
-        denied.extend(
-            DenialStatus(
-                attachment=attachment.id,
-                service=attachment.service,
-                direction=denial.direction,
-                peer=denial.peer,
-                protocol=denial.protocol,
-                port=denial.port,
-                packets=denial.packets,
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        membership: Membership,
+        liveness: Liveness,
+        mesh: LocalMesh,
+        registry: Registry,
+        planner: Planner,
+        reconciler: Reconciler,
+        rollout: Rollout,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._membership = membership
+        self._liveness = liveness
+        self._mesh = mesh
+        self._registry = registry
+        self._planner = planner
+        self._reconciler = reconciler
+        self._rollout = rollout
+        self.ready = False
+        """The mesh is up and attachments are adopted: ADD is served."""
+
+    def attachments(self) -> int:
+        """Return how many attachments this node has."""
+        return len(self._registry)
+
+    def counters(self) -> Counters:
+        """Read what was refused; to be called in a worker thread.
+
+        A namespace that is gone meanwhile has no denials.
+        """
+        denied: list[DenialStatus] = []
+        for attachment in list(self._registry.values()):
+            try:
+                with Namespace.open(attachment.netns) as namespace:
+                    found = ruleset.denials(namespace)
+            except NoctuleError:
+                continue
+            denied.extend(
+                DenialStatus(
+                    attachment=attachment.id,
+                    service=attachment.service,
+                    direction=denial.direction,
+                    peer=denial.peer,
+                    protocol=denial.protocol,
+                    port=denial.port,
+                    packets=denial.packets,
+                )
+                for denial in found
             )
-            for denial in found
+        filtered = host.counters()
+        return Counters(
+            plaintext=filtered.plaintext,
+            foreign=filtered.foreign,
+            forbidden=filtered.forbidden,
+            denied=denied,
+            records={
+                str(outcome): count
+                for outcome, count in sorted(dict(self._store.counts).items())
+                if outcome not in HARMLESS
+            },
         )
-    filtered = host.counters()
-    return Counters(
-        plaintext=filtered.plaintext,
-        foreign=filtered.foreign,
-        forbidden=filtered.forbidden,
-        denied=denied,
-        records={
-            str(outcome): count
-            for outcome, count in sorted(records.items())
-            if outcome not in HARMLESS
-        },
-    )
 
-
-def status(node: Node, counted: Counters) -> Status:
-    """Return the status of `node`; `counted` was read before."""
-    policy = node.store.policy()
-    return Status(
-        node=node.config.node,
-        cluster=node.config.cluster,
-        version=VERSION,
-        ready=node.ready,
-        algorithm=node.config.mesh.algorithm,
-        mtu=node.links.facts.mtu,
-        policy=PolicyStatus(
-            version=policy.version,
-            received_ns=node.ruling.received_ns,
-            programmed_ns=node.ruling.programmed_ns,
+    def status(self, counted: Counters) -> Status:
+        """Return the status; `counted` was read before."""
+        policy = self._store.policy()
+        return Status(
+            node=self._config.node,
+            cluster=self._config.cluster,
+            version=VERSION,
+            ready=self.ready,
+            algorithm=self._config.mesh.algorithm,
+            mtu=self._mesh.facts.mtu,
+            policy=PolicyStatus(
+                version=policy.version,
+                received_ns=self._rollout.received_ns,
+                programmed_ns=self._rollout.programmed_ns,
+            )
+            if policy
+            else None,
+            nodes=self._nodes(),
+            services=self._services(),
+            replicas=self._replicas(),
+            counters=counted,
+            trouble=self._reconciler.trouble(),
         )
-        if policy
-        else None,
-        nodes=_nodes(node),
-        services=_services(node),
-        replicas=_replicas(node),
-        counters=counted,
-    )
 
+    def _nodes(self) -> list[NodeStatus]:
+        infos = self._membership.infos()
+        quality = self._mesh.quality()
+        via = self._mesh.via()
+        return [
+            NodeStatus(
+                node=name,
+                alive=name in self._liveness.alive,
+                lost=name in self._liveness.lost,
+                slice=info.slice,
+                mtu=info.mtu,
+                quality=1.0 if name == self._config.node else quality.get(name, 0.0),
+                via=via.get(name, ""),
+                ula=info.ula,
+            )
+            for name, info in infos.items()
+        ]
 
-def _nodes(node: Node) -> list[NodeStatus]:
-    infos = node.membership.infos()
-    quality = node.links.quality()
-    via = node.links.via()
-    return [
-        NodeStatus(
-            node=name,
-            alive=name in node.liveness.alive,
-            lost=name in node.liveness.lost,
-            slice=info.slice,
-            mtu=info.mtu,
-            quality=1.0 if name == node.config.node else quality.get(name, 0.0),
-            via=via.get(name, ""),
-            ula=info.ula,
-        )
-        for name, info in infos.items()
-    ]
+    def _services(self) -> list[ServiceStatus]:
+        policy = self._store.policy()
+        if policy is None:
+            return []
+        replicas = [r for r in self._store.replicas() if r.node not in self._liveness.lost]
+        slots: dict[str, Counter[str]] = {}
+        for (_, service), addresses in self._planner.slots().items():
+            slots.setdefault(service, Counter()).update(addresses)
+        return [
+            ServiceStatus(
+                name=service.name,
+                id=service.id,
+                vip=service.vip,
+                vip6=self._six(service.vip),
+                ports=[
+                    PortStatus(protocol=p.protocol, port=p.port, target=p.target)
+                    for p in service.ports
+                ],
+                replicas=[r.address for r in replicas if r.service == service.name],
+                slots=dict(sorted(slots.get(service.name, Counter()).items())),
+            )
+            for service in policy.services.values()
+        ]
 
+    def _six(self, address: str) -> str:
+        ula = self._config.addresses.ula
+        return names.address6_of(address, ula) if ula else ""
 
-def _services(node: Node) -> list[ServiceStatus]:
-    policy = node.store.policy()
-    if policy is None:
-        return []
-    replicas = [r for r in node.store.replicas() if r.node not in node.liveness.lost]
-    slots: dict[str, Counter[str]] = {}
-    for (_, service), addresses in node.slots().items():
-        slots.setdefault(service, Counter()).update(addresses)
-    return [
-        ServiceStatus(
-            name=service.name,
-            id=service.id,
-            vip=service.vip,
-            vip6=_six(node, service.vip),
-            ports=[
-                PortStatus(protocol=p.protocol, port=p.port, target=p.target) for p in service.ports
-            ],
-            replicas=[r.address for r in replicas if r.service == service.name],
-            slots=dict(sorted(slots.get(service.name, Counter()).items())),
-        )
-        for service in policy.services.values()
-    ]
-
-
-def _six(node: Node, address: str) -> str:
-    ula = node.config.addresses.ula
-    return names.address6_of(address, ula) if ula else ""
-
-
-def _replicas(node: Node) -> list[ReplicaStatus]:
-    keys = node.store.keys
-    refused = {refusal.key: refusal.reason for refusal in node.store.refusals()}
-    return [
-        ReplicaStatus(
-            attachment=replica.attachment,
-            node=replica.node,
-            service=replica.service,
-            network=replica.network,
-            address=replica.address,
-            address6=_six(node, replica.address),
-            mac=names.mac_of(replica.address),
-            refused=refused.get(keys.replica(replica.node, replica.attachment), "")
-            or ("its node is lost" if replica.node in node.liveness.lost else ""),
-        )
-        for replica in node.store.held_replicas()
-    ]
+    def _replicas(self) -> list[ReplicaStatus]:
+        keys = self._store.keys
+        refused = {refusal.key: refusal.reason for refusal in self._store.refusals()}
+        return [
+            ReplicaStatus(
+                attachment=replica.attachment,
+                node=replica.node,
+                service=replica.service,
+                network=replica.network,
+                address=replica.address,
+                address6=self._six(replica.address),
+                mac=names.mac_of(replica.address),
+                refused=refused.get(keys.replica(replica.node, replica.attachment), "")
+                or ("its node is lost" if replica.node in self._liveness.lost else ""),
+            )
+            for replica in self._store.held_replicas()
+        ]

@@ -1,79 +1,62 @@
-"""The replicas on this node: made, taken down, adopted, collected, kept alive on the mesh.
+"""The life of an attachment as the daemon leads it: ADD, DEL, CHECK, GC, and taking over.
 
-1. The state files are the truth about what exists; memory follows them, also when the
-   executable made or removed an attachment while this daemon was away.
-2. ADD: kernel first (closed), then our record, then our sets and the neighbours' at the same
-   time. It answers when its own sets are true and the neighbours confirmed, or gave up.
+1. The state files are the truth about what exists; memory follows them.
+2. ADD: kernel first (closed), then `Opening`. It answers when this node's own sets are true and
+   the neighbours confirmed, or were given up on.
 3. DEL: the record is withdrawn before the kernel is touched, so peers stop dialling first.
-4. A namespace that vanished without DEL is noticed by its identity, and taken down.
-5. What a crash left half made is taken down; what was complete is adopted untouched.
-6. An executable that works alone may put a new attachment in the place of one seen here. Its
-   file is read again under the lock that excludes executables, and the new one stays.
+4. What a crash left half made is taken down; what was complete is adopted untouched.
+5. A state file that cannot be read is of another version or damaged. Its container may be well,
+   so neither its record nor anything of it in the kernel is touched; only DEL ends it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import Executor
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from daemon.api.messages import AttachAnswer, GCRequest
+from daemon.attachments.opening import Opening
+from daemon.attachments.registry import Registry
+from daemon.attachments.turns import Turns
 from daemon.journal import Journal
 from daemon.model.policy import Policy
 from daemon.model.policy_file import NAME
-from netconf import frames, names
+from daemon.workers import Pool
+from netconf import names
 from netconf.attach import operations
 from netconf.attach.attachment import Attachment, AttachRequest, Candidate, NodeNet
 from netconf.attach.operations import host_interfaces
 from netconf.attach.state import State
 from netconf.errors import CheckFailure, InvalidConfig, NoctuleError
-from netconf.namespace import identity
-
-T = TypeVar("T")
-
-COLLECT_EVERY = 0.25
-"""Seconds between looks at the state folder and at a part of the namespaces."""
-COLLECT_PARTS = 4
-"""Looks in which every namespace is looked at once, within a second that is: one stat of each,
-2 ms for a thousand, which every ADD of a busy node would pay four times a second."""
-KEEP_ALIVE_EVERY = 200.0
-"""Seconds; batman-adv forgets a silent client after 600 (BATADV_TT_LOCAL_TIMEOUT)."""
 
 
-class Attachments:
-    """The attachments of this node."""
+class Lifecycle:
+    """Makes the attachments of this node and takes them down."""
 
     def __init__(
         self,
         node: Callable[[], NodeNet],
         state: State,
-        executor: Executor,
+        pool: Pool,
+        registry: Registry,
+        turns: Turns,
+        opening: Opening,
         *,
         policy: Callable[[], Policy | None],
-        opened: Callable[[Attachment], asyncio.Future[str]],
-        closed: Callable[[Attachment], None],
-        released: Callable[[str], None],
         journal: Journal,
     ) -> None:
-        """`opened` publishes a new attachment and resolves when it can be used, with a word
-        on how that went; `closed` withdraws one; `released` lets go of its namespace."""
         self._node = node
         self._state = state
-        self._executor = executor
+        self._pool = pool
+        self._registry = registry
+        self._turns = turns
+        self._opening = opening
         self._policy = policy
-        self._opened = opened
-        self._closed = closed
-        self._released = released
         self._journal = journal
-        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
-        """By attachment that something is being done with: whose turn, and how many wait."""
-        self.attachments: dict[str, Attachment] = {}
+        self.unreadable: set[str] = set()
+        """Attachments whose state files could not be read when this daemon started (rule 5)."""
 
     # --- what the API asks
 
@@ -89,12 +72,12 @@ class Attachments:
                 )
         wanted = msgspec.structs.replace(request, service=service)
         attachment_id = request.id
-        async with self._only(attachment_id):
-            made = await self._blocking(self._attach, wanted)
-            self.attachments[made.id] = made
+        async with self._turns.only(attachment_id):
+            made = await self._pool.run(self._attach, wanted)
+            self._registry.add(made, fresh=True)
             built = time.monotonic()
             try:
-                outcome = await self._opened(made)
+                outcome = await self._opening.open(made)
             except BaseException:
                 await self._take_down(made.id)
                 raise
@@ -126,15 +109,15 @@ class Attachments:
     async def undo(self, request: AttachRequest, answer: AttachAnswer) -> None:
         """Take back an ADD whose answer nobody heard; a later one has another address."""
         attachment_id = request.id
-        made = self.attachments.get(attachment_id)
+        made = self._registry.get(attachment_id)
         if made is not None and self._node().addresses(made.address) == answer.addresses:
             await self.remove(made.id, "caller gone", made)
 
     async def check(self, request: AttachRequest) -> None:
         """CHECK. Raises CheckFailure naming what differs."""
         attachment_id = request.id
-        await self._blocking(operations.check, self._node(), self._state, attachment_id)
-        known = self.attachments.get(attachment_id)
+        await self._pool.run(operations.check, self._node(), self._state, attachment_id)
+        known = self._registry.get(attachment_id)
         for field, wanted, have in (
             ("ips", request.address, known and known.address),
             ("mac", request.mac, known and known.mac),
@@ -154,7 +137,7 @@ class Attachments:
             for valid in request.valid
         }
         failures: list[str] = []
-        for attachment in await self._blocking(self._state.all):
+        for attachment in await self._pool.run(self._state.all):
             if attachment.collectable(request.network, request.runtime, wanted):
                 try:
                     await self.remove(attachment.id, "collected")
@@ -163,76 +146,16 @@ class Attachments:
         if failures:
             raise NoctuleError("GC could not remove everything", details="; ".join(failures))
 
-    # --- what happens without being asked
-
     async def adopt(self) -> None:
         """Take over what a predecessor left: the complete untouched, the rest away."""
-        for attachment in await self._blocking(self._settled):
-            if attachment.phase == "ready" and await self._blocking(operations.alive, attachment):
-                self.attachments[attachment.id] = attachment
+        for attachment in await self._pool.run(self._settled):
+            if attachment.phase == "ready" and await self._pool.run(operations.alive, attachment):
+                self._registry.add(attachment, fresh=False)
             elif attachment.phase == "unreadable":
-                # Of another version or damaged: its container may be well, so only DEL may end it.
+                self.unreadable.add(attachment.id)
                 self._journal.error("state file unreadable", attachment=attachment.id)
             else:
-                await self._try_remove(attachment, "incomplete")
-
-    async def watch(self) -> None:
-        """Notice what vanished or appeared without this daemon; runs until cancelled."""
-        for part in itertools.cycle(range(COLLECT_PARTS)):
-            await asyncio.sleep(COLLECT_EVERY)
-            try:
-                await self._look(part)
-            except NoctuleError as error:
-                self._journal.error("collector", error=error.message, details=error.details)
-
-    async def _look(self, part: int) -> None:
-        gone = [
-            attachment
-            for attachment in self.attachments.values()
-            if int(attachment.id, 16) % COLLECT_PARTS == part
-            and identity(attachment.netns) != attachment.netns_id
-            and not self._busy(attachment)
-        ]
-        # Side by side, for most of a removal is waiting for the kernel.
-        await asyncio.gather(*(self._try_remove(one, "namespace gone") for one in gone))
-        found = self._state.ids()
-        vanished = self.attachments.keys() - found - self._turns.keys()
-        for attachment_id in vanished:
-            self._forget(attachment_id)
-        for attachment_id in vanished:
-            await self._blocking(self._released, attachment_id)
-        for attachment_id in found - self.attachments.keys() - self._turns.keys():
-            await self._discover(attachment_id)
-
-    def _busy(self, attachment: Attachment) -> bool:
-        """Tell whether something is being done with `attachment`, or was while others were."""
-        return attachment.id in self._turns or self.attachments.get(attachment.id) is not attachment
-
-    async def _discover(self, attachment_id: str) -> None:
-        """Adopt the executable's own ADD, made while this daemon did not answer."""
-        async with self._only(attachment_id):
-            attachment = await self._blocking(self._state.get, attachment_id)
-            if attachment is None or attachment.phase != "ready":
-                return
-            if attachment_id in self.attachments:
-                return  # an ADD had its turn first
-            alive = await self._blocking(operations.alive, attachment)
-            if alive:
-                self.attachments[attachment_id] = attachment
-                self._opened(attachment)
-                self._journal.info("adopted", attachment=attachment_id, service=attachment.service)
-        if not alive:
-            await self._try_remove(attachment, "namespace gone")
-
-    async def keep_alive(self) -> None:
-        """Keep the mesh from forgetting silent replicas; runs until cancelled."""
-        while True:
-            await asyncio.sleep(KEEP_ALIVE_EVERY)
-            for attachment in list(self.attachments.values()):
-                try:
-                    await self._blocking(frames.keep_alive, attachment.mac)
-                except (NoctuleError, OSError) as error:
-                    self._journal.warning("keep-alive", attachment=attachment.id, error=str(error))
+                await self.try_remove(attachment, "incomplete")
 
     # --- how
 
@@ -241,9 +164,9 @@ class Attachments:
 
         With `seen`, only if no other has taken its place meanwhile.
         """
-        async with self._only(attachment_id):
+        async with self._turns.only(attachment_id):
             began = time.monotonic()
-            if seen is not None and self.attachments.get(attachment_id, seen) is not seen:
+            if seen is not None and self._registry.get(attachment_id, seen) is not seen:
                 return
             removed = await self._take_down(attachment_id, seen)
             if removed is not None:
@@ -258,22 +181,17 @@ class Attachments:
     async def _take_down(
         self, attachment_id: str, seen: Attachment | None = None
     ) -> Attachment | None:
-        known = self._forget(attachment_id)
-        gone = await self._blocking(self._detach, attachment_id, seen)
-        await self._blocking(self._released, attachment_id)
+        known = self._registry.remove(attachment_id)
+        gone = await self._pool.run(self._detach, attachment_id, seen)
+        await self._registry.release(attachment_id)
         return known or gone
 
-    async def _try_remove(self, seen: Attachment, why: str) -> None:
+    async def try_remove(self, seen: Attachment, why: str) -> None:
+        """Take down what was `seen`, unless another took its place; failures are logged."""
         try:
             await self.remove(seen.id, why, seen)
         except NoctuleError as error:
             self._journal.error("not removed", attachment=seen.id, error=error.message, why=why)
-
-    def _forget(self, attachment_id: str) -> Attachment | None:
-        known = self.attachments.pop(attachment_id, None)
-        if known is not None:
-            self._closed(known)
-        return known
 
     def service_of(self, candidates: Iterable[Candidate]) -> str:
         """Return the first candidate that applies: an alias only if policy knows it."""
@@ -309,26 +227,9 @@ class Attachments:
         with self._state.shared():
             return self._state.all()
 
-    async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, function, *arguments)
-
-    @asynccontextmanager
-    async def _only(self, attachment_id: str) -> AsyncIterator[None]:
-        """Do one thing at a time with one attachment."""
-        lock, users = self._turns.get(attachment_id, (asyncio.Lock(), 0))
-        self._turns[attachment_id] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._turns.pop(attachment_id)
-            if users > 1:
-                self._turns[attachment_id] = (lock, users - 1)
-
 
 def _replaced(seen: Attachment, now: Attachment | None) -> bool:
-    """Tell whether `now` was made after `seen`, under the same id (rule 6)."""
+    """Tell whether `now` was made after `seen`, under the same id (`Collector`, rule 3)."""
     return (
         now is not None
         and now.phase == "ready"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from daemon.cluster.liveness import Liveness
 from daemon.cluster.publisher import Publisher
@@ -31,6 +32,14 @@ CONFIRM_WITHIN = 1.0
 """Seconds after which a Confirm is answered without waiting for the kernel any longer."""
 
 
+class Program(Protocol):
+    """Asks for a pass (`daemon.reconcile.reconciler.Reconciler.request`)."""
+
+    def __call__(self, *, strict: bool = False) -> asyncio.Future[bool]:
+        """Return whether the kernel agrees with all that was known when the pass began; without
+        `strict`, attachments that were in trouble before do not count."""
+
+
 class Exchange:
     """The listener of the fabric."""
 
@@ -42,13 +51,12 @@ class Exchange:
         publisher: Publisher,
         liveness: Liveness,
         *,
-        program: Callable[[], asyncio.Future[bool]],
+        program: Program,
         journal: Journal,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`node` is this one; `program` asks for a pass, and its result says whether the kernel
-        agrees with all that was known when the pass began; `clock` returns the seconds since
-        the epoch by which certificates are judged."""
+        """`node` is this one; `clock` returns the seconds since the epoch by which certificates
+        are judged."""
         self._node = node
         self._store = store
         self._fabric = fabric
@@ -92,11 +100,14 @@ class Exchange:
             yours = self._store.highest(asked.node)
             envelopes = self._publisher.everything()
             return [records.encode_message(part) for part in records.parts(envelopes, yours)]
-        outcome = self.offer(asked.envelope).outcome
+        verdict = self.offer(asked.envelope)
+        outcome = verdict.outcome
         if outcome not in BELIEVED:
             return [records.encode_message(records.Ack(outcome.value))]
         # A record that the publication brought first may still be on its way to the kernel.
-        done, _ = await asyncio.wait([self._program()], timeout=CONFIRM_WITHIN)
+        # A policy is in the kernel only where every attachment is as it says.
+        strict = verdict.key == self._store.keys.policy
+        done, _ = await asyncio.wait([self._program(strict=strict)], timeout=CONFIRM_WITHIN)
         agreed = any(future.result() for future in done)
         return [records.encode_message(records.Ack(outcome.value if agreed else LATE))]
 

@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 
 from daemon.journal import Journal
 from daemon.model import records
@@ -18,6 +19,8 @@ from daemon.model.records import NodeInfo, Replica, Withdrawn
 from daemon.model.store import Store
 from netconf.attach.attachment import Attachment
 
+MANIFEST_EVERY = 10.0
+"""Seconds between manifests: how long a record that was lost stays unnoticed at most."""
 FUTURE = 2**62
 """The highest version a peer is believed to remember (the year 2116): the word of one that lies
 then leaves as many versions again, instead of none."""
@@ -43,6 +46,45 @@ class Publisher:
         self._clock = clock
         self._node = identity.name
         self._version = 0
+
+    @property
+    def certificate(self) -> str:
+        """This node's certificate, PEM, with intermediates if there are any."""
+        return self._identity.pem
+
+    # --- attachments come and go (daemon.attachments.registry.Subscriber)
+
+    def added(self, attachment: Attachment, *, fresh: bool) -> None:
+        """Nothing yet: whoever opens the attachment says when it is published."""
+
+    def removed(self, attachment: Attachment) -> None:
+        """Say that `attachment` is gone."""
+        self.withdraw(attachment.id)
+
+    async def released(self, attachment_id: str) -> None:
+        """Nothing: all was said when it was removed."""
+
+    def align(self, present: Iterable[Attachment], unknown: Container[str]) -> None:
+        """Say what this node has now, where its last word was another.
+
+        `unknown` are the ids of attachments of which nothing can be said, neither that they are
+        there nor that they are gone.
+        """
+        here = {attachment.id: attachment for attachment in present}
+        for attachment in here.values():
+            if not self.said(attachment):
+                self.replica(attachment)
+        for gone in self.replicas() - here.keys():
+            if gone not in unknown:
+                self.withdraw(gone)
+
+    async def keep_telling(self) -> None:
+        """Publish the manifest now and then, so that a record that was lost is missed."""
+        while True:
+            await asyncio.sleep(MANIFEST_EVERY)
+            self.manifest()
+
+    # --- what is said
 
     def resume(self) -> None:
         """Go on after the highest version that the store remembers."""

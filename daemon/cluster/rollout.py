@@ -18,7 +18,7 @@ from daemon.cluster.exchange import Exchange
 from daemon.cluster.membership import Membership
 from daemon.config import Config
 from daemon.journal import Journal
-from daemon.model.store import Store
+from daemon.model.store import Store, Verdict
 from daemon.reconcile.reconciler import Reconciler
 from netconf.errors import InvalidConfig
 
@@ -34,33 +34,36 @@ class Rollout:
         config: Config,
         store: Store,
         membership: Membership,
-        peers: Exchange,
-        programmer: Reconciler,
+        exchange: Exchange,
+        reconciler: Reconciler,
         publish: Callable[[str, bytes], None],
         journal: Journal,
     ) -> None:
-        """`publish` gives a record to the fabric; each pass of `programmer` is listened to."""
+        """`publish` gives a record to the fabric; passes and the store are listened to."""
         self._config = config
         self._store = store
         self._membership = membership
-        self._peers = peers
-        self._programmer = programmer
+        self._exchange = exchange
+        self._reconciler = reconciler
         self._publish = publish
         self._journal = journal
         self.received_ns = 0
         """When the policy in force was heard, by CLOCK_MONOTONIC; 0 without one."""
         self.programmed_ns = 0
         """When every local set agreed with it; 0 while not yet."""
-        programmer.passed = self._passed
+        reconciler.passed = self._passed
+        store.subscribe(self._heard)
+        if store.policy() is not None:
+            self.received_ns = time.monotonic_ns()
 
-    def heard(self) -> None:
-        """The policy in force is another one."""
-        self.received_ns = time.monotonic_ns()
-        self.programmed_ns = 0
+    def _heard(self, verdict: Verdict) -> None:
+        if verdict.key == self._store.keys.policy:
+            self.received_ns = time.monotonic_ns()
+            self.programmed_ns = 0
 
     def _passed(self) -> None:
         policy = self._store.policy()
-        if policy and self._programmer.policy_version == policy.version:
+        if policy and self._reconciler.policy_version == policy.version:
             self.programmed_ns = self.programmed_ns or time.monotonic_ns()
 
     def state(self) -> PolicyState:
@@ -80,7 +83,7 @@ class Rollout:
         """
         began = time.monotonic()
         key = self._store.keys.policy
-        verdict = self._peers.offer(envelope)
+        verdict = self._exchange.offer(envelope)
         policy = self._store.policy()
         if not verdict.changed or verdict.key != key or policy is None:
             raise InvalidConfig(
@@ -90,8 +93,8 @@ class Rollout:
             )
         self._publish(key, envelope)
         others = sorted(self._membership.others())
-        programmed = self._programmer.request()
-        confirming = asyncio.ensure_future(self._peers.confirm(envelope, others, CONFIRM_WITHIN))
+        programmed = self._reconciler.request(strict=True)
+        confirming = asyncio.ensure_future(self._exchange.confirm(envelope, others, CONFIRM_WITHIN))
         agreed = await programmed
         live = {self._config.node: (time.monotonic() - began) * 1e3} if agreed else {}
         confirmed = (await confirming).items()

@@ -12,13 +12,13 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
-from typing import TypeVar
 
 from daemon.config import Config
 from daemon.journal import Journal
 from daemon.model.records import NodeInfo
+from daemon.workers import Pool
 from netconf import mesh, names
 from netconf.attach import operations
 from netconf.attach.attachment import Attachment, NodeNet
@@ -26,8 +26,6 @@ from netconf.attach.state import State
 from netconf.errors import InvalidConfig, NoctuleError
 from netconf.netlink import batadv
 from netconf.netlink.batadv import Originator
-
-T = TypeVar("T")
 
 LOOK_EVERY = 1.0
 """Seconds; an OGM interval of batman-adv. Its tables send no events."""
@@ -40,7 +38,7 @@ class LocalMesh:
         self,
         config: Config,
         state: State,
-        executor: Executor,
+        pool: Pool,
         journal: Journal,
         *,
         infos: Callable[[], Iterable[NodeInfo]],
@@ -50,7 +48,7 @@ class LocalMesh:
         """`changed` is called when the paths to other nodes became better or worse."""
         self._config = config
         self._state = state
-        self._executor = executor
+        self._pool = pool
         self._journal = journal
         self._infos = infos
         self._attachments = attachments
@@ -60,6 +58,8 @@ class LocalMesh:
         self._fitted: set[str] = set()
         """Attachments that were resized since the MTU was lowered last."""
         self._other_ulas: set[tuple[str, str]] = set()
+        self._instance = secrets.token_hex(8)
+        """Tells this run of the daemon from others."""
 
     @property
     def up(self) -> mesh.MeshFacts:
@@ -87,9 +87,22 @@ class LocalMesh:
             ula=config.addresses.ula,
         )
 
+    def info(self, certificate: str) -> NodeInfo:
+        """Return what this node says of itself; `certificate` is its own, PEM."""
+        return NodeInfo(
+            node=self._config.node,
+            certificate=certificate,
+            endpoints=tuple(self._config.fabric.listen),
+            slice=self._config.addresses.slice,
+            mtu=self.announced,
+            mesh_macs=tuple(self.up.hard.values()),
+            instance=self._instance,
+            ula=self._config.addresses.ula,
+        )
+
     async def start(self) -> None:
         """Bring the mesh up, with the MTU of the nodes known so far."""
-        self._mesh = await self._blocking(self._bring_up, self._least())
+        self._mesh = await self._pool.run(self._bring_up, self._least())
 
     async def watch(self) -> None:
         """Follow the paths and the MTU; runs until cancelled."""
@@ -140,19 +153,19 @@ class LocalMesh:
 
     async def _look(self) -> None:
         before = {node: round(quality, 1) for node, quality in self.quality().items()}
-        self._originators = await self._blocking(self._read)
+        self._originators = await self._pool.run(self._read)
         self._compare_ula()
         if before != {node: round(quality, 1) for node, quality in self.quality().items()}:
             self._changed()
         least = self._least()
         if self._config.mesh.mtu == "auto" and least is not None and least < self.up.mtu:
             self._journal.info("mtu lowered", mtu=least, before=self.up.mtu)
-            self._mesh = await self._blocking(self._bring_up, least)
+            self._mesh = await self._pool.run(self._bring_up, least)
             self._fitted.clear()
         for attachment in self._attachments():
             # Also one that was being made meanwhile, or could not be resized the last time.
             if attachment.mtu > self.up.mtu and attachment.id not in self._fitted:
-                await self._blocking(operations.resize, self._state, attachment.id, self.up.mtu)
+                await self._pool.run(operations.resize, self._state, attachment.id, self.up.mtu)
                 self._fitted.add(attachment.id)
 
     def _compare_ula(self) -> None:
@@ -180,7 +193,3 @@ class LocalMesh:
             )
         self._state.write_node(self.facts)
         return self._mesh
-
-    async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, function, *arguments)

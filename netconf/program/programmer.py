@@ -15,18 +15,22 @@
 5. `old` is what the caller last programmed. If the kernel's errors show that it is not
    so, reality is read, and the difference from there is applied; once.
 6. Nothing is flushed, and no rule is ever changed.
-7. What to program follows from the view in one place, for both families: `observed`.
+7. What to program follows from the desired state in one place, for both families: `actual`.
+8. Where the secret cannot be read, no key can be installed. Everything else is done all the same,
+   revocations above all, and peers whose keys are missing are treated as if they were not there.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from netconf import keys
-from netconf.errors import UnknownContainer
+from netconf.errors import NoctuleError, UnknownContainer
 from netconf.namespace import Namespace, identity
 from netconf.netlink.socket import doing
 from netconf.nft.elements import (
@@ -121,11 +125,20 @@ def change(
 
     `ula` is that of the attachment; `ca` is the name of the connectivity association; `cak`
     is called at most once, and only if there is a key to install. OSError as the kernel gave
-    it, with earlier steps done.
+    it, with earlier steps done. What `cak` raises comes at the end, when all that needs no new
+    key was done (rule 8).
     """
     wanted = expected(new, ula)
+    secret, trouble = b"", None
+    if keyless := {a for a in new.peers if _lacking(old, wanted, actual.sci_at(a))}:
+        try:
+            secret = cak()
+        except NoctuleError as error:
+            trouble = error
+            new = _without(new, keyless)
+            wanted = expected(new, ula)
     nft = hands.nft
-    _keys_in(hands, old, wanted, new, ca, cak)
+    _keys_in(hands, old, wanted, new, ca, secret)
     nft.send(_receive(old, wanted))
     for address, mac in wanted.neighbours.items():
         if old.neighbours.get(address) != mac:
@@ -142,14 +155,22 @@ def change(
             continue
         for an in sas.keys() - wanted.keys[sci].keys():
             hands.del_key(sci, an)
+    if trouble is not None:
+        raise trouble
 
 
 class Programmer:
     """Programs attachments, keeping each one's sockets open until it is forgotten."""
 
     def __init__(self) -> None:
-        self._handles: dict[str, NetnsSockets] = {}
+        self._sockets: dict[str, NetnsSockets] = {}
+        self._admitted: set[str] = set()
         self._lock = threading.Lock()
+
+    def admit(self, attachment_id: str) -> None:
+        """Allow sockets for an attachment, until it is forgotten."""
+        with self._lock:
+            self._admitted.add(attachment_id)
 
     def apply(
         self, attachment: Attached, old: Desired | None, new: Desired, cak: Callable[[], bytes]
@@ -158,45 +179,56 @@ class Programmer:
 
         UnknownContainer: the namespace or the interface is gone. KernelFailure: refused.
         """
-        handles = self._open(attachment)
-        with handles.lock, doing(f"program attachment {attachment.id}"):
-            handles.last_generation = None
-            self._change(handles, attachment, old, new, cak)
-            handles.last_generation = handles.nft.generation()
+        sockets = self._open(attachment)
+        with sockets.lock, doing(f"program attachment {attachment.id}"):
+            sockets.last_generation = None
+            self._change(sockets, attachment, old, new, cak)
+            sockets.last_generation = sockets.nft.generation()
 
     def disturbed(self, attachment: Attached) -> bool:
         """Tell, in microseconds, whether nftables may have been changed by others.
 
         That is, since the last `apply` or `observe`. Of MACsec and neighbours it knows nothing.
         """
-        handles = self._open(attachment)
-        with handles.lock, doing(f"read attachment {attachment.id}"):
-            return handles.last_generation != handles.nft.generation()
+        sockets = self._open(attachment)
+        with sockets.lock, doing(f"read attachment {attachment.id}"):
+            return sockets.last_generation != sockets.nft.generation()
 
     def observe(self, attachment: Attached) -> Actual:
         """Read the attachment's kernel state back; the errors of `apply`."""
-        handles = self._open(attachment)
-        with handles.lock, doing(f"read attachment {attachment.id}"):
+        sockets = self._open(attachment)
+        with sockets.lock, doing(f"read attachment {attachment.id}"):
             # Before the dumps: what changes during them is seen the next time.
-            handles.last_generation = handles.nft.generation()
-            return observe(handles, attachment.ula)
+            sockets.last_generation = sockets.nft.generation()
+            return observe(sockets, attachment.ula)
 
     def forget(self, attachment_id: str) -> None:
-        """Close the sockets of an attachment, letting its namespace go; repeatable."""
+        """Close the sockets of an attachment, letting its namespace go; repeatable.
+
+        Waits for a change under way. One that began before and opens its sockets only now finds
+        that the attachment is not admitted any more, and closes them (`_open`).
+        """
         with self._lock:
-            handles = self._handles.pop(attachment_id, None)
-        if handles is not None:
-            with handles.lock:
-                handles.close()
+            self._admitted.discard(attachment_id)
+        self._let_go(attachment_id)
 
     def close(self) -> None:
         """Forget all attachments."""
-        for attachment_id in list(self._handles):
+        with self._lock:
+            known = self._admitted | self._sockets.keys()
+        for attachment_id in known:
             self.forget(attachment_id)
+
+    def _let_go(self, attachment_id: str) -> None:
+        with self._lock:
+            sockets = self._sockets.pop(attachment_id, None)
+        if sockets is not None:
+            with sockets.lock:
+                sockets.close()
 
     @staticmethod
     def _change(
-        handles: NetnsSockets,
+        sockets: NetnsSockets,
         attachment: Attached,
         old: Desired | None,
         new: Desired,
@@ -206,49 +238,67 @@ class Programmer:
         if old is not None:
             before, after = differing(old, new)
             try:
-                return change(handles, expected(before, ula), after, ula, ca, cak)
+                return change(sockets, expected(before, ula), after, ula, ca, cak)
             except OSError as error:
                 if error.errno not in DRIFT:
                     raise
-        return change(handles, observe(handles, ula), new, ula, ca, cak)
+        return change(sockets, observe(sockets, ula), new, ula, ca, cak)
 
     def _open(self, attachment: Attached) -> NetnsSockets:
         found = identity(attachment.netns)
         if found is None or found != tuple(attachment.netns_id):
-            self.forget(attachment.id)
+            self._let_go(attachment.id)
             raise UnknownContainer(
                 f"the namespace {attachment.netns} of attachment {attachment.id} is gone; "
                 "delete the attachment"
             )
         with self._lock:
-            handles = self._handles.get(attachment.id)
-            if handles is not None and handles.identity == found:
-                return handles
-        self.forget(attachment.id)
+            sockets = self._sockets.get(attachment.id)
+            if sockets is not None and sockets.identity == found:
+                return sockets
+        self._let_go(attachment.id)
         with Namespace.open(attachment.netns) as netns:
-            handles = NetnsSockets(netns, attachment.ifname)
+            sockets = NetnsSockets(netns, attachment.ifname)
         with self._lock:
-            return self._handles.setdefault(attachment.id, handles)
+            if attachment.id in self._admitted:
+                kept = self._sockets.setdefault(attachment.id, sockets)
+                if kept is sockets:
+                    return sockets
+            else:
+                kept = None
+        sockets.close()
+        if kept is None:
+            raise UnknownContainer(f"attachment {attachment.id} was taken down meanwhile")
+        return kept
+
+
+def _lacking(old: Actual, wanted: Actual, sci: bytes) -> list[int]:
+    """Return the association numbers under which a peer's key is to be installed."""
+    there = old.keys.get(sci, {})
+    return [an for an, key_id in wanted.keys[sci].items() if there.get(an) != key_id]
+
+
+def _without(new: Desired, peers: Container[str]) -> Desired:
+    """Return `new` without some peers, given by address, and without the slots that lead there."""
+    return msgspec.structs.replace(
+        new,
+        peers={address: peer for address, peer in new.peers.items() if address not in peers},
+        slots={slot: target for slot, target in new.slots.items() if target[0] not in peers},
+    )
 
 
 def _keys_in(
-    hands: Hands, old: Actual, wanted: Actual, new: Desired, ca: str, cak: Callable[[], bytes]
+    hands: Hands, old: Actual, wanted: Actual, new: Desired, ca: str, secret: bytes
 ) -> None:
-    secret = b""
     for address, peer in new.peers.items():
         sci = actual.sci_at(address)
-        there = old.keys.get(sci)
-        if there is None:
+        if sci not in old.keys:
             hands.add_channel(sci)
-            there = {}
-        for an, key_id in wanted.keys[sci].items():
-            if there.get(an) == key_id:
-                continue
-            if an in there:
+        for an in _lacking(old, wanted, sci):
+            if an in old.keys.get(sci, {}):
                 hands.del_key(sci, an)
-            secret = secret or cak()
             sak = keys.derive_sak(secret, salt=peer.salts[an], ca=ca, sci=sci)
-            hands.add_key(sci, an, sak, key_id)
+            hands.add_key(sci, an, sak, wanted.keys[sci][an])
 
 
 def _receive(old: Actual, wanted: Actual) -> Batch:

@@ -22,7 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from daemon.node import AUDIT_EVERY
+from daemon.reconcile.audit import AUDIT_EVERY
 from netconf.attach.allocation import CONTAINERS_MAX
 from netconf.namespace import Namespace
 from tests.e2e.bare import Bare, bare

@@ -70,6 +70,7 @@ class World:
         self.listener.listen(10)
 
     def program(self, made: Attachment, old: Desired | None, new: Desired) -> None:
+        self.programmer.admit(made.id)
         self.programmer.apply(made, old, new, lambda: SECRET)
         assert differences(self.programmer.observe(made), new, ULA) == []
 

@@ -112,6 +112,8 @@ class World:
         for container in (self.web, self.api):
             container.transmit(0)
         self.programmer = programmer.Programmer()
+        for container in (self.web, self.api):
+            self.programmer.admit(container.attachment.id)
         self.reads = 0
         self.listener = self.api.socket(socket.AF_INET6)
         self.listener.bind(("", 8080))  # both families
@@ -274,7 +276,7 @@ def test_a_namespace_that_went_is_noticed_and_let_go(world):
     with pytest.raises(UnknownContainer):
         world.programmer.apply(attachment, EMPTY, EMPTY, world.cak)
     assert identity(world.web.node.path) != inode
-    assert attachment.id not in world.programmer._handles
+    assert attachment.id not in world.programmer._sockets
 
 
 def test_a_secy_that_went_is_noticed(world):

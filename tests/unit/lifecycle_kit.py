@@ -6,14 +6,19 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from daemon.attachments.lifecycle import Attachments
+from daemon.attachments.collector import Collector
+from daemon.attachments.lifecycle import Lifecycle
+from daemon.attachments.registry import Registry
+from daemon.attachments.turns import Turns
 from daemon.journal import Journal
 from daemon.model.policy import Policy
+from daemon.tasks import Tasks
+from daemon.workers import Pool
 from netconf.attach.attachment import Attachment, AttachRequest, Candidate, NodeNet
 from netconf.attach.state import State
 from netconf.errors import CheckFailure, NoctuleError
@@ -73,6 +78,15 @@ class Kernel:
             raise CheckFailure("it is not there; add it anew")
 
 
+@dataclass
+class Node:
+    """The parts under test."""
+
+    lifecycle: Lifecycle
+    collector: Collector
+    registry: Registry
+
+
 class Stage:
     """Replicas with a folder of namespaces, and what they tell the rest of the daemon."""
 
@@ -107,32 +121,55 @@ class Stage:
         with self.state.exclusive():
             return self.kernel.attach(NODE, self.state, wanted)
 
-    def _opened(self, attachment: Attachment) -> asyncio.Future[str]:
-        self.told.append(("opened", attachment.salt))
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        if self.opening is None:
-            future.set_result("1 confirmed")
-        else:
-            future.set_exception(self.opening)
-        return future
-
-    def run(self, scene: Callable[[Attachments], Awaitable[None]]) -> None:
+    def run(self, scene: Callable[[Node], Awaitable[None]]) -> None:
         async def main() -> None:
-            with ThreadPoolExecutor(4) as executor:
-                made = Attachments(
-                    lambda: NODE,
-                    self.state,
-                    executor,
-                    policy=lambda: self.policy,
-                    opened=self._opened,
-                    closed=lambda attachment: self.told.append(("closed", attachment.salt)),
-                    released=lambda name: self.told.append(("released", name)),
-                    journal=Journal(),
-                )
+            pool, tasks, turns = Pool("test", 4), Tasks(Journal()), Turns()
+            registry, opening = Registry(), Opening(self)
+            registry.subscribe(Follower(self))
+            lifecycle = Lifecycle(
+                lambda: NODE, self.state, pool, registry, turns, opening,
+                policy=lambda: self.policy, journal=Journal(),
+            )  # fmt: skip
+            collector = Collector(
+                self.state, pool, registry, turns, lifecycle, opening, tasks, Journal()
+            )
+            try:
                 async with asyncio.timeout(LIMIT):
-                    await scene(made)
+                    await scene(Node(lifecycle, collector, registry))
+            finally:
+                await tasks.close()
+                pool.close()
 
         asyncio.run(main())
 
     def told_of(self, word: str) -> list[str]:
         return [what for said, what in self.told if said == word]
+
+
+class Opening:
+    """Says that it opened what it was given, or fails as it was told to."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    async def open(self, attachment: Attachment) -> str:
+        self._stage.told.append(("opened", attachment.salt))
+        if self._stage.opening is not None:
+            raise self._stage.opening
+        return "1 confirmed"
+
+
+class Follower:
+    """Notes what the registry tells its subscribers."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def added(self, attachment: Attachment, *, fresh: bool) -> None:
+        """Whoever opens it notes that."""
+
+    def removed(self, attachment: Attachment) -> None:
+        self._stage.told.append(("closed", attachment.salt))
+
+    async def released(self, attachment_id: str) -> None:
+        self._stage.told.append(("released", attachment_id))

@@ -10,15 +10,20 @@ import asyncio
 import errno
 import os
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from daemon.attachments.registry import Registry
 from daemon.journal import Journal
+from daemon.reconcile import audit as audit_module
 from daemon.reconcile import reconciler as module
-from daemon.reconcile.reconciler import Reconciler, Work
+from daemon.reconcile.audit import Audit
+from daemon.reconcile.planning import Work
+from daemon.reconcile.reconciler import Reconciler
+from daemon.workers import Pool
 from netconf.attach.attachment import Attachment
 from netconf.namespace import Namespace, identity
 from netconf.nft.elements import Key, Set
@@ -45,6 +50,11 @@ class Container(FakeContainer):
 
     def send(self, batch: object) -> None:
         self._kernel.go.wait(LIMIT)
+        self._kernel.tried[self._name] += 1
+        with self._kernel.stuck.condition:
+            self._kernel.stuck.condition.wait_for(
+                lambda: self._name not in self._kernel.stuck, LIMIT
+            )
         if error := self._kernel.errors.get(self._name):
             raise error
         self._kernel.log.append(self._name)
@@ -59,12 +69,28 @@ class Container(FakeContainer):
         """Nothing is open."""
 
 
+class Stuck(set[str]):
+    """Interface names of containers in which nothing ends until they are taken out of here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.condition = threading.Condition()
+
+    def clear(self) -> None:
+        with self.condition:
+            super().clear()
+            self.condition.notify_all()
+
+
 class Kernel:
     """The containers by interface name, and what `netconf.nft.host` and ``ruleset`` offer."""
 
     def __init__(self) -> None:
         self.containers: dict[str, Container] = {}
         self.errors: dict[str, Exception] = {}
+        self.stuck = Stuck()
+        self.tried: Counter[str] = Counter()
+        """Batches by interface name, those that failed included."""
         self.log: list[object] = []
         self.go = threading.Event()
         self.go.set()
@@ -123,16 +149,24 @@ class Stage:
         self.kernel = Kernel()
         monkeypatch.setattr(programmer, "NetnsSockets", self.kernel.handles)
         monkeypatch.setattr(module, "host", self.kernel)
-        monkeypatch.setattr(module, "ruleset", self.kernel)
-        self._key = folder / "key"
-        self._key.write_text("a secret of more than sixteen bytes")
-        self._key.chmod(0o600)
+        monkeypatch.setattr(audit_module, "host", self.kernel)
+        monkeypatch.setattr(audit_module, "ruleset", self.kernel)
+        self.key = folder / "key"
+        self.write_key()
         self.attachments: dict[str, Attachment] = {}
+        self.registry = Registry()
+        self.now = 0.0
+        """The reconciler's clock, in seconds."""
         self.views: dict[str, Desired] = {}
         self.plans = 0
         self.broken = False
         self.passed = 0
         self.version = 1
+
+    def write_key(self) -> None:
+        """Put the network's secret where it is looked for."""
+        self.key.write_text("a secret of more than sixteen bytes")
+        self.key.chmod(0o600)
 
     def add(self, number: int) -> Attachment:
         """Attach one replica, with an empty view."""
@@ -140,7 +174,7 @@ class Stage:
         assert found is not None
         made = Attachment(
             id=f"{number:012x}", network="mesh", container="c", ifname=f"eth{number}", netns=OWN,
-            netns_id=found, service="web", key_file=str(self._key), address=f"10.64.16.{number}",
+            netns_id=found, service="web", key_file=str(self.key), address=f"10.64.16.{number}",
             salt="11" * 32, an=0, mtu=1468, phase="ready", ula=self.kernel.ula,
         )  # fmt: skip
         self.attachments[made.id] = made
@@ -152,7 +186,9 @@ class Stage:
         if self.broken:
             raise ZeroDivisionError("a bug in planning")
         return Work(
-            attachments=dict(self.attachments), views=dict(self.views), policy_version=self.version
+            attachments=dict(self.registry),
+            desired=dict(self.views),
+            policy_version=self.version,
         )
 
     def run(self, scene: Callable[[Reconciler], Awaitable[None]], *, hold: bool = False) -> None:
@@ -162,20 +198,25 @@ class Stage:
             self.passed += 1
 
         async def main() -> None:
-            with ThreadPoolExecutor(4) as executor:
-                made = Reconciler(self.plan, "10.80.0.0/16", executor, Journal())
-                made.hold = hold
-                made.passed = count
-                for name in self.attachments:
-                    made.introduce(name)
-                running = asyncio.ensure_future(made.run())
-                try:
-                    async with asyncio.timeout(LIMIT):
-                        await scene(made)
-                finally:
-                    self.kernel.go.set()
-                    self.kernel.tell.set()
-                    running.cancel()
-                    await asyncio.gather(running, return_exceptions=True)
+            pool = Pool("test", 4)
+            made = Reconciler(self.plan, pool, Journal(), clock=lambda: self.now)
+            made.hold = hold
+            made.passed = count
+            self.registry.subscribe(made)
+            self.audit = Audit(self.registry, made, pool, "10.80.0.0/16", ULA, Journal())
+            for attachment in self.attachments.values():
+                self.registry.add(attachment, fresh=True)
+            running = asyncio.ensure_future(made.run())
+            try:
+                async with asyncio.timeout(LIMIT):
+                    await scene(made)
+            finally:
+                self.kernel.go.set()
+                self.kernel.tell.set()
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+                await made.close()
+                pool.close()
+                made.kernel.close()
 
         asyncio.run(main())

@@ -62,7 +62,8 @@ class Member:
             clock=lambda: NOW,
         )
 
-    def _program(self) -> asyncio.Future[bool]:
+    def _program(self, *, strict: bool = False) -> asyncio.Future[bool]:
+        self.strict = strict
         self.passes.append(asyncio.get_running_loop().create_future())
         if not self.slow:
             self.passes[-1].set_result(True)
@@ -255,6 +256,16 @@ def test_a_pass_that_takes_too_long_confirms_nothing(monkeypatch: pytest.MonkeyP
         two.slow = True
         sealed = record("n1", 9, replica("n1", 9))
         assert await one.peers.confirm(sealed, ["n2"], LIMIT) == {"n2": None}
+
+    play(scene)
+
+
+def test_a_policy_is_confirmed_only_where_every_attachment_is_as_it_says() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        await one.peers.confirm(record("n1", 9, replica("n1", 9)), ["n2"], LIMIT)
+        assert two.strict is False
+        await one.peers.confirm(record("authority", 2, policy(version=2)), ["n2"], LIMIT)
+        assert two.strict is True
 
     play(scene)
 

@@ -11,20 +11,21 @@ import msgspec
 import pytest
 
 from daemon.api.messages import GCRequest, Valid
+from daemon.attachments import collector as collector_module
 from daemon.attachments import lifecycle as module
-from daemon.attachments.lifecycle import Attachments
 from netconf import names
 from netconf.attach.attachment import Candidate
 from netconf.errors import CheckFailure, InvalidConfig, KernelFailure, NoctuleError, TryAgain
-from tests.unit.lifecycle_kit import LIMIT, Stage
+from tests.unit.lifecycle_kit import LIMIT, Node, Stage
 from tests.unit.model_kit import policy
 
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     made = Stage(tmp_path)
-    monkeypatch.setattr(module, "operations", made.kernel)
-    monkeypatch.setattr(module, "COLLECT_EVERY", 0.001)
+    for one in (module, collector_module):
+        monkeypatch.setattr(one, "operations", made.kernel)
+    monkeypatch.setattr(collector_module, "COLLECT_EVERY", 0.001)
     return made
 
 
@@ -34,9 +35,9 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def watching(replicas: Attachments, condition: Callable[[], object]) -> None:
+async def watching(node: Node, condition: Callable[[], object]) -> None:
     """Let the collector look until `condition` holds."""
-    watch = asyncio.ensure_future(replicas.watch())
+    watch = asyncio.ensure_future(node.collector.watch())
     await until(lambda: condition() or watch.done())
     watch.cancel()
     await asyncio.gather(watch, return_exceptions=True)
@@ -59,8 +60,8 @@ async def watching(replicas: Attachments, condition: Callable[[], object]) -> No
 def test_the_first_name_that_applies_is_the_service(
     stage: Stage, candidates: list[tuple[str, str]], service: str
 ) -> None:
-    async def scene(replicas: Attachments) -> None:
-        assert replicas.service_of(Candidate(*one) for one in candidates) == service
+    async def scene(node: Node) -> None:
+        assert node.lifecycle.service_of(Candidate(*one) for one in candidates) == service
 
     stage.run(scene)
 
@@ -68,10 +69,12 @@ def test_the_first_name_that_applies_is_the_service(
 def test_without_a_policy_an_alias_is_nobodys_name(stage: Stage) -> None:
     stage.policy = None
 
-    async def scene(replicas: Attachments) -> None:
-        assert replicas.service_of([Candidate("web", "alias"), Candidate("x", "service")]) == "x"
+    async def scene(node: Node) -> None:
+        assert (
+            node.lifecycle.service_of([Candidate("web", "alias"), Candidate("x", "service")]) == "x"
+        )
         with pytest.raises(InvalidConfig, match=r"^service: none given"):
-            replicas.service_of([Candidate("web", "alias")])
+            node.lifecycle.service_of([Candidate("web", "alias")])
 
     stage.run(scene)
 
@@ -83,9 +86,9 @@ def test_a_service_that_policy_keeps_from_this_node_fails_before_anything_is_mad
     stage.policy = policy(text)
     stage.netns("a")
 
-    async def scene(replicas: Attachments) -> None:
+    async def scene(node: Node) -> None:
         with pytest.raises(InvalidConfig, match=r'node "n1" host "db"; add it to .*services\.db'):
-            await replicas.attach(stage.request("a", services=[Candidate("db", "service")]))
+            await node.lifecycle.attach(stage.request("a", services=[Candidate("db", "service")]))
         assert stage.state.all() == []
 
     stage.run(scene)
@@ -93,9 +96,9 @@ def test_a_service_that_policy_keeps_from_this_node_fails_before_anything_is_mad
 
 @pytest.mark.parametrize("changes", [{"network": "n" * 65}, {"services": [Candidate("ä", "s")]}])
 def test_a_name_that_no_record_can_carry_fails(stage: Stage, changes: dict[str, object]) -> None:
-    async def scene(replicas: Attachments) -> None:
+    async def scene(node: Node) -> None:
         with pytest.raises(InvalidConfig, match=r"^(name|service): .* cannot be used; use at most"):
-            await replicas.attach(stage.request("a", **changes))
+            await node.lifecycle.attach(stage.request("a", **changes))
 
     stage.run(scene)
 
@@ -106,22 +109,22 @@ def test_a_name_that_no_record_can_carry_fails(stage: Stage, changes: dict[str, 
 def test_an_attachment_lives_from_add_to_del(stage: Stage) -> None:
     stage.netns("a")
 
-    async def scene(replicas: Attachments) -> None:
-        answer = await replicas.attach(stage.request("a"))
-        ((name, made),) = replicas.attachments.items()
+    async def scene(node: Node) -> None:
+        answer = await node.lifecycle.attach(stage.request("a"))
+        ((name, made),) = node.registry.items()
         assert (answer.addresses, answer.service) == ([f"{made.address}/12"], "web")
         assert answer.mac == names.mac_of(made.address)
         assert answer.mtu == 1468 - names.MACSEC_OVERHEAD
-        await replicas.check(stage.request("a", address=made.address, mac=answer.mac))
+        await node.lifecycle.check(stage.request("a", address=made.address, mac=answer.mac))
         with pytest.raises(CheckFailure, match=r"^prevResult\.ips: 10\.64\.16\.99 is not"):
-            await replicas.check(stage.request("a", address="10.64.16.99"))
-        await replicas.detach(stage.request("a"))
-        assert (replicas.attachments, stage.state.all(), stage.kernel.up) == ({}, [], {})
+            await node.lifecycle.check(stage.request("a", address="10.64.16.99"))
+        await node.lifecycle.detach(stage.request("a"))
+        assert (node.registry, stage.state.all(), stage.kernel.up) == ({}, [], {})
         # The record is withdrawn before the namespace is let go.
         assert stage.told == [("opened", made.salt), ("closed", made.salt), ("released", name)]
-        await replicas.detach(stage.request("a"))  # nothing left to do is success
+        await node.lifecycle.detach(stage.request("a"))  # nothing left to do is success
         with pytest.raises(CheckFailure):
-            await replicas.check(stage.request("a"))
+            await node.lifecycle.check(stage.request("a"))
 
     stage.run(scene)
 
@@ -129,16 +132,16 @@ def test_an_attachment_lives_from_add_to_del(stage: Stage) -> None:
 def test_an_add_that_fails_leaves_nothing(stage: Stage) -> None:
     stage.netns("a")
 
-    async def scene(replicas: Attachments) -> None:
+    async def scene(node: Node) -> None:
         stage.kernel.error = KernelFailure("no")
         with pytest.raises(KernelFailure):
-            await replicas.attach(stage.request("a"))
+            await node.lifecycle.attach(stage.request("a"))
         stage.kernel.error = None
         assert stage.told == []
         stage.opening = TryAgain("the fabric says no")
         with pytest.raises(TryAgain):
-            await replicas.attach(stage.request("a"))
-        assert (replicas.attachments, stage.state.all(), stage.kernel.up) == ({}, [], {})
+            await node.lifecycle.attach(stage.request("a"))
+        assert (node.registry, stage.state.all(), stage.kernel.up) == ({}, [], {})
         assert len(stage.told_of("closed")) == 1
 
     stage.run(scene)
@@ -147,15 +150,15 @@ def test_an_add_that_fails_leaves_nothing(stage: Stage) -> None:
 def test_a_del_during_an_add_waits_for_it_and_undoes_it(stage: Stage) -> None:
     stage.netns("a")
 
-    async def scene(replicas: Attachments) -> None:
+    async def scene(node: Node) -> None:
         stage.kernel.go.clear()
-        adding = asyncio.ensure_future(replicas.attach(stage.request("a")))
+        adding = asyncio.ensure_future(node.lifecycle.attach(stage.request("a")))
         await asyncio.to_thread(stage.kernel.began.wait, LIMIT)
-        deleting = asyncio.ensure_future(replicas.detach(stage.request("a")))
+        deleting = asyncio.ensure_future(node.lifecycle.detach(stage.request("a")))
         stage.kernel.go.set()
         await adding
         await deleting
-        assert (replicas.attachments, stage.kernel.up) == ({}, {})
+        assert (node.registry, stage.kernel.up) == ({}, {})
 
     stage.run(scene)
 
@@ -163,15 +166,15 @@ def test_a_del_during_an_add_waits_for_it_and_undoes_it(stage: Stage) -> None:
 def test_an_unheard_add_is_undone_but_never_its_successor(stage: Stage) -> None:
     stage.netns("a")
 
-    async def scene(replicas: Attachments) -> None:
+    async def scene(node: Node) -> None:
         request = stage.request("a")
-        unheard = await replicas.attach(request)
-        await replicas.detach(request)
-        heard = await replicas.attach(request)
-        await replicas.undo(request, unheard)
+        unheard = await node.lifecycle.attach(request)
+        await node.lifecycle.detach(request)
+        heard = await node.lifecycle.attach(request)
+        await node.lifecycle.undo(request, unheard)
         (kept,) = stage.state.all()
         assert heard.addresses == [f"{kept.address}/12"]
-        await replicas.undo(request, heard)
+        await node.lifecycle.undo(request, heard)
         assert stage.state.all() == []
 
     stage.run(scene)
@@ -181,17 +184,17 @@ def test_the_collector_leaves_an_add_under_way_alone(stage: Stage) -> None:
     for name in "ab":
         stage.netns(name)
 
-    async def scene(replicas: Attachments) -> None:
-        await replicas.attach(stage.request("b"))
+    async def scene(node: Node) -> None:
+        await node.lifecycle.attach(stage.request("b"))
         stage.kernel.began.clear()
         stage.kernel.go.clear()
-        adding = asyncio.ensure_future(replicas.attach(stage.request("a")))
+        adding = asyncio.ensure_future(node.lifecycle.attach(stage.request("a")))
         await asyncio.to_thread(stage.kernel.began.wait, LIMIT)
         (stage.folder / "b").unlink()
-        await watching(replicas, lambda: not replicas.attachments)  # it looked, and took b
+        await watching(node, lambda: not node.registry)  # it looked, and took b
         stage.kernel.go.set()
         await adding
-        assert [a.container for a in replicas.attachments.values()] == ["a"]
+        assert [a.container for a in node.registry.values()] == ["a"]
         assert len(stage.told_of("opened")) == 2
 
     stage.run(scene)
@@ -201,24 +204,24 @@ def test_gc_keeps_what_is_wanted_and_other_networks_and_runtimes(stage: Stage) -
     for name in "abcdef":
         stage.netns(name)
 
-    async def scene(replicas: Attachments) -> None:
+    async def scene(node: Node) -> None:
         for name in "ab":
-            await replicas.attach(stage.request(name, runtime="containerd"))
-        await replicas.attach(stage.request("c", network="other", runtime="containerd"))
-        await replicas.attach(stage.request("d", runtime="podman"))
-        await replicas.attach(stage.request("e"))  # nobody knows by whom
+            await node.lifecycle.attach(stage.request(name, runtime="containerd"))
+        await node.lifecycle.attach(stage.request("c", network="other", runtime="containerd"))
+        await node.lifecycle.attach(stage.request("d", runtime="podman"))
+        await node.lifecycle.attach(stage.request("e"))  # nobody knows by whom
 
         def left() -> str:
-            return "".join(sorted(a.container for a in replicas.attachments.values()))
+            return "".join(sorted(a.container for a in node.registry.values()))
 
-        await replicas.collect(GCRequest("mesh", [Valid("a", "eth0")], "containerd"))
+        await node.lifecycle.collect(GCRequest("mesh", [Valid("a", "eth0")], "containerd"))
         assert left() == "acde"
-        await replicas.collect(GCRequest("mesh", [], "crio"))
-        await replicas.collect(GCRequest("mesh", [], ""))
+        await node.lifecycle.collect(GCRequest("mesh", [], "crio"))
+        await node.lifecycle.collect(GCRequest("mesh", [], ""))
         assert left() == "acde"
         stage.kernel.error = KernelFailure("the link is stuck")
         with pytest.raises(NoctuleError) as caught:
-            await replicas.collect(GCRequest("mesh", [], "containerd"))
+            await node.lifecycle.collect(GCRequest("mesh", [], "containerd"))
         assert caught.value.details == "a: the link is stuck"
 
     stage.run(scene)
@@ -228,12 +231,12 @@ def test_gc_goes_on_past_errors_and_containersthem_all(stage: Stage) -> None:
     for name in "abc":
         stage.netns(name)
 
-    async def scene(replicas: Attachments) -> None:
+    async def scene(node: Node) -> None:
         for name in "abc":
-            await replicas.attach(stage.request(name, runtime="podman"))
+            await node.lifecycle.attach(stage.request(name, runtime="podman"))
         stage.kernel.error = KernelFailure("the link is stuck")
         with pytest.raises(NoctuleError) as caught:
-            await replicas.collect(GCRequest("mesh", [Valid("b", "eth0")], "podman"))
+            await node.lifecycle.collect(GCRequest("mesh", [Valid("b", "eth0")], "podman"))
         assert sorted(caught.value.details.split("; ")) == [
             "a: the link is stuck",
             "c: the link is stuck",
@@ -253,9 +256,9 @@ def test_the_complete_is_adopted_and_the_rest_taken_down(stage: Stage) -> None:
     stage.alone("c")
     stage.netns("c")  # its namespace was replaced while nobody looked
 
-    async def scene(replicas: Attachments) -> None:
-        await replicas.adopt()
-        assert list(replicas.attachments.values()) == [whole]
+    async def scene(node: Node) -> None:
+        await node.lifecycle.adopt()
+        assert list(node.registry.values()) == [whole]
         assert stage.state.all() == [whole]
         assert stage.told_of("opened") == []
 
@@ -269,12 +272,12 @@ def test_a_start_waits_for_an_executables_add_and_keeps_it(stage: Stage) -> None
     executable.start()
     assert stage.kernel.began.wait(LIMIT)
 
-    async def scene(replicas: Attachments) -> None:
-        adopting = asyncio.ensure_future(replicas.adopt())
+    async def scene(node: Node) -> None:
+        adopting = asyncio.ensure_future(node.lifecycle.adopt())
         await asyncio.wait([adopting], timeout=0.05)  # as far as it gets by itself
         stage.kernel.go.set()
         await adopting
-        assert [a.container for a in replicas.attachments.values()] == ["a"]
+        assert [a.container for a in node.registry.values()] == ["a"]
         assert len(stage.kernel.up) == 1
 
     stage.run(scene)
@@ -284,9 +287,9 @@ def test_a_start_waits_for_an_executables_add_and_keeps_it(stage: Stage) -> None
 def test_an_executables_own_add_is_found(stage: Stage) -> None:
     stage.netns("a")
 
-    async def scene(replicas: Attachments) -> None:
+    async def scene(node: Node) -> None:
         made = await asyncio.to_thread(stage.alone, "a")
-        await watching(replicas, lambda: replicas.attachments)
+        await watching(node, lambda: node.registry)
         assert stage.told_of("opened") == [made.salt]
 
     stage.run(scene)
@@ -295,13 +298,30 @@ def test_an_executables_own_add_is_found(stage: Stage) -> None:
 def test_an_executables_own_del_is_noticed_and_its_namespace_let_go(stage: Stage) -> None:
     stage.netns("a")
 
-    async def scene(replicas: Attachments) -> None:
-        await replicas.attach(stage.request("a"))
-        (name,) = replicas.attachments
+    async def scene(node: Node) -> None:
+        await node.lifecycle.attach(stage.request("a"))
+        (name,) = node.registry
         await asyncio.to_thread(stage.kernel.detach, stage.state, name)
-        await watching(replicas, lambda: stage.told_of("released"))
-        assert replicas.attachments == {}
+        await watching(node, lambda: stage.told_of("released"))
+        assert node.registry == {}
         assert len(stage.told_of("closed")) == 1
+
+    stage.run(scene)
+
+
+def test_a_state_file_that_cannot_be_read_is_left_alone(stage: Stage) -> None:
+    stage.netns("a")
+    made = stage.alone("a")
+    file = stage.folder / "state" / "attachments" / f"{made.id}@{made.address}.json"
+    file.write_text('{"written by": "another version"}')
+
+    async def scene(node: Node) -> None:
+        await node.lifecycle.adopt()
+        assert node.lifecycle.unreadable == {made.id}
+        assert (node.registry, stage.kernel.up) == ({}, {made.id: made})
+        assert file.exists()
+        await node.lifecycle.detach(stage.request("a"))  # only DEL ends it
+        assert (stage.state.all(), stage.kernel.up) == ([], {})
 
     stage.run(scene)
 
@@ -313,14 +333,14 @@ def test_an_executables_own_del_is_noticed_and_its_namespace_let_go(stage: Stage
 def test_a_namespace_that_went_takes_its_attachment_along(stage: Stage, replaced: bool) -> None:
     stage.netns("a")
 
-    async def scene(replicas: Attachments) -> None:
-        await replicas.attach(stage.request("a"))
+    async def scene(node: Node) -> None:
+        await node.lifecycle.attach(stage.request("a"))
         if replaced:
             stage.netns("a")
         else:
             (stage.folder / "a").unlink()
-        await watching(replicas, lambda: not stage.kernel.up)
-        assert (replicas.attachments, stage.state.all()) == ({}, [])
+        await watching(node, lambda: not stage.kernel.up)
+        assert (node.registry, stage.state.all()) == ({}, [])
         assert len(stage.told_of("closed")) == 1
 
     stage.run(scene)
@@ -336,15 +356,15 @@ def test_all_that_went_is_noticed_in_one_round_of_looks(stage: Stage) -> None:
         looks += 1
         return listed()
 
-    async def scene(replicas: Attachments) -> None:
+    async def scene(node: Node) -> None:
         for name in containers:
             stage.netns(name)
-            await replicas.attach(stage.request(name))
+            await node.lifecycle.attach(stage.request(name))
         stage.state.ids = counting  # type: ignore[method-assign]
         for name in containers:
             (stage.folder / name).unlink()
-        await watching(replicas, lambda: looks == module.COLLECT_PARTS)
-        assert (replicas.attachments, stage.kernel.up) == ({}, {})
+        await watching(node, lambda: looks == collector_module.COLLECT_PARTS)
+        assert (node.registry, stage.kernel.up) == ({}, {})
 
     stage.run(scene)
 
@@ -353,13 +373,13 @@ def test_a_successor_in_a_new_namespace_is_adopted_not_taken_down(stage: Stage) 
     """A container restarted under its id, by an executable that found no daemon."""
     stage.netns("a")
 
-    async def scene(replicas: Attachments) -> None:
-        await replicas.attach(stage.request("a"))
-        (old,) = replicas.attachments.values()
+    async def scene(node: Node) -> None:
+        await node.lifecycle.attach(stage.request("a"))
+        (old,) = node.registry.values()
         stage.netns("a")
         new = await asyncio.to_thread(stage.alone, "a")
         assert (new.id, new.salt == old.salt) == (old.id, False)
-        await watching(replicas, lambda: replicas.attachments.get(new.id) == new)
+        await watching(node, lambda: node.registry.get(new.id) == new)
         assert stage.kernel.up == {new.id: new}
         assert stage.told_of("closed") == [old.salt]
         assert stage.told_of("opened") == [old.salt, new.salt]
@@ -370,12 +390,12 @@ def test_a_successor_in_a_new_namespace_is_adopted_not_taken_down(stage: Stage) 
 def test_one_that_cannot_be_removed_does_not_keep_the_others(stage: Stage) -> None:
     stage.netns("a")
 
-    async def scene(replicas: Attachments) -> None:
-        await replicas.attach(stage.request("a"))
+    async def scene(node: Node) -> None:
+        await node.lifecycle.attach(stage.request("a"))
         (stage.folder / "a").unlink()
         stage.kernel.error = KernelFailure("the link is stuck")
-        await watching(replicas, lambda: stage.told_of("closed"))
+        await watching(node, lambda: stage.told_of("closed"))
         stage.kernel.error = None
-        await watching(replicas, lambda: not stage.state.all())
+        await watching(node, lambda: not stage.state.all())
 
     stage.run(scene)

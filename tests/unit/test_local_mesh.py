@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from daemon import config
 from daemon.journal import Journal
 from daemon.mesh.local_mesh import LocalMesh
 from daemon.model.records import NodeInfo
+from daemon.workers import Pool
 from netconf import mesh
 from netconf.attach.state import State
 from netconf.errors import InvalidConfig
@@ -40,11 +41,11 @@ def started(
 
     monkeypatch.setattr(mesh, "bring_up", bring_up)
     text = GOOD.replace(VIPS, f'{VIPS}, ula: "{ula}"')
-    with ThreadPoolExecutor(1) as executor:
+    with contextlib.closing(Pool("test", 1)) as pool:
         made = LocalMesh(
             config.parse(text),
             State(folder),
-            executor,
+            pool,
             Journal(),
             infos=lambda: infos,
             attachments=lambda: (),

@@ -394,3 +394,28 @@ def test_a_namespace_that_is_gone_is_an_unknown_container(tmp_path):
     other = SimpleNamespace(**{**vars(gone), "netns": f"/proc/{os.getpid()}/ns/net"})
     with pytest.raises(UnknownContainer):
         programmer.Programmer().observe(other)
+
+
+def test_sockets_opened_while_the_attachment_is_forgotten_are_closed(monkeypatch, tmp_path):
+    """An open socket would keep the namespace alive, with nobody left to close it."""
+    from types import SimpleNamespace
+
+    from netconf.errors import UnknownContainer
+    from netconf.namespace import identity
+
+    own = f"/proc/{os.getpid()}/ns/net"
+    attachment = SimpleNamespace(
+        id="a", network="mesh", ifname="eth0", netns=own, netns_id=identity(own), ula=""
+    )
+    made = programmer.Programmer()
+    made.admit("a")
+    closed = []
+
+    def opening(netns, ifname):
+        made.forget("a")  # by a DEL, in another thread
+        return SimpleNamespace(identity=netns.identity, close=lambda: closed.append(ifname))
+
+    monkeypatch.setattr(programmer, "NetnsSockets", opening)
+    with pytest.raises(UnknownContainer):
+        made.apply(attachment, EMPTY, EMPTY, lambda: CAK)
+    assert closed == ["eth0"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from daemon.reconcile import reconciler as module
+from daemon.reconcile import audit as audit_module
+from daemon.reconcile.entry import RETRY_FIRST, RETRY_MOST
 from daemon.reconcile.reconciler import Reconciler
 from netconf import names
 from netconf.attach.attachment import Attachment
@@ -114,6 +115,7 @@ def test_a_plan_that_fails_ends_nothing(stage: Stage) -> None:
 
 def test_hold_leaves_what_was_adopted_alone(stage: Stage) -> None:
     one, two = stage.add(1), stage.add(2)
+    del stage.attachments[two.id]  # it comes later
     old = pairs(one, *PEERS)
 
     async def scene(made: Reconciler) -> None:
@@ -121,8 +123,10 @@ def test_hold_leaves_what_was_adopted_alone(stage: Stage) -> None:
         await made.request()
         stage.kernel.log.clear()
         # A successor that knows less: nobody is cut off, but a new attachment is served.
-        made.adopt([one.id], stage.kernel.pairs())
-        made.introduce(two.id)
+        made.removed(one)
+        made.added(one, fresh=False)
+        made.adopt_pairs(stage.kernel.pairs())
+        stage.registry.add(two, fresh=True)
         stage.views = {one.id: EMPTY, two.id: view(PEERS[0])}
         assert await made.request() is False
         assert agrees(stage, one, view(*PEERS))
@@ -151,6 +155,7 @@ def test_a_change_that_fails_is_made_again_from_what_the_kernel_says(
         assert agrees(stage, two, view(PEERS[0]))  # the others' changes are not its business
         assert made.policy_version == 0
         stage.kernel.errors.clear()
+        stage.now += RETRY_FIRST
         # Its keys are in already: only who reads that can go on.
         assert stage.kernel.containers["eth1"].rx
         assert await made.request() is True
@@ -170,8 +175,104 @@ def test_only_the_pairs_of_a_failed_change_stay(stage: Stage) -> None:
         assert await made.request() is False
         assert stage.kernel.pairs() == pairs(one, *PEERS)
         stage.kernel.errors.clear()
+        stage.now += RETRY_FIRST
         assert await made.request() is True
         assert stage.kernel.pairs() == set()
+
+    stage.run(scene)
+
+
+def test_a_slow_attachment_keeps_nobody_else_waiting(stage: Stage) -> None:
+    slow, other = stage.add(1), stage.add(2)
+
+    async def scene(made: Reconciler) -> None:
+        stage.kernel.stuck.add("eth1")
+        stage.views = {slow.id: view(*PEERS), other.id: view(*PEERS)}
+        everything = made.request()
+        assert await made.request_for(other.id) is True
+        stage.views = {slow.id: view(*PEERS), other.id: EMPTY}
+        assert await made.request_for(other.id) is True  # a revocation, in a later pass
+        assert agrees(stage, other, EMPTY)
+        assert not everything.done()
+        stage.kernel.stuck.clear()
+        assert await everything is True
+        assert await made.request_for(slow.id) is True
+        assert stage.kernel.pairs() == pairs(slow, *PEERS)
+
+    stage.run(scene)
+
+
+def test_trouble_is_one_attachments_own_and_is_tried_again_ever_more_rarely(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = stage.add(1), stage.add(2)
+    stage.kernel.errors["eth1"] = OSError(1, "no")
+
+    def lines() -> int:
+        return sum(r.message == "attachment not programmed" for r in caplog.records)
+
+    async def scene(made: Reconciler) -> None:
+        stage.views = {one.id: view(*PEERS), two.id: view(*PEERS)}
+        assert await made.request() is False
+        assert list(made.trouble()) == [one.id]
+        tried = stage.kernel.tried["eth1"]
+        # What peers ask for later is confirmed without it; what a policy means is not.
+        stage.views[two.id] = view(PEERS[0])
+        assert await made.request() is True
+        assert await made.request(strict=True) is False
+        assert await made.request_for(one.id) is False
+        assert (stage.kernel.tried["eth1"], lines()) == (tried, 1)
+        pause = RETRY_FIRST
+        for again in range(2, 12):
+            stage.now += pause
+            await made.request()
+            assert lines() == again
+            pause = min(2 * pause, RETRY_MOST)
+            await made.request()  # not yet due
+            assert lines() == again
+        stage.kernel.errors.clear()
+        stage.now += pause
+        assert await made.request(strict=True) is True
+        assert made.trouble() == {}
+
+    stage.run(scene)
+
+
+def test_what_is_tried_again_later_is_tried_at_once_when_something_else_is_wanted(
+    stage: Stage,
+) -> None:
+    one = stage.add(1)
+
+    async def scene(made: Reconciler) -> None:
+        stage.views[one.id] = view(*PEERS)
+        await made.request()
+        stage.kernel.errors["eth1"] = OSError(1, "no")
+        stage.views[one.id] = view(PEERS[0])
+        assert await made.request() is False
+        stage.kernel.errors.clear()
+        stage.views[one.id] = EMPTY  # a revocation waits for no back-off
+        assert await made.request(strict=True) is True
+        assert agrees(stage, one, EMPTY)
+
+    stage.run(scene)
+
+
+def test_without_the_secret_revocations_are_made_all_the_same(stage: Stage) -> None:
+    one = stage.add(1)
+    stage.views[one.id] = view(PEERS[0])
+
+    async def scene(made: Reconciler) -> None:
+        assert await made.request() is True
+        stage.key.unlink()
+        wanted = view(PEERS[1])  # the one peer goes; the other's key cannot be derived
+        stage.views[one.id] = wanted
+        assert await made.request() is False
+        assert "key" in made.trouble()[one.id]
+        assert agrees(stage, one, msgspec.structs.replace(wanted, peers={}))
+        stage.write_key()
+        stage.now += RETRY_FIRST
+        assert await made.request() is True
+        assert agrees(stage, one, wanted)
 
     stage.run(scene)
 
@@ -186,8 +287,7 @@ def test_an_attachment_that_vanishes_during_a_pass_is_no_failure(stage: Stage) -
         while ("pairs", 4, 0) not in stage.kernel.log:
             await asyncio.sleep(0)
         stage.kernel.errors["eth1"] = OSError(19, "gone")
-        made.forget(one.id)
-        del stage.attachments[one.id]
+        stage.registry.remove(one.id)
         stage.kernel.go.set()
         assert await asked is True
         assert await made.request() is True
@@ -204,7 +304,7 @@ def test_a_namespace_that_is_gone_is_no_failure(stage: Stage, tmp_path: Path) ->
 
     async def scene(made: Reconciler) -> None:
         assert await made.request() is True
-        assert await made.audit([gone]) == []
+        assert await stage.audit.full() == []
 
     stage.run(scene)
 
@@ -215,7 +315,7 @@ def test_a_kernel_that_agrees_has_no_differences(stage: Stage) -> None:
 
     async def scene(made: Reconciler) -> None:
         await made.request()
-        assert await made.audit([one]) == []
+        assert await stage.audit.full() == []
         assert stage.plans == 1  # nor is a pass asked for
 
     stage.run(scene)
@@ -234,7 +334,7 @@ def test_drift_is_named_and_mended(stage: Stage) -> None:
         kernel._pairs.remove((one.mac, names.mac_of(PEERS[0])))
         kernel._pairs.add(("02:00:00:00:00:01", "02:00:00:00:00:02"))
         kernel._ports.clear()
-        found = await made.audit([one])
+        found = await stage.audit.full()
         said = "\n".join(found)
         assert f"{one.id} (web): peer {PEERS[0]} is missing" in said
         assert f"{one.id} (web): egress 9 tcp 22 should not be there" in said
@@ -245,7 +345,7 @@ def test_drift_is_named_and_mended(stage: Stage) -> None:
         assert await made.request() is True
         assert agrees(stage, one, view(*PEERS))
         assert kernel.pairs() == pairs(one, *PEERS)
-        assert await made.audit([one]) == []
+        assert await stage.audit.full() == []
 
     stage.run(scene)
 
@@ -253,7 +353,7 @@ def test_drift_is_named_and_mended(stage: Stage) -> None:
 def test_a_round_reads_some_in_turn_and_all_that_others_changed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "AUDIT_AT_ONCE", 2)
+    monkeypatch.setattr(audit_module, "AUDIT_AT_ONCE", 2)
     all_of = [stage.add(number) for number in range(1, 6)]
     for one in all_of:
         stage.views[one.id] = view(*PEERS)
@@ -268,12 +368,12 @@ def test_a_round_reads_some_in_turn_and_all_that_others_changed(
             del containers[one.ifname].arp[PEERS[0]]  # of which no generation tells
         tampered = containers[all_of[4].ifname]
         tampered.tables.send(Batch().delete(PEER, [(PEERS[0],)]))
-        said = await made.audit_round(all_of)
+        said = await stage.audit.round()
         assert found_in(said) == {all_of[number].id for number in (0, 1, 4)}
-        assert found_in(await made.audit_round(all_of)) == {one.id for one in all_of[2:4]}
+        assert found_in(await stage.audit.round()) == {one.id for one in all_of[2:4]}
         await made.request()
-        assert await made.audit_round(all_of) == []
-        assert await made.audit(all_of) == []
+        assert await stage.audit.round() == []
+        assert await stage.audit.full() == []
         assert agrees(stage, all_of[4], view(*PEERS))
 
     stage.run(scene)
@@ -289,14 +389,14 @@ def test_an_audit_does_not_bring_a_port_back_that_is_going(
     async def scene(made: Reconciler) -> None:
         await made.request()
         kernel._ports.clear()
-        made.forget(one.id)  # a DEL began after the audit had asked what there is
+        made.removed(one)  # a DEL began after the audit had asked what there is
 
         def meanwhile(port: str, mac: str) -> None:
-            made.forget(two.id)  # ... and another amid it
+            made.removed(two)  # ... and another amid it
             add_port(port, mac)
 
         monkeypatch.setattr(kernel, "add_port", meanwhile)
-        await made.audit([one, two])
+        await stage.audit.full()
         assert kernel.ports() == set()
 
     stage.run(scene)
@@ -312,7 +412,7 @@ def test_a_ruleset_removed_by_hand_comes_back(stage: Stage) -> None:
         sets = container.tables.sets
         container.tables.sets = {}
         stage.kernel.present = False
-        assert await made.audit([one]) == [f"{one.id} (web): table inet noctule is missing"]
+        assert await stage.audit.full() == [f"{one.id} (web): table inet noctule is missing"]
         assert stage.kernel.loaded == [("10.80.0.0/16", ULA)]
         container.tables.sets = {name: {} for name in sets}
         assert await made.request() is True
@@ -331,15 +431,13 @@ def test_what_was_attached_before_an_ipv6_network_stays_ipv4_and_is_programmed(
     async def scene(made: Reconciler) -> None:
         assert await made.request() is True
         assert agrees(stage, one, view(*PEERS))
-        assert await made.audit([one]) == []
+        assert await stage.audit.full() == []
         where = f"{one.id} (web): "
-        (said,) = await made.outdated([one], ULA)
+        (said,) = await stage.audit.outdated()
         assert said == f"{where}addresses.ula was absent and is {ULA}; recreate the container"
         stage.kernel.current = False
-        (said,) = await made.outdated([one], "")
-        assert said == f"{where}its ruleset is of another version; recreate the container"
-        stage.kernel.current = True
-        assert await made.outdated([one], "") == []
+        said = await stage.audit.outdated()
+        assert f"{where}its ruleset is of another version; recreate the container" in said
 
     stage.run(scene)
 
@@ -352,7 +450,7 @@ def test_a_pass_beside_an_audit_is_remembered_as_it_was(stage: Stage) -> None:
         await made.request()
         stage.kernel.told.clear()
         stage.kernel.tell.clear()
-        audit = asyncio.ensure_future(made.audit([one]))
+        audit = asyncio.ensure_future(stage.audit.full())
         await asyncio.to_thread(stage.kernel.told.wait, LIMIT)  # it has read the pairs
         stage.views[one.id] = EMPTY
         asked = made.request()
@@ -374,11 +472,11 @@ def test_what_the_kernel_refuses_to_tell_is_a_difference(stage: Stage) -> None:
     async def scene(made: Reconciler) -> None:
         await made.request()
         stage.kernel.deaf = True
-        (found,) = await made.audit([one])
+        (found,) = await stage.audit.full()
         assert found.startswith(f"{one.id} (web): ")
         assert "not permitted" in found
         stage.kernel.deaf = False
         assert await made.request() is True
-        assert await made.audit([one]) == []
+        assert await stage.audit.full() == []
 
     stage.run(scene)

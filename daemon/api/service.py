@@ -1,0 +1,98 @@
+"""What the socket asks, answered by the part of the daemon that knows."""
+
+from __future__ import annotations
+
+from daemon.api.messages import (
+    AttachAnswer,
+    GCRequest,
+    PolicyApplied,
+    PolicyState,
+    ReadyRequest,
+    Status,
+    Verification,
+)
+from daemon.api.status import Reporter
+from daemon.attachments.lifecycle import Lifecycle
+from daemon.cluster.rollout import Rollout
+from daemon.cluster.saver import Saver
+from daemon.mesh.local_mesh import LocalMesh
+from daemon.reconcile.audit import Audit
+from daemon.workers import Pool
+from netconf.attach import cni_status
+from netconf.attach.attachment import AttachRequest
+from netconf.attach.state import State
+
+
+class NodeService:
+    """`daemon.api.server.Service`, over the parts of one node."""
+
+    def __init__(
+        self,
+        node: str,
+        lifecycle: Lifecycle,
+        audit: Audit,
+        rollout: Rollout,
+        saver: Saver,
+        reporter: Reporter,
+        mesh: LocalMesh,
+        state: State,
+        pool: Pool,
+    ) -> None:
+        """`pool` has the threads for reading the kernel."""
+        self._node = node
+        self._lifecycle = lifecycle
+        self._audit = audit
+        self._rollout = rollout
+        self._saver = saver
+        self._reporter = reporter
+        self._mesh = mesh
+        self._state = state
+        self._pool = pool
+
+    async def attach(self, request: AttachRequest) -> AttachAnswer:
+        """ADD."""
+        return await self._lifecycle.attach(request)
+
+    async def undo(self, request: AttachRequest, answer: AttachAnswer) -> None:
+        """Take back an ADD whose answer nobody heard."""
+        await self._lifecycle.undo(request, answer)
+
+    async def detach(self, request: AttachRequest) -> None:
+        """DEL."""
+        await self._lifecycle.detach(request)
+
+    async def check(self, request: AttachRequest) -> None:
+        """CHECK."""
+        await self._lifecycle.check(request)
+
+    async def collect(self, request: GCRequest) -> None:
+        """GC."""
+        await self._lifecycle.collect(request)
+
+    async def can_attach(self, request: ReadyRequest) -> None:
+        """STATUS."""
+        await self._pool.run(cni_status.check, self._mesh.facts, self._state, request.key_file)
+
+    async def status(self) -> Status:
+        """Everything this node knows."""
+        return self._reporter.status(await self._pool.run(self._reporter.counters))
+
+    async def verify(self) -> Verification:
+        """Read the kernel back and compare; what differs is mended by the next pass."""
+        attachments = self._reporter.attachments()
+        return Verification(
+            node=self._node,
+            attachments=attachments,
+            differences=await self._audit.full(),
+            outdated=await self._audit.outdated(),
+        )
+
+    def policy_state(self) -> PolicyState:
+        """The policy in force."""
+        return self._rollout.state()
+
+    async def apply_policy(self, envelope: bytes) -> PolicyApplied:
+        """Accept a new version, and wait until the nodes that live have it in their kernels."""
+        applied = await self._rollout.apply(envelope)
+        await self._saver.write()
+        return applied

@@ -1,0 +1,38 @@
+"""Keeping the mesh from forgetting replicas that are silent.
+
+batman-adv forgets a client that sent nothing for 600 s (BATADV_TT_LOCAL_TIMEOUT,
+net/batman-adv/main.h). The frame that `netconf.frames.keep_alive` sends is learned from and then
+dropped by everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from daemon.attachments.registry import Registry
+from daemon.journal import Journal
+from daemon.workers import Pool
+from netconf import frames
+from netconf.errors import NoctuleError
+
+KEEP_ALIVE_EVERY = 200.0
+"""Seconds: two frames may be lost before the mesh forgets."""
+
+
+class KeepAlive:
+    """Sends one frame in the name of each attachment, now and then."""
+
+    def __init__(self, registry: Registry, pool: Pool, journal: Journal) -> None:
+        self._registry = registry
+        self._pool = pool
+        self._journal = journal
+
+    async def watch(self) -> None:
+        """Send, again and again; runs until cancelled."""
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_EVERY)
+            for attachment in list(self._registry.values()):
+                try:
+                    await self._pool.run(frames.keep_alive, attachment.mac)
+                except (NoctuleError, OSError) as error:
+                    self._journal.warning("keep-alive", attachment=attachment.id, error=str(error))

@@ -1,0 +1,66 @@
+"""From a closed attachment to one that its neighbours talk to: the last part of an ADD.
+
+1. This node's own sets come first. The replica's record is held here and a pass programs it;
+   only then is it published, so nobody dials a replica whose own node would refuse the dial.
+2. Each node with replicas of neighbouring services is brought the record and answers when its own
+   kernel agrees. ADD waits for them `confirm_ms` at most: a container usually starts when its
+   peers already accept it, but a slow peer never keeps it from starting.
+3. In the same time the resolver opens its sockets in the container's namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from daemon.cluster.exchange import Exchange
+from daemon.cluster.publisher import Publisher
+from daemon.model.store import Store
+from daemon.reconcile.reconciler import Reconciler
+from daemon.resolver.client import Resolver
+from netconf.attach.attachment import Attachment
+
+
+class Opening:
+    """Opens attachments."""
+
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        reconciler: Reconciler,
+        exchange: Exchange,
+        resolver: Resolver,
+        *,
+        confirm_ms: int,
+    ) -> None:
+        """`confirm_ms` is how long neighbours and resolver are waited for, in milliseconds."""
+        self._store = store
+        self._publisher = publisher
+        self._reconciler = reconciler
+        self._exchange = exchange
+        self._resolver = resolver
+        self._within = confirm_ms / 1e3
+
+    async def open(self, attachment: Attachment) -> str:
+        """Make `attachment` usable; return, in words for the log, how that went."""
+        outcome, _ = await asyncio.gather(
+            self._tell(attachment), self._resolver.serve(attachment, self._within)
+        )
+        return outcome
+
+    async def _tell(self, attachment: Attachment) -> str:
+        sealed = self._publisher.prepare(attachment)
+        # Request the pass before yielding, so that it includes this record.
+        programmed = await self._reconciler.request_for(attachment.id)
+        self._publisher.publish(sealed)
+        policy = self._store.policy()
+        service = policy.services.get(attachment.service) if policy else None
+        if policy is None or service is None:
+            return "closed: policy does not know the service"
+        near = {policy.by_id[number].name for number in policy.neighbours(service.id)}
+        nodes = {replica.node for replica in self._store.replicas() if replica.service in near}
+        answers = await self._exchange.confirm(sealed, sorted(nodes), self._within)
+        missing = sorted(node for node, seconds in answers.items() if seconds is None)
+        if not programmed:
+            return "closed: this node's own sets could not be programmed yet"
+        return f"gave up on {', '.join(missing)}" if missing else f"{len(answers)} confirmed"

@@ -1,0 +1,89 @@
+"""Following the store: what was learned is saved, named to the resolver, and dialled.
+
+1. Records are written `SAVE_EVERY` seconds apart at most while they keep changing; one that comes
+   alone, and a policy, are written at once. What a crash loses is said again, by this node or by
+   its peers.
+2. A policy is written before the next one is waited for: what it forbids must not be allowed again
+   by a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from daemon.cluster.membership import Membership
+from daemon.cluster.snapshot import Snapshot
+from daemon.fabric.interface import Fabric
+from daemon.journal import Journal
+from daemon.model.store import Store, Verdict
+from daemon.resolver.client import Resolver
+from daemon.workers import Pool
+from netconf.errors import NoctuleError
+
+SAVE_EVERY = 1.0
+
+
+class Saver:
+    """Saves records and policy, and keeps the resolver and the fabric up to date."""
+
+    def __init__(
+        self,
+        store: Store,
+        snapshot: Snapshot,
+        resolver: Resolver,
+        membership: Membership,
+        fabric: Fabric,
+        disk: Pool,
+        ula: str,
+        journal: Journal,
+    ) -> None:
+        """`ula` is the cluster's IPv6 network, CIDR, or empty."""
+        self._store = store
+        self._snapshot = snapshot
+        self._resolver = resolver
+        self._membership = membership
+        self._fabric = fabric
+        self._disk = disk
+        self._ula = ula
+        self._journal = journal
+        self._changed = asyncio.Event()
+        self._ruled = asyncio.Event()
+        """The policy is another one."""
+        self._saving = asyncio.Lock()
+        store.subscribe(self._heard)
+
+    def _heard(self, verdict: Verdict) -> None:
+        if verdict.key == self._store.keys.policy:
+            self._ruled.set()
+        self._changed.set()
+
+    async def watch(self) -> None:
+        """Follow the store; runs until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._ruled.clear()
+            try:
+                await self.write()
+            except NoctuleError as error:
+                self._journal.error("not saved", error=error.message, details=error.details)
+            try:
+                await self._fabric.reconfigure(
+                    self._membership.endpoints(), self._membership.speakers()
+                )
+            except NoctuleError as error:
+                self._journal.error("fabric", error=error.message, details=error.details)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ruled.wait(), SAVE_EVERY)
+
+    async def write(self) -> None:
+        """Save records and policy, and write ``names``; IOFailure names the file."""
+        async with self._saving:
+            policy = self._store.envelope(self._store.keys.policy)
+            await self._disk.run(self._snapshot.write, self._store.dump(), policy)
+            await self.name()
+
+    async def name(self) -> None:
+        """Let the resolver know the names of the policy in force; IOFailure names the file."""
+        await self._disk.run(self._resolver.write, self._store.policy(), self._ula)

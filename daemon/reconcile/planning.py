@@ -1,0 +1,68 @@
+"""When a plan is made: what it is made from, and what is remembered of it for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from daemon.attachments.registry import Registry
+from daemon.cluster.liveness import Liveness
+from daemon.cluster.membership import Membership
+from daemon.model.plan import NOTHING, Group, plan
+from daemon.model.store import Store
+from netconf.attach.attachment import Attachment
+from netconf.program.desired import Desired
+
+
+class Work(msgspec.Struct):
+    """What one pass is to bring about."""
+
+    attachments: Mapping[str, Attachment]
+    desired: Mapping[str, Desired]
+    policy_version: int
+
+
+class Planner:
+    """Makes plans of what this node knows."""
+
+    def __init__(
+        self,
+        node: str,
+        store: Store,
+        registry: Registry,
+        membership: Membership,
+        liveness: Liveness,
+        quality: Callable[[], Mapping[str, float]],
+    ) -> None:
+        """`quality` returns that of the mesh path to each other node, 0 to 1."""
+        self._node = node
+        self._store = store
+        self._registry = registry
+        self._membership = membership
+        self._liveness = liveness
+        self._quality = quality
+        self._last = NOTHING
+
+    def plan(self) -> Work:
+        """Plan by what is known now."""
+        policy = self._store.policy()
+        attachments = dict(self._registry)
+        self._last = plan(
+            policy,
+            self._store.replicas(),
+            attachments.values(),
+            node=self._node,
+            alive=self._membership.infos().keys() - self._liveness.lost,
+            quality=self._quality(),
+            previous=self._last,
+        )
+        return Work(
+            attachments=attachments,
+            desired=self._last.views,
+            policy_version=policy.version if policy else 0,
+        )
+
+    def slots(self) -> Mapping[Group, tuple[str, ...]]:
+        """Return the slots of the last plan, by network and service."""
+        return self._last.slots
