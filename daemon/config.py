@@ -18,7 +18,7 @@ import msgspec
 from daemon import yamlfile
 from daemon.fabric.interface import LEASE_MS, Settings, parse_endpoint
 from daemon.model.identity import Identity, Trust
-from daemon.model.policy_file import NAME
+from daemon.model.naming import NAME
 from daemon.paths import Paths
 from netconf import mesh, names
 from netconf.errors import InvalidConfig, IOFailure

@@ -21,8 +21,8 @@ from daemon.attachments.opening import Opening
 from daemon.attachments.registry import Registry
 from daemon.attachments.turns import Turns
 from daemon.journal import Journal
+from daemon.model.naming import NAME
 from daemon.model.policy import Policy
-from daemon.model.policy_file import NAME
 from daemon.workers import Pool
 from netconf import names
 from netconf.attach import operations

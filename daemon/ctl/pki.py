@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from daemon.model.identity import NODE_UNIT, Identity
-from daemon.model.policy_file import NAME
+from daemon.model.naming import NAME, is_host_name
 from netconf.errors import InvalidConfig, IOFailure
 
 AUTHORITY = "authority"
@@ -83,7 +83,7 @@ def issue(directory: Path, node: str, addresses: Sequence[str], now: float) -> l
     _check_name(node, "node")
     if node in ("ca", AUTHORITY):
         raise InvalidConfig(f'node: "{node}" is the name of a file of pki init; choose another')
-    if not _is_dns_name(node):
+    if not is_host_name(node):
         raise InvalidConfig(
             f'node: "{node}" cannot be a DNS name, as it must be to be dialled by name; '
             "use no empty part between dots, no '-' before or after a dot, no dot at the end"
@@ -125,19 +125,13 @@ def _check_absent(paths: Sequence[Path]) -> None:
             raise InvalidConfig(f"{path}: exists already; move it away, or use another folder")
 
 
-def _is_dns_name(name: str) -> bool:
-    return all(
-        0 < len(part) < 64 and part[0] != "-" and part[-1] != "-" for part in name.split(".")
-    )
-
-
 def _general_name(address: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ip_address(address))
     except ValueError:
         # The letter keeps a mistyped or ported IP address (192.0.2.300) from becoming a name.
         last = address.rpartition(".")[2]
-        if NAME.fullmatch(address) and _is_dns_name(address) and not last.isdigit():
+        if NAME.fullmatch(address) and is_host_name(address) and not last.isdigit():
             return x509.DNSName(address)
     raise InvalidConfig(
         f'address: "{address}" is neither an IP address nor a DNS name; '

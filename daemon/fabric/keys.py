@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import msgspec
 
-from daemon.model.policy_file import NAME
+from daemon.model.naming import NAME
 from netconf.errors import InvalidConfig
 
 

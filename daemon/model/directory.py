@@ -20,9 +20,6 @@ from netconf import names
 if TYPE_CHECKING:  # the resolver reads what this writes, and has no use for a policy
     from daemon.model.policy import Policy
 
-LABEL_MAX = 63
-"""Octets between two dots of a name, RFC 1035 section 2.3.4."""
-
 
 class Directory(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``names`` in the state folder, as JSON."""
@@ -43,11 +40,6 @@ class Directory(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, service: str) -> dict[str, tuple[str, ...]]:
         """Return the addresses, by name, that replicas of `service` may look up."""
         return {name: self.addresses[name] for name in self.known.get(service, ())}
-
-
-def carried(name: str) -> bool:
-    """Tell whether DNS can carry a name: no label of it is empty or too long."""
-    return all(0 < len(label) <= LABEL_MAX for label in name.encode().split(b"."))
 
 
 def directory(policy: Policy, ula: str) -> Directory:

@@ -20,13 +20,11 @@ from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 
-from daemon.model.directory import LABEL_MAX, carried
+from daemon.model.naming import LABEL_MAX, NAME, carried
 from daemon.yamlfile import load
 from netconf.errors import InvalidConfig
 
 FILE = "policy.yaml"
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
-"""A cluster, node or service: as CNI names things, and short enough for an X.509 CN."""
 MAX_WEIGHT = 1_000_000.0
 """Keeps sums of weights far from the ends of a float; more than anyone can mean."""
 

@@ -23,8 +23,8 @@ import msgspec
 from msgspec import Meta
 
 from daemon.model.identity import SigningKey
+from daemon.model.naming import NAME
 from daemon.model.policy import Policy
-from daemon.model.policy_file import NAME
 from netconf.errors import DecodeFailure, InvalidConfig
 
 CONTEXT = b"noctule record 1"

@@ -32,7 +32,7 @@ from ipaddress import ip_address
 
 import dnslib
 
-from daemon.model.directory import LABEL_MAX, carried
+from daemon.model.naming import LABEL_MAX, carried
 
 TTL = 5
 """Seconds a client may remember an address. A VIP stays while replicas come and go; only a
