@@ -17,8 +17,9 @@ import msgspec
 
 from daemon import yamlfile
 from daemon.fabric.interface import LEASE_MS, Settings, parse_endpoint
-from daemon.model.identity import Identity, Trust
+from daemon.model.identity import Identity
 from daemon.model.naming import NAME
+from daemon.model.trust import Trust
 from daemon.paths import Paths
 from netconf import mesh, names
 from netconf.errors import InvalidConfig, IOFailure

@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from daemon.model.identity import NODE_UNIT, Identity
+from daemon.model.identity import Identity
 from daemon.model.naming import NAME, is_host_name
+from daemon.model.trust import NODE_UNIT
 from netconf.errors import InvalidConfig, IOFailure
 
 AUTHORITY = "authority"

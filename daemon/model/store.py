@@ -28,7 +28,6 @@ from enum import StrEnum
 import msgspec
 
 from daemon.model.eligibility import Eligibility, Refusal
-from daemon.model.identity import Signer, Trust, Untrusted
 from daemon.model.policy import Policy
 from daemon.model.records import (
     LIMIT,
@@ -45,6 +44,7 @@ from daemon.model.records import (
     open_body,
     to_sign,
 )
+from daemon.model.trust import Signer, Trust, Untrusted
 from netconf.errors import DecodeFailure
 
 

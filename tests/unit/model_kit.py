@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 
 from daemon.ctl import pki
-from daemon.model.identity import Identity, Trust
+from daemon.model.identity import Identity
 from daemon.model.policy import Policy, compile, parse
 from daemon.model.records import Body, Keys, Manifest, NodeInfo, Replica, Withdrawn, seal
 from daemon.model.store import Store
+from daemon.model.trust import Trust
 
 NOW = 1_800_000_000.0
 """Seconds: when all of the tests happen."""

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
-from daemon.model.identity import Identity, Trust, Untrusted
+from daemon.model.identity import Identity
+from daemon.model.trust import Trust, Untrusted
 from netconf.errors import InvalidConfig, IOFailure
 from tests.unit.model_kit import NOW, folder, identity, trust
 

@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from daemon.ctl import pki
-from daemon.model.identity import Identity, Trust
+from daemon.model.identity import Identity
+from daemon.model.trust import Trust
 from netconf.errors import InvalidConfig, IOFailure
 from tests.unit.model_kit import NOW, folder
 

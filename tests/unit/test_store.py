@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.ctl import pki
-from daemon.model.identity import MANAGER_UNIT, Identity, Trust
+from daemon.model.identity import Identity
 from daemon.model.records import (
     LIMIT,
     Body,
@@ -25,6 +25,7 @@ from daemon.model.records import (
     seal,
 )
 from daemon.model.store import Outcome, Store
+from daemon.model.trust import MANAGER_UNIT, Trust
 from netconf.errors import DecodeFailure
 from tests.unit.model_kit import (
     KEYS,

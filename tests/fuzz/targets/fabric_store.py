@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from daemon.model.identity import Trust
 from daemon.model.plan import NOTHING, Plan, plan
 from daemon.model.records import Envelope, encode, to_sign
 from daemon.model.store import Outcome, Store
+from daemon.model.trust import Trust
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, outcome, require
 from tests.fuzz.targets.fabric_records import BODIES, WORDS, packed

@@ -1,0 +1,164 @@
+"""Whom to believe: certificates in, yes or no out.
+
+1. A node is whoever holds the key of a certificate that chains to the cluster's CA, with
+   CN = node id, an OU of `NODE_UNITS` and an EC P-256 key, within its dates. The OU keeps
+   other certificates of the same CA (the authority's, a person's) from passing for a node.
+2. The chain may pass through intermediate CAs that stand in the same PEM (Swarm sends one
+   while it rotates its root); every issuer is a CA, within its dates and its path length.
+3. The policy authority is the certificate in the pinned file, whoever issued it: the file is
+   what counts, so neither its chain nor its dates do. Replace the file to replace it.
+4. Without a pinned authority (``policy: swarm``), a node whose OU is `MANAGER_UNIT` may sign.
+5. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from daemon.model.identity import name_of, p256, parse_certificates, read
+from netconf.errors import InvalidConfig
+
+MANAGER_UNIT = "swarm-manager"
+NODE_UNIT = "noctule-node"
+NODE_UNITS = frozenset({NODE_UNIT, "swarm-worker", MANAGER_UNIT})
+MAX_CHAIN = 4
+"""Certificates below the root: Swarm needs two."""
+
+
+class Untrusted(InvalidConfig):
+    """A certificate does not prove what it must; the message says why."""
+
+
+class Signer:
+    """A verified certificate's name and public key."""
+
+    def __init__(self, name: str, unit: str, key: ec.EllipticCurvePublicKey) -> None:
+        self.name = name
+        self.manager = unit == MANAGER_UNIT
+        """Whether Swarm certified it as a manager."""
+        self._key = key
+
+    def verify(self, signature: bytes, data: bytes) -> bool:
+        """Tell whether `signature` is this signer's for `data`."""
+        try:
+            self._key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return False
+        return True
+
+
+class Trust:
+    """What this node believes in: the cluster's CA, and the policy authority."""
+
+    def __init__(
+        self, roots: Sequence[x509.Certificate], authority: x509.Certificate | None
+    ) -> None:
+        """`authority` None means that Swarm's managers are it."""
+        self._roots = tuple(roots)
+        self.authority: Signer | None = None
+        if authority is not None:
+            key = p256(authority)
+            if key is None:
+                raise InvalidConfig("policy.authority: not for an ECDSA P-256 key; use P-256")
+            self.authority = Signer(name_of(authority, NameOID.COMMON_NAME), "", key)
+
+    @classmethod
+    def load(cls, ca: Path, authority: Path | None) -> Trust:
+        """Load ``fabric.identity.ca`` (one or more roots) and ``policy.authority``.
+
+        Raises IOFailure and InvalidConfig that name the field.
+        """
+        pinned = None
+        if authority is not None:
+            field = "policy.authority"
+            pinned = parse_certificates(read(authority, field), field)[0]
+        field = "fabric.identity.ca"
+        return cls(parse_certificates(read(ca, field), field), pinned)
+
+    def verify_node(self, pem: str, node: str, now: float, field: str = "certificate") -> Signer:
+        """Return the signer that `pem` proves `node` to be at `now`.
+
+        Raises Untrusted, with `field` in front, when it does not prove it.
+        """
+        try:
+            chain = parse_certificates(pem.encode(), field)
+        except InvalidConfig as error:
+            raise Untrusted(error.message, details=error.details) from error
+        leaf, moment = chain[0], datetime.fromtimestamp(now, UTC)
+        name, unit = name_of(leaf, NameOID.COMMON_NAME), _unit(leaf)
+        key = p256(leaf)
+        if name != node:
+            raise Untrusted(f'{field}: its CN is "{name}", not "{node}"; use that node\'s own')
+        if key is None:
+            raise Untrusted(f"{field}: not for an ECDSA P-256 key; use P-256")
+        if not unit:
+            raise Untrusted(
+                f"{field}: its OU is none of {', '.join(sorted(NODE_UNITS))}, so it is not a "
+                "node's; issue one with `noctulectl pki issue`"
+            )
+        if _is_ca(leaf, 0):
+            raise Untrusted(f"{field}: is a CA's; issue one for the node")
+        if not _within_dates(leaf, moment):
+            raise Untrusted(
+                f"{field}: valid from {leaf.not_valid_before_utc:%F %T} to "
+                f"{leaf.not_valid_after_utc:%F %T} UTC, and now is {moment:%F %T}; "
+                "renew it, or set the clock"
+            )
+        if not self._chains(leaf, chain[1:MAX_CHAIN], moment, 0):
+            raise Untrusted(f"{field}: not issued by this cluster's CA; check fabric.identity.ca")
+        return Signer(name, unit, key)
+
+    def _chains(
+        self, leaf: x509.Certificate, between: Sequence[x509.Certificate], now: datetime, depth: int
+    ) -> bool:
+        """Tell whether `leaf` leads to a root, with `depth` CA certificates below its issuer."""
+        if any(_issued(leaf, root, now, depth) for root in self._roots):
+            return True
+        return any(
+            _issued(leaf, issuer, now, depth)
+            and self._chains(issuer, [*between[:i], *between[i + 1 :]], now, depth + 1)
+            for i, issuer in enumerate(between)
+        )
+
+
+def _unit(certificate: x509.Certificate) -> str:
+    unit = name_of(certificate, NameOID.ORGANIZATIONAL_UNIT_NAME)
+    return unit if unit in NODE_UNITS else ""
+
+
+def _within_dates(certificate: x509.Certificate, now: datetime) -> bool:
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+
+
+def _is_ca(certificate: x509.Certificate, depth: int) -> bool:
+    """Tell whether it may issue, with `depth` CA certificates below it (RFC 5280, 4.2.1.9)."""
+    try:
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        ValueError,
+    ):
+        return False
+    return basic.ca and (basic.path_length is None or basic.path_length >= depth)
+
+
+def _issued(
+    certificate: x509.Certificate, issuer: x509.Certificate, now: datetime, depth: int
+) -> bool:
+    if not _is_ca(issuer, depth) or not _within_dates(issuer, now):
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
