@@ -2,16 +2,16 @@
 
 1. The snapshot lies in the state folder, which dies with the namespaces at reboot; the policy
    also in the cache folder, which does not: a rebooted node enforces before it hears anyone.
-2. Written whole to a file beside, synced, and renamed: a crash leaves the old or the new.
+2. Both are replaced whole and synced (`netconf.files`): a crash leaves the old or the new.
 3. Everything is verified again when read, so neither file needs to be trusted.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from daemon.model.store import Store
+from netconf import files
 from netconf.errors import DecodeFailure, IOFailure
 
 
@@ -47,27 +47,18 @@ class Snapshot:
         Blocks for as long as the disk does; not for two threads at a time.
         """
         if policy is not None and policy != self._written:
-            write_whole(self._policy, policy)
+            _replace(self._policy, policy)
             self._written = policy
-        write_whole(self._snapshot, snapshot)
+        _replace(self._snapshot, snapshot)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace the file at `path` (rule 2); IOFailure names it."""
-    beside = path.with_name(f".{path.name}.new")
+def _replace(path: Path, content: bytes) -> None:
+    """Replace the file at `path`, in a folder that is made if need be; IOFailure names it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(beside, "wb", opener=_private) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
     except OSError as error:
         raise IOFailure(f"cannot write {path}: {error.strerror}") from error
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    files.replace(path, content)
 
 
 def _read(path: Path, problems: list[str]) -> bytes:

@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -28,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from daemon.model.identity import Identity
 from daemon.model.naming import NAME, is_host_name
 from daemon.model.trust import NODE_UNIT
+from netconf import files
 from netconf.errors import InvalidConfig, IOFailure
 
 AUTHORITY = "authority"
@@ -197,17 +197,6 @@ def _write_pair(
         serialization.NoEncryption(),
     )
     paths = [stem.parent / f"{stem.name}.crt", stem.parent / f"{stem.name}.key"]
-    _write(paths[1], private, 0o600)
-    _write(paths[0], certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    files.create(paths[1], private)
+    files.create(paths[0], certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
     return paths
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-    except OSError as error:
-        raise IOFailure(f"{path}: cannot write it: {error.strerror}") from error

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from daemon.cluster.snapshot import write_whole
 from daemon.journal import Journal
 from daemon.model.directory import directory
 from daemon.model.policy import Policy
 from daemon.resolver.protocol import NAMES, SERVED, SOCKET
+from netconf import files
 from netconf.attach.attachment import Attachment
 
 
@@ -39,7 +39,7 @@ class Resolver:
         """
         if policy is None or self._written == (policy.version, ula):
             return
-        write_whole(self._folder / NAMES, msgspec.json.encode(directory(policy, ula)))
+        files.replace(self._folder / NAMES, msgspec.json.encode(directory(policy, ula)))
         self._written = (policy.version, ula)
 
     async def serve(self, attachment: Attachment, within: float) -> None:

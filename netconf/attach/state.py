@@ -28,6 +28,7 @@ from typing import TypeVar
 
 import msgspec
 
+from netconf import files
 from netconf.attach import allocation, locks
 from netconf.attach.attachment import Attachment, AttachRequest, NodeNet
 from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NotAvailable
@@ -257,12 +258,8 @@ class State:
             yield
 
     def _write(self, path: Path, record: msgspec.Struct) -> None:
-        self._replace(path, msgspec.json.encode(record))
-
-    def _replace(self, path: Path, data: bytes) -> None:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        content = msgspec.json.encode(record)
+        files.replace(path, content, mode=0o644, sync=False, beside=path.with_suffix(".tmp"))
 
     @staticmethod
     def _read(path: Path, record: type[Record]) -> Record:

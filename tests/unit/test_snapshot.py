@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.cluster.snapshot import Snapshot, write_whole
+from daemon.cluster.snapshot import Snapshot
 from daemon.model.store import Store
 from netconf.errors import IOFailure
 from tests.unit.model_kit import KEYS, NOW, filled, policy, record, replica, store
@@ -103,16 +103,9 @@ def test_a_folder_in_the_files_place_is_a_problem(tmp_path: Path) -> None:
     assert "cannot read" in loaded(tmp_path)[1][0]
 
 
-def test_files_are_replaced_whole_and_private(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "file"
-    write_whole(path, b"old")
-    with path.open("rb") as reader:
-        write_whole(path, b"new and longer")
-        assert reader.read() == b"old"  # who had it open sees the old one, not a mixture
-    assert path.read_bytes() == b"new and longer"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert list(path.parent.iterdir()) == [path]
+def test_the_folder_is_made_and_private(tmp_path: Path) -> None:
+    save(tmp_path / "deep", filled())
+    assert (tmp_path / "deep" / "state").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_crash_while_writing_leaves_the_old_one(tmp_path: Path) -> None:
