@@ -16,6 +16,7 @@ from posix import stat
 from cni import client, result
 from cni.config import Network
 from cni.environment import Environment
+from cni.errors import INVALID_NETNS, Failure
 
 
 def add(call: Environment, network: Network) -> dict[str, object]:
@@ -54,7 +55,7 @@ def _delegated(
         raise ipam.give_back(call, network, silence.failure()) from None
     except client.Silence as silence:
         raise silence.failure() from None
-    except result.Failure as failure:
+    except Failure as failure:
         refused = ipam.refused(network, lease, failure)
         raise ipam.give_back(call, network, refused) from None
 
@@ -83,8 +84,8 @@ def _refuse_own_namespace(call: Environment) -> None:
     except (OSError, ValueError):
         return  # whoever opens it says precisely what is wrong with it
     if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
-        raise result.Failure(
-            result.INVALID_NETNS,
+        raise Failure(
+            INVALID_NETNS,
             f"CNI_NETNS: {call.netns!r} is the plugin's own network namespace; "
             "it must be the container's",
         )

@@ -10,8 +10,7 @@ which cannot limit a Noctule interface: it looks for a veth in the container.
 from __future__ import annotations
 
 from cni.codec import encode
-from cni.config import object_of
-from cni.result import INVALID_CONFIG, Failure
+from cni.fields import invalid, object_of
 
 FIELDS = {
     "ingressRate": "ingress_rate",
@@ -28,12 +27,12 @@ def limits(value: object) -> dict[str, int] | None:
     fields = object_of(value, WHERE)
     for name in fields:
         if name not in FIELDS:
-            raise _invalid(name, f"unknown field; known are {', '.join(FIELDS)}")
+            raise invalid(f"{WHERE}.{name}", f"unknown field; known are {', '.join(FIELDS)}")
     found = {ours: _bits(name, fields.get(name)) for name, ours in FIELDS.items()}
     for direction in ("ingress", "egress"):
         if bool(found[f"{direction}_rate"]) != bool(found[f"{direction}_burst"]):
-            raise _invalid(
-                f"{direction}Rate", f"give {direction}Rate and {direction}Burst, or neither"
+            raise invalid(
+                f"{WHERE}.{direction}Rate", f"give {direction}Rate and {direction}Burst, or neither"
             )
     return found if any(found.values()) else None
 
@@ -42,9 +41,5 @@ def _bits(name: str, value: object) -> int:
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
-        raise _invalid(name, f"{encode(value)} must be a number of bits, 0 or more")
+        raise invalid(f"{WHERE}.{name}", f"{encode(value)} must be a number of bits, 0 or more")
     return value
-
-
-def _invalid(name: str, problem: str) -> Failure:
-    return Failure(INVALID_CONFIG, f"{WHERE}.{name}: {problem}")

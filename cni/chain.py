@@ -10,8 +10,9 @@ CNI specification, section 5 of each version.
 from __future__ import annotations
 
 from cni.codec import encode
-from cni.config import list_of, object_of
-from cni.result import INCOMPATIBLE_VERSION, SUPPORTED, Failure, since
+from cni.errors import INCOMPATIBLE_VERSION, Failure
+from cni.fields import list_of, object_of
+from cni.result import SUPPORTED, since
 
 _NEW_IN_1_1_0 = {
     "interfaces": ("mtu", "socketPath", "pciID"),

@@ -14,7 +14,8 @@ from __future__ import annotations
 from cni import client
 from cni.config import Network
 from cni.environment import Environment
-from cni.result import INVALID_CONFIG, Failure, objects_of
+from cni.errors import INVALID_CONFIG, Failure
+from cni.result import objects_of
 
 
 def check(call: Environment, network: Network) -> None:

@@ -17,7 +17,7 @@ from _socket import socket as Socket  # noqa: N812  a class, whatever its name
 from time import monotonic
 
 from cni.codec import decode, encode
-from cni.result import IO_FAILURE, TRY_AGAIN_LATER, Failure, relayed
+from cni.errors import IO_FAILURE, TRY_AGAIN_LATER, Failure, relayed
 
 TYPE_CHECKING = False  # the name that type checkers look for; importing typing costs 8 ms
 if TYPE_CHECKING:

@@ -22,23 +22,21 @@ CNI specification 1.1.0, sections 1 and 3; CONVENTIONS.md for capabilities and `
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, inet_pton
 from posix import getppid, readlink
 
 from cni import environment
 from cni.client import AttachRequest, Candidate
 from cni.codec import decode, encode
 from cni.environment import Environment
-from cni.result import (
+from cni.errors import (
     DECODING_FAILURE,
     INCOMPATIBLE_VERSION,
     INVALID_CONFIG,
     INVALID_ENVIRONMENT,
-    SUPPORTED,
-    UNSUPPORTED_FIELD,
     Failure,
-    since,
 )
+from cni.fields import addresses_of, invalid, list_of, mac_of, object_of, text_of, unsupported
+from cni.result import SUPPORTED, since
 
 SOCKET = "/run/noctule/noctuled.sock"
 SOCKET_PATH_LIMIT = 107
@@ -75,7 +73,7 @@ class Network:
         """The path of the daemon's socket; Failure 7 if it cannot be one."""
         path = text_of(self._fields.get("socket", SOCKET), "socket")
         if not path.startswith("/") or "\0" in path or len(path.encode()) > SOCKET_PATH_LIMIT:
-            raise _invalid(
+            raise invalid(
                 "socket", f"{path!r} must be an absolute path of at most {SOCKET_PATH_LIMIT} bytes"
             )
         return path
@@ -88,7 +86,7 @@ class Network:
             return ""
         name = text_of(ipam.get("type"), "ipam.type")
         if "/" in name or "\0" in name or name in (".", ".."):
-            raise _invalid("ipam.type", f"{name!r} must be the name of an executable in CNI_PATH")
+            raise invalid("ipam.type", f"{name!r} must be the name of an executable in CNI_PATH")
         return name
 
     @property
@@ -108,14 +106,14 @@ class Network:
     def key_file(self) -> str:
         """The path of the network's secret; Failure 7 if there is none."""
         if self._fields.get("key") is None:
-            raise _invalid("key", 'missing; set {"file": PATH} to the file with the secret')
+            raise invalid("key", 'missing; set {"file": PATH} to the file with the secret')
         key = object_of(self._fields["key"], "key")
         for name in key:
             if name != "file":
-                raise _invalid(f"key.{name}", "unknown field; key has only file")
+                raise invalid(f"key.{name}", "unknown field; key has only file")
         path = text_of(key.get("file"), "key.file")
         if not path.startswith("/") or "\0" in path:
-            raise _invalid("key.file", f"{path!r} must be an absolute path")
+            raise invalid("key.file", f"{path!r} must be an absolute path")
         return path
 
     def request(self, call: Environment) -> AttachRequest:
@@ -136,7 +134,7 @@ class Network:
         if self._fields.get("service") is not None:
             services.append(Candidate(text_of(self._fields["service"], "service"), "service"))
         if not services:
-            raise _invalid(
+            raise invalid(
                 "service",
                 "missing; set it in the network configuration, or let the runtime name it by "
                 "args.cni.service, NOCTULE_SERVICE in CNI_ARGS, or a network alias",
@@ -147,11 +145,11 @@ class Network:
             address, address6 = _asked(runtime, args, arguments.address)
         mac = None
         if runtime.get("mac") not in (None, ""):
-            mac = _mac(
+            mac = mac_of(
                 text_of(runtime["mac"], "runtimeConfig.mac"), "runtimeConfig.mac", INVALID_CONFIG
             )
         elif arguments.mac:
-            mac = _mac(arguments.mac, "CNI_ARGS: MAC", INVALID_ENVIRONMENT)
+            mac = mac_of(arguments.mac, "CNI_ARGS: MAC", INVALID_ENVIRONMENT)
         bandwidth = None
         if runtime.get("bandwidth") is not None:
             from cni.bandwidth import limits
@@ -201,20 +199,20 @@ class Network:
     def _refuse_unknown(self) -> None:
         for name in self._fields:
             if name not in OURS and name not in STANDARD and not name.startswith(RESERVED):
-                raise _invalid(
+                raise invalid(
                     name, f"unknown field; noctule knows {', '.join(OURS)} and the standard fields"
                 )
 
     def _refuse_unsupported(self) -> None:
         if self._fields.get("ipMasq"):
-            raise _unsupported("ipMasq", True, "a replica has no way out to masquerade: remove it")
+            raise unsupported("ipMasq", True, "a replica has no way out to masquerade: remove it")
         known = (*CAPABILITIES, *DELEGATED_CAPABILITIES) if self.ipam else CAPABILITIES
         capabilities = object_of(self._fields.get("capabilities"), "capabilities")
         runtime = object_of(self._fields.get("runtimeConfig"), "runtimeConfig")
         for prefix, fields in (("capabilities", capabilities), ("runtimeConfig", runtime)):
             for name, value in fields.items():
                 if value and name not in known:
-                    raise _unsupported(
+                    raise unsupported(
                         f"{prefix}.{name}", value, f"noctule offers {', '.join(known)}"
                     )
 
@@ -238,7 +236,7 @@ def read(data: bytes, verb: str) -> Network:
         raise Failure(DECODING_FAILURE, "network configuration on stdin must be a JSON object")
     name = text_of(value.get("name"), "name")
     if not environment.valid_name(name):
-        raise _invalid(
+        raise invalid(
             "name",
             f"{name!r} must begin with a letter or digit and hold only letters, digits, '_', '.' "
             "and '-'",
@@ -282,45 +280,6 @@ def _version(fields: dict[str, object], verb: str) -> str:
     return version
 
 
-def _invalid(field: str, problem: str) -> Failure:
-    return Failure(INVALID_CONFIG, f"{field}: {problem}")
-
-
-def _unsupported(field: str, value: object, fix: str) -> Failure:
-    return Failure(UNSUPPORTED_FIELD, f"{field}: {encode(value)} is not supported; {fix}")
-
-
-def text_of(value: object, field: str) -> str:
-    """Return `value`, a string that is not empty; Failure 7 names the `field`."""
-    if value is None:
-        raise _invalid(field, "missing; set it to a string")
-    if not isinstance(value, str) or not value:
-        raise _invalid(field, f"{encode(value)} must be a string that is not empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _invalid(field, f"{encode(value)} has half a surrogate pair") from None
-    return value
-
-
-def object_of(value: object, field: str) -> dict[str, object]:
-    """Return `value`, an object or none at all; Failure 7 names the `field`."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise _invalid(field, "must be an object")
-    return value
-
-
-def list_of(value: object, field: str) -> list[object]:
-    """Return `value`, a list or none at all; Failure 7 names the `field`."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise _invalid(field, "must be a list")
-    return value
-
-
 def _asked(
     runtime: dict[str, object], args: dict[str, object], argument: str
 ) -> tuple[str | None, str | None]:
@@ -330,45 +289,7 @@ def _asked(
         (args.get("ips"), "args.cni.ips"),
     ):
         if listed := list_of(values, where):
-            return addresses([text_of(value, where) for value in listed], where, INVALID_CONFIG)
+            return addresses_of([text_of(value, where) for value in listed], where, INVALID_CONFIG)
     if argument:
-        return addresses(argument.split(","), "CNI_ARGS: IP", INVALID_ENVIRONMENT)
+        return addresses_of(argument.split(","), "CNI_ARGS: IP", INVALID_ENVIRONMENT)
     return None, None
-
-
-def addresses(texts: list[str], field: str, code: int) -> tuple[str | None, str | None]:
-    """Return the IPv4 and the IPv6 address among `texts`, which may carry a prefix length.
-
-    Failure `code` for what is no address, 2 for a second one of a family.
-    """
-    four = six = None
-    for text in texts:
-        address, slash, prefix = text.partition("/")
-        family = AF_INET6 if ":" in address else AF_INET
-        try:
-            inet_pton(family, address)
-        except (OSError, ValueError):
-            raise Failure(
-                code, f"{field}: {text!r} must be an address such as 10.64.16.5"
-            ) from None
-        most = 128 if family == AF_INET6 else 32
-        if slash and not (prefix.isascii() and prefix.isdigit() and int(prefix[:4]) <= most):
-            raise Failure(code, f"{field}: {text!r} has a prefix length that is not 0 to {most}")
-        if (six if family == AF_INET6 else four) is not None:
-            raise _unsupported(field, texts, "a replica has one address of each family")
-        if family == AF_INET6:
-            six = address
-        else:
-            four = address
-    return four, six
-
-
-def _mac(text: str, field: str, code: int) -> str:
-    """Return the MAC `text` in lower case."""
-    mac = text.lower()
-    octets = mac.split(":")
-    if len(octets) != 6 or not all(
-        len(octet) == 2 and set(octet) <= set("0123456789abcdef") for octet in octets
-    ):
-        raise Failure(code, f"{field}: {text!r} must be a MAC such as 02:4e:0a:40:10:05")
-    return mac

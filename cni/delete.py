@@ -16,7 +16,7 @@ from __future__ import annotations
 from cni import client
 from cni.config import SOCKET, Network
 from cni.environment import Environment
-from cni.result import Failure
+from cni.errors import Failure
 
 
 def delete(call: Environment, network: Network) -> None:

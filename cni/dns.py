@@ -9,7 +9,7 @@ CNI specification 1.1.0, section 5 "dns"; CONVENTIONS.md for the capability ``dn
 
 from __future__ import annotations
 
-from cni.config import list_of, object_of, text_of
+from cni.fields import list_of, object_of, text_of
 
 _RUNTIME = {"servers": "nameservers", "searches": "search"}
 """The capability's names for what the specification calls otherwise."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from posix import environ
 
-from cni.result import INVALID_ENVIRONMENT, Failure
+from cni.errors import INVALID_ENVIRONMENT, Failure
 
 ATTACHMENT = ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH")
 

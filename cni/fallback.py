@@ -21,7 +21,7 @@ from msgspec import structs
 from cni.client import Attached, Candidate
 from cni.client import AttachRequest as Asked
 from cni.codec import encode
-from cni.result import CHECK_FAILED, INTERNAL, TRY_AGAIN_LATER, Failure
+from cni.errors import CHECK_FAILED, INTERNAL, TRY_AGAIN_LATER, Failure
 from netconf import kernel_probe
 from netconf.attach import operations as kernel
 from netconf.attach.attachment import Attachment, AttachRequest, NodeNet

@@ -14,7 +14,7 @@ from __future__ import annotations
 from cni import client
 from cni.config import Network
 from cni.environment import Environment
-from cni.result import Failure
+from cni.errors import Failure
 
 
 def collect(call: Environment, network: Network) -> None:

@@ -34,9 +34,9 @@ from posix import (
 )
 
 from cni.codec import decode
-from cni.config import Network, addresses, list_of, object_of, text_of
+from cni.config import Network
 from cni.environment import Environment
-from cni.result import (
+from cni.errors import (
     INTERNAL,
     INVALID_CONFIG,
     IO_FAILURE,
@@ -45,6 +45,7 @@ from cni.result import (
     Failure,
     relayed,
 )
+from cni.fields import addresses_of, list_of, object_of, text_of
 
 ETXTBSY = 26  # asm-generic/errno.h; importing errno costs more than the number
 
@@ -172,7 +173,7 @@ def _lease(name: str, stdout: bytes) -> Lease:
         text_of(object_of(ip, f"{where}: ips").get("address"), f"{where}: ips.address")
         for ip in list_of(result.get("ips"), f"{where}: ips")
     ]
-    four, six = addresses(said, f"{where}: ips", INVALID_CONFIG)
+    four, six = addresses_of(said, f"{where}: ips", INVALID_CONFIG)
     if four is None:
         raise Failure(INVALID_CONFIG, f"{where}: ips: no IPv4 address; let it say one")
     if list_of(result.get("routes"), f"{where}: routes"):

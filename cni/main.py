@@ -20,14 +20,8 @@ from time import monotonic
 
 from cni import environment
 from cni.codec import decode, encode
-from cni.result import (
-    INTERNAL,
-    INVALID_ENVIRONMENT,
-    IO_FAILURE,
-    LATEST,
-    SUPPORTED,
-    Failure,
-)
+from cni.errors import INTERNAL, INVALID_ENVIRONMENT, IO_FAILURE, Failure
+from cni.result import LATEST, SUPPORTED
 
 TYPE_CHECKING = False  # the name that type checkers look for; importing typing costs 8 ms
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from cni import client
 from cni.config import Network
 from cni.environment import Environment
-from cni.result import NOT_AVAILABLE, Failure
+from cni.errors import NOT_AVAILABLE, Failure
 
 
 def status(call: Environment, network: Network) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from cni.result import Failure
+from cni.errors import Failure
 from netconf.errors import NoctuleError
 
 Case = Any

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from cni_kit import LAUNCHER, PACKAGES, ROOT, command, configuration, environment, previous, serving
 
-OURS = {"cni", "cni.main", "cni.environment", "cni.config", "cni.codec", "cni.client", "cni.result"}
+OURS = {
+    "cni", "cni.main", "cni.environment", "cni.config", "cni.fields", "cni.codec", "cni.client",
+    "cni.errors", "cni.result",
+}  # fmt: skip
 INTERPRETER = {
     "__future__",  # a page of constants
     "_json",  # C: scanner and encoder
@@ -60,5 +63,5 @@ def test_what_a_call_imports(tmp_path: Path, verb: str, modules: set[str]) -> No
 
 
 def test_what_version_imports() -> None:
-    ours = {"cni", "cni.main", "cni.environment", "cni.codec", "cni.result", "select"}
+    ours = {"cni", "cni.main", "cni.environment", "cni.codec", "cni.errors", "cni.result", "select"}
     assert imported("VERSION", b'{"cniVersion": "1.0.0"}') - {"atexit"} <= ours | INTERPRETER

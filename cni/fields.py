@@ -1,0 +1,89 @@
+"""Typed access to the fields of a JSON object that somebody else wrote.
+
+1. A value of the wrong type is a Failure that names the field, its value and what it must be.
+2. null counts as absent: Go writes it for a list or a map that nobody made.
+"""
+
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6, inet_pton
+
+from cni.codec import encode
+from cni.errors import INVALID_CONFIG, UNSUPPORTED_FIELD, Failure
+
+
+def invalid(field: str, problem: str) -> Failure:
+    return Failure(INVALID_CONFIG, f"{field}: {problem}")
+
+
+def unsupported(field: str, value: object, fix: str) -> Failure:
+    return Failure(UNSUPPORTED_FIELD, f"{field}: {encode(value)} is not supported; {fix}")
+
+
+def text_of(value: object, field: str) -> str:
+    """Return `value`, a string that is not empty; Failure 7 names the `field`."""
+    if value is None:
+        raise invalid(field, "missing; set it to a string")
+    if not isinstance(value, str) or not value:
+        raise invalid(field, f"{encode(value)} must be a string that is not empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise invalid(field, f"{encode(value)} has half a surrogate pair") from None
+    return value
+
+
+def object_of(value: object, field: str) -> dict[str, object]:
+    """Return `value`, an object or none at all; Failure 7 names the `field`."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise invalid(field, "must be an object")
+    return value
+
+
+def list_of(value: object, field: str) -> list[object]:
+    """Return `value`, a list or none at all; Failure 7 names the `field`."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise invalid(field, "must be a list")
+    return value
+
+
+def addresses_of(texts: list[str], field: str, code: int) -> tuple[str | None, str | None]:
+    """Return the IPv4 and the IPv6 address among `texts`, which may carry a prefix length.
+
+    Failure `code` for what is no address, 2 for a second one of a family.
+    """
+    four = six = None
+    for text in texts:
+        address, slash, prefix = text.partition("/")
+        family = AF_INET6 if ":" in address else AF_INET
+        try:
+            inet_pton(family, address)
+        except (OSError, ValueError):
+            raise Failure(
+                code, f"{field}: {text!r} must be an address such as 10.64.16.5"
+            ) from None
+        most = 128 if family == AF_INET6 else 32
+        if slash and not (prefix.isascii() and prefix.isdigit() and int(prefix[:4]) <= most):
+            raise Failure(code, f"{field}: {text!r} has a prefix length that is not 0 to {most}")
+        if (six if family == AF_INET6 else four) is not None:
+            raise unsupported(field, texts, "a replica has one address of each family")
+        if family == AF_INET6:
+            six = address
+        else:
+            four = address
+    return four, six
+
+
+def mac_of(text: str, field: str, code: int) -> str:
+    """Return the MAC `text` in lower case."""
+    mac = text.lower()
+    octets = mac.split(":")
+    if len(octets) != 6 or not all(
+        len(octet) == 2 and set(octet) <= set("0123456789abcdef") for octet in octets
+    ):
+        raise Failure(code, f"{field}: {text!r} must be a MAC such as 02:4e:0a:40:10:05")
+    return mac
