@@ -22,6 +22,7 @@ from daemon.api.messages import PolicyApplied, PolicyState, Status, Verification
 from daemon.ctl import client, pki, show
 from daemon.model import policy, records
 from daemon.model.identity import SigningKey
+from daemon.model.keys import Keys
 from daemon.paths import Paths
 from netconf.errors import IOFailure, NoctuleError
 
@@ -103,7 +104,7 @@ def _apply(arguments: argparse.Namespace, path: Path) -> int:
     document = policy.parse(_read(arguments.file).decode("utf-8", "replace"))
     authority = SigningKey.of(pki.AUTHORITY, arguments.key, "--key")
     state = client.ask(path, "GET", "/v1/policy", PolicyState)
-    keys = records.Keys(state.cluster)
+    keys = Keys(state.cluster)
     previous = records.decode(base64.b64decode(state.envelope)) if state.envelope else None
     compiled = policy.compile(
         document,

@@ -13,7 +13,6 @@ from daemon.fabric.interface import (
     Listener,
     Settings,
 )
-from daemon.fabric.keys import Keys
 
 __all__ = [
     "MAX_PAYLOAD",
@@ -21,7 +20,6 @@ __all__ = [
     "Fabric",
     "FabricError",
     "FabricTimeoutError",
-    "Keys",
     "Listener",
     "Settings",
 ]

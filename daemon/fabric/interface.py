@@ -20,7 +20,7 @@ from typing import Protocol
 
 import msgspec
 
-from daemon.fabric.keys import check_name
+from daemon.model.keys import check_name
 from netconf.errors import InvalidConfig, TryAgain
 
 MAX_PAYLOAD = 60_000

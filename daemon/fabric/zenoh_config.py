@@ -20,7 +20,7 @@ from collections.abc import Iterable
 import msgspec
 
 from daemon.fabric.interface import Settings
-from daemon.fabric.keys import Keys
+from daemon.model.keys import Keys
 
 KEEP_ALIVES = 4
 """Keep-alive messages per lease: zenoh's own advice (ITU-T G.8013: 3.5 lost is a failure)."""

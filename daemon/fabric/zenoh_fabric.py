@@ -32,10 +32,10 @@ from daemon.fabric.interface import (
     Listener,
     Settings,
 )
-from daemon.fabric.keys import Keys, check_name
 from daemon.fabric.link_repair import CHECK, LinkRepair
 from daemon.fabric.presence import Presence
 from daemon.fabric.zenoh_session import Handlers, Session
+from daemon.model.keys import Keys, check_name
 
 log = logging.getLogger(__name__)
 

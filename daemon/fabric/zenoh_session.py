@@ -22,8 +22,8 @@ import msgspec
 import zenoh
 
 from daemon.fabric.interface import FabricError, Settings
-from daemon.fabric.keys import Keys
 from daemon.fabric.zenoh_config import session_config
+from daemon.model.keys import Keys
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,9 @@ from socket import inet_aton
 
 import msgspec
 
+from daemon.model.keys import Keys
 from daemon.model.policy import Policy
-from daemon.model.records import Keys, NodeInfo, Replica
+from daemon.model.records import NodeInfo, Replica
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from daemon.model.identity import SigningKey
-from daemon.model.naming import NAME
+from daemon.model.keys import Key, Keys
 from daemon.model.policy import Policy
 from netconf.errors import DecodeFailure, InvalidConfig
 
@@ -106,65 +106,6 @@ Body: TypeAlias = NodeInfo | Replica | Withdrawn | Manifest | Policy
 _body_decoder: msgspec.msgpack.Decoder[Body] = msgspec.msgpack.Decoder(Body)
 _envelope_decoder = msgspec.msgpack.Decoder(Envelope)
 _encoder = msgspec.msgpack.Encoder()
-
-
-class Key(msgspec.Struct, frozen=True):
-    """A key, taken apart."""
-
-    kind: Literal["policy", "info", "manifest", "replica"]
-    node: str = ""
-    attachment: str = ""
-
-    @property
-    def within(self) -> str:
-        """The key within its node's subtree, as manifests list it."""
-        return f"replica/{self.attachment}" if self.kind == "replica" else self.kind
-
-
-class Keys:
-    """The keys of one cluster."""
-
-    def __init__(self, cluster: str) -> None:
-        """Raises InvalidConfig for a `cluster` that cannot be part of a key."""
-        if NAME.fullmatch(cluster) is None:
-            raise InvalidConfig(
-                f'cluster: "{cluster}" is not a name; use at most 64 letters, digits, "_", '
-                '"." and "-", a letter or digit first'
-            )
-        self.cluster = cluster
-        self.root = f"noctule/{cluster}"
-        self.policy = f"{self.root}/policy"
-
-    def info(self, node: str) -> str:
-        return f"{self.root}/node/{node}/info"
-
-    def manifest(self, node: str) -> str:
-        return f"{self.root}/node/{node}/manifest"
-
-    def replica(self, node: str, attachment: str) -> str:
-        return f"{self.root}/node/{node}/replica/{attachment}"
-
-    def parse(self, key: str) -> Key | None:
-        """Take a `key` apart.
-
-        Returns None for another cluster's key. Raises DecodeFailure for what is no key at
-        all, wildcards (``*``, ``$``, ``?``, ``#``) included.
-        """
-        parts = key.split("/")
-        if any(NAME.fullmatch(part) is None for part in parts):
-            raise DecodeFailure(f"record: {key!r} is not a key")
-        if parts[:2] != ["noctule", self.cluster]:
-            return None
-        match parts[2:]:
-            case ["policy"]:
-                return Key("policy")
-            case ["node", node, "info"]:
-                return Key("info", node)
-            case ["node", node, "manifest"]:
-                return Key("manifest", node)
-            case ["node", node, "replica", attachment]:
-                return Key("replica", node, attachment)
-        raise DecodeFailure(f"record: {key!r} is not a key")
 
 
 def to_sign(cluster: str, key: str, version: int, signer: str, body: bytes) -> bytes:

@@ -28,13 +28,12 @@ from enum import StrEnum
 import msgspec
 
 from daemon.model.eligibility import Eligibility, Refusal
+from daemon.model.keys import Key, Keys
 from daemon.model.policy import Policy
 from daemon.model.records import (
     LIMIT,
     Body,
     Envelope,
-    Key,
-    Keys,
     Manifest,
     NodeInfo,
     Replica,

@@ -25,10 +25,10 @@ from daemon.fabric import (
     Counters,
     FabricError,
     FabricTimeoutError,
-    Keys,
     Listener,
     Settings,
 )
+from daemon.model.keys import Keys
 
 
 class Network:

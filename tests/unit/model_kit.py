@@ -12,8 +12,9 @@ import msgspec
 
 from daemon.ctl import pki
 from daemon.model.identity import Identity
+from daemon.model.keys import Keys
 from daemon.model.policy import Policy, compile, parse
-from daemon.model.records import Body, Keys, Manifest, NodeInfo, Replica, Withdrawn, seal
+from daemon.model.records import Body, Manifest, NodeInfo, Replica, Withdrawn, seal
 from daemon.model.store import Store
 from daemon.model.trust import Trust
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.fabric import MAX_PAYLOAD, FabricError, FabricTimeoutError, Keys
+from daemon.fabric import MAX_PAYLOAD, FabricError, FabricTimeoutError
+from daemon.model.keys import Keys
 from tests.unit.fabric_kit import Recorder, World, world
 
 KEYS = Keys("test")

@@ -20,10 +20,11 @@ import msgspec
 import pytest
 import zenoh
 
-from daemon.fabric import FabricError, Keys, Settings, zenoh_fabric
+from daemon.fabric import FabricError, Settings, zenoh_fabric
 from daemon.fabric.interface import parse_endpoint
 from daemon.fabric.zenoh_config import session_config
 from daemon.fabric.zenoh_fabric import ZenohFabric
+from daemon.model.keys import Keys
 from netconf.errors import InvalidConfig
 from tests.unit.fabric_kit import Authority, World, world
 

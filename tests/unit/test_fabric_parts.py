@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.fabric import Keys, Settings
+from daemon.fabric import Settings
 from daemon.fabric.answer import MAX_REPLIES, Answer, split
 from daemon.fabric.inbox import BURST, Inbox
 from daemon.fabric.link_repair import PATIENCE, PAUSE, PAUSE_LIMIT, LinkRepair
 from daemon.fabric.presence import LOSS_GRACE, PROMISE, RETURN_GRACE, Presence
 from daemon.fabric.zenoh_config import access_control, session_config
+from daemon.model.keys import Keys
 from netconf.errors import InvalidConfig
 
 KEYS = Keys("c")
@@ -34,29 +35,6 @@ def settings(**changes: object) -> Settings:
         "key": "key",
     }
     return Settings(**(given_ | changes))  # type: ignore[arg-type]
-
-
-# -- keys
-
-
-def test_keys_of_records_and_nothing_else() -> None:
-    assert KEYS.is_record(KEYS.record("n1", "replica", "8f.1_a-b"))
-    assert KEYS.is_record(KEYS.policy)
-    for key in (KEYS.record("n1"), KEYS.ask("n1"), KEYS.alive("n1"), "noctule/cc/policy", ""):
-        assert not KEYS.is_record(key)
-
-
-@given(st.text(st.characters(codec="ascii"), max_size=12))
-def test_no_key_with_a_sign_of_zenohs_own_is_a_record(tail: str) -> None:
-    if set(tail) & set("*$@?#") or "//" in tail or not tail or tail.startswith("/"):
-        assert not KEYS.is_record(f"noctule/c/node/n1/{tail}")
-
-
-def test_the_node_of_a_token() -> None:
-    assert KEYS.node_alive(KEYS.alive("n1")) == "n1"
-    assert KEYS.node_alive(KEYS.alive("*")) is None
-    assert KEYS.node_alive(KEYS.alive("n1/x")) is None
-    assert KEYS.node_alive(KEYS.ask("n1")) is None
 
 
 # -- presence

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.fabric import FabricError, FabricTimeoutError, Keys
+from daemon.fabric import FabricError, FabricTimeoutError
+from daemon.model.keys import Keys
 from tests.unit.fabric_kit import World, world
 
 KEYS = Keys("test")

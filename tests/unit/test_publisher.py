@@ -9,6 +9,7 @@ import msgspec
 from daemon.cluster.publisher import Publisher
 from daemon.journal import Journal
 from daemon.model import records
+from daemon.model.keys import Key
 from daemon.model.records import Manifest, NodeInfo
 from daemon.model.store import Store
 from netconf.attach.attachment import Attachment
@@ -147,7 +148,7 @@ def test_an_answer_holds_everything_with_a_manifest_that_is_true() -> None:
     other.sync(speaker.statements.everything(), NOW)
     assert other.behind("n1") == []
     manifest = next(e for e in answer if e.key == KEYS.manifest("n1"))
-    body = records.open_body(records.Key("manifest", "n1"), manifest)
+    body = records.open_body(Key("manifest", "n1"), manifest)
     assert isinstance(body, Manifest)
     assert set(body.versions) == {"info", f"replica/{ATTACHMENT.id}"}
     assert manifest.version > max(body.versions.values())

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.fabric.interface import MAX_PAYLOAD
+from daemon.model.keys import Key, Keys
 from daemon.model.records import (
     LIMIT,
     MAX_VERSION,
@@ -15,8 +16,6 @@ from daemon.model.records import (
     Body,
     Confirm,
     Envelope,
-    Key,
-    Keys,
     Manifest,
     Records,
     Sync,
@@ -35,38 +34,7 @@ from daemon.model.records import (
 from netconf.errors import DecodeFailure, InvalidConfig
 from tests.unit.model_kit import KEYS, attachment, identity, info, policy, record, replica
 
-NAMES = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,10}", fullmatch=True)
 ANY = st.text(max_size=6)
-
-
-@settings(deadline=None, max_examples=60)
-@given(NAMES, NAMES, NAMES)
-def test_every_key_is_read_as_it_was_built(cluster: str, node: str, one: str) -> None:
-    keys = Keys(cluster)
-    assert keys.parse(keys.policy) == Key("policy")
-    assert keys.parse(keys.info(node)) == Key("info", node)
-    assert keys.parse(keys.manifest(node)) == Key("manifest", node)
-    assert keys.parse(keys.replica(node, one)) == Key("replica", node, one)
-
-
-def test_another_clusters_key_is_foreign() -> None:
-    assert KEYS.parse("noctule/lab2/policy") is None
-    assert KEYS.parse("other/lab/policy") is None
-
-
-@pytest.mark.parametrize("wild", ["*", "**", "$*", "n?", "n#", "", "n 1", "..", "@", "n1\n", "é"])
-def test_wildcards_and_odd_names_are_no_key(wild: str) -> None:
-    for key in (KEYS.info(wild), KEYS.replica("n1", wild), f"noctule/{wild}/policy"):
-        with pytest.raises(DecodeFailure, match="is not a key"):
-            KEYS.parse(key)
-    with pytest.raises(InvalidConfig, match="cluster: "):
-        Keys(wild)
-
-
-@pytest.mark.parametrize("rest", ["", "/node/n1", "/node/n1/links/x", "/alive/n1", "/policy/x"])
-def test_what_is_no_record_is_no_key(rest: str) -> None:
-    with pytest.raises(DecodeFailure):
-        KEYS.parse(KEYS.root + rest)
 
 
 @settings(deadline=None, max_examples=60)

@@ -11,14 +11,13 @@ from typing import Any
 import msgspec
 
 from daemon.fabric.answer import Answer
-from daemon.fabric.keys import Keys as FabricKeys
 from daemon.model import records
-from daemon.model.records import Envelope, Key, Keys
+from daemon.model.keys import Key, Keys
+from daemon.model.records import Envelope
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, outcome, require
 
 KEYS = Keys("lab")
-FABRIC_KEYS = FabricKeys("lab")
 ID = "00000000000a"
 KEY_TEXTS = (
     "noctule/lab/policy", "noctule/lab/node/n1/info", "noctule/lab/node/n1/manifest",
@@ -121,13 +120,13 @@ def run(case: Case) -> str:
 
 
 def _key(text: str) -> None:
-    fabric = FABRIC_KEYS.is_record(text) if text.isprintable() else False
+    fabric = KEYS.is_record(text) if text.isprintable() else False
     parsed = KEYS.parse(text)
     require(not set(text) & set("*$?#@"), "no wildcard is part of a key")
     if parsed is not None:
         require(fabric, "what is a record's key to the store is one to the fabric")
         require("*" not in text and text.startswith("noctule/lab/"), "a key is of the cluster")
-    name = FABRIC_KEYS.node_alive(text)
+    name = KEYS.node_alive(text)
     require(name is None or "/" not in name, "a token names a node")
 
 

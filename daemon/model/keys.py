@@ -1,0 +1,124 @@
+"""The names under which facts travel: the fabric routes by them, the store judges by them.
+
+1. Records: ``noctule/<cluster>/policy`` and ``noctule/<cluster>/node/<id>/`` followed by
+   ``info``, ``manifest`` or ``replica/<attachment>``.
+2. A node is asked at ``noctule/<cluster>/ask/<id>``: outside its records, so that no
+   subscription to records ever meets a reply.
+3. Its liveliness token is ``noctule/<cluster>/alive/<id>``; a message put there says that
+   the node will be back at once.
+4. Every chunk is letters, digits, ``_``, ``.``, ``-``, starting with a letter or digit, so
+   no key can hold a wildcard (``*``, ``$``) or zenoh's reserved ``@``, ``?``, ``#``.
+5. The fabric carries records of any part (`is_record`), so that it need not change when a
+   release adds one; the store reads the parts of rule 1 only (`parse`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from daemon.model.naming import NAME
+from netconf.errors import DecodeFailure, InvalidConfig
+
+
+def check_name(field: str, name: str) -> str:
+    """Return `name` if it can be one chunk of a key; InvalidConfig names `field`."""
+    if not NAME.fullmatch(name):
+        raise InvalidConfig(
+            f"{field}: {name!r} is not a name; use letters, digits, '_', '.' and '-', at most "
+            "64, a letter or digit first"
+        )
+    return name
+
+
+class Key(msgspec.Struct, frozen=True):
+    """A record's key, taken apart."""
+
+    kind: Literal["policy", "info", "manifest", "replica"]
+    node: str = ""
+    attachment: str = ""
+
+    @property
+    def within(self) -> str:
+        """The key within its node's subtree, as manifests list it."""
+        return f"replica/{self.attachment}" if self.kind == "replica" else self.kind
+
+
+class Keys:
+    """The keys of one cluster."""
+
+    def __init__(self, cluster: str) -> None:
+        """Raises InvalidConfig for a `cluster` that cannot be part of a key."""
+        self.cluster = check_name("cluster", cluster)
+        self.root = f"noctule/{cluster}"
+        """What all keys of the cluster start with."""
+        self.policy = f"{self.root}/policy"
+        """The one record of the policy authority."""
+
+    def record(self, node: str, *parts: str) -> str:
+        """A record of `node`, e.g. ``record("n1", "replica", "8f…")``."""
+        return "/".join((self.root, "node", node, *parts))
+
+    def info(self, node: str) -> str:
+        """Who `node` is and where."""
+        return self.record(node, "info")
+
+    def manifest(self, node: str) -> str:
+        """What `node` has, and what it holds of others."""
+        return self.record(node, "manifest")
+
+    def replica(self, node: str, attachment: str) -> str:
+        """One container of `node`; `attachment` is its id, 12 hex digits."""
+        return self.record(node, "replica", attachment)
+
+    def ask(self, node: str) -> str:
+        """Where `node` answers questions; ``*`` for any."""
+        return f"{self.root}/ask/{node}"
+
+    def alive(self, node: str) -> str:
+        """The liveliness token of `node`; ``*`` for any."""
+        return f"{self.root}/alive/{node}"
+
+    def is_record(self, key: str) -> bool:
+        """Tell whether `key` is the plain key of one record of this cluster (rule 5)."""
+        return key == self.policy or self.owner(key) != ""
+
+    def owner(self, key: str) -> str:
+        """Return the node under whose subtree the record key `key` lies; "" for none."""
+        head = f"{self.root}/node/"
+        chunks = key[len(head) :].split("/")
+        plain = (
+            key.startswith(head)
+            and len(chunks) >= 2
+            and all(NAME.fullmatch(chunk) for chunk in chunks)
+        )
+        return chunks[0] if plain else ""
+
+    def node_alive(self, key: str) -> str | None:
+        """Return the node whose liveliness token `key` is, if it is one."""
+        head = self.alive("")
+        name = key[len(head) :]
+        return name if key.startswith(head) and NAME.fullmatch(name) else None
+
+    def parse(self, key: str) -> Key | None:
+        """Take a record's `key` apart.
+
+        Returns None for another cluster's key. Raises DecodeFailure for what is no key that
+        this release reads, wildcards (``*``, ``$``, ``?``, ``#``) included.
+        """
+        parts = key.split("/")
+        if any(NAME.fullmatch(part) is None for part in parts):
+            raise DecodeFailure(f"record: {key!r} is not a key")
+        if parts[:2] != ["noctule", self.cluster]:
+            return None
+        match parts[2:]:
+            case ["policy"]:
+                return Key("policy")
+            case ["node", node, "info"]:
+                return Key("info", node)
+            case ["node", node, "manifest"]:
+                return Key("manifest", node)
+            case ["node", node, "replica", attachment]:
+                return Key("replica", node, attachment)
+        raise DecodeFailure(f"record: {key!r} is not a key")
