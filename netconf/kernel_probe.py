@@ -93,8 +93,6 @@ def _play(vips: str, ula: str) -> None:
             [links.create_request("secy", "macsec", macsec.link_data(), [("IFLA_LINK", index)])]
         )
     _container(vips, ula)
-    with Namespace.own() as own:
-        ruleset.learn_container(own, vips, ula)
 
 
 def _container(vips: str = "192.0.2.0/24", ula: str = "") -> None:

@@ -87,7 +87,7 @@ class Audit:
             lambda: [
                 said
                 for made in list(self._registry.values())
-                for said in _outdated(made, self._ula)
+                for said in _outdated(made, self._vips, self._ula)
             ]
         )
 
@@ -163,11 +163,11 @@ class Audit:
         return ["table inet noctule is missing"]
 
 
-def _outdated(attachment: Attachment, ula: str) -> list[str]:
+def _outdated(attachment: Attachment, vips: str, ula: str) -> list[str]:
     said = []
     try:
         with Namespace.open(attachment.netns) as namespace:
-            if not ruleset.container_current(namespace):
+            if not ruleset.container_current(namespace, vips, attachment.ula):
                 said.append("its ruleset is of another version")
     except NoctuleError:
         return []  # it is going, or the audit says what is wrong with it

@@ -1,4 +1,4 @@
-"""What the sets and maps of the two templates hold, and how an element looks on the wire.
+"""What the sets and maps of the two rulesets hold, and how an element looks on the wire.
 
 1. An element is a key and, in a map, data; both are tuples of one value per field.
 2. A field's value is what people write: dotted IPv4 address, IPv6 address as RFC 5952 has
@@ -33,6 +33,8 @@ class Field(msgspec.Struct, frozen=True):
     """One nftables data type: its name, bytes on the wire before padding, both directions."""
 
     name: str
+    number: int
+    """As nft numbers its data types (include/datatype.h); the kernel keeps it for nft alone."""
     length: int
     pack: Callable[[Any], bytes]
     unpack: Callable[[bytes], Value]
@@ -55,40 +57,55 @@ def protocol_number(name: str) -> int:
     return _PROTOCOLS[name] if name in _PROTOCOLS else int(name)
 
 
-IPV4_ADDR = Field("ipv4_addr", 4, socket.inet_aton, socket.inet_ntoa)
+IPV4_ADDR = Field("ipv4_addr", 7, 4, socket.inet_aton, socket.inet_ntoa)
 IPV6_ADDR = Field(
     "ipv6_addr",
+    8,
     16,
     lambda address: socket.inet_pton(socket.AF_INET6, address),
     lambda raw: socket.inet_ntop(socket.AF_INET6, raw),
 )
 ETHER_ADDR = Field(
-    "ether_addr", 6, lambda mac: bytes.fromhex(mac.replace(":", "")), lambda raw: raw.hex(":")
+    "ether_addr", 9, 6, lambda mac: bytes.fromhex(mac.replace(":", "")), lambda raw: raw.hex(":")
 )
 INET_PROTO = Field(
     "inet_proto",
+    12,
     1,
     lambda name: bytes((protocol_number(name),)),
     lambda raw: _PROTOCOL_NAMES.get(raw[0], str(raw[0])),
 )
 INET_SERVICE = Field(
     "inet_service",
+    13,
     2,
     lambda port: port.to_bytes(2, "big"),
     lambda raw: int.from_bytes(raw, "big"),
 )
-MARK = Field("mark", 4, _native, _from_native)
-SLOT = Field("numgen", 4, _native, _from_native)
+MARK = Field("mark", 19, 4, _native, _from_native)
+SLOT = Field("numgen", 4, 4, _native, _from_native)
 IFNAME = Field(
     "ifname",
+    41,
     16,
     lambda name: name.encode().ljust(16, b"\0"),
     lambda raw: raw.rstrip(b"\0").decode(),
 )
 
 
+def integer(length: int) -> Field:
+    """Return the type of a number of `length` bytes that a rule compares and no set holds."""
+    return Field(
+        "integer",
+        4,
+        length,
+        lambda number: number.to_bytes(length, sys.byteorder),
+        lambda raw: int.from_bytes(raw, sys.byteorder),
+    )
+
+
 class Set(msgspec.Struct, frozen=True):
-    """A hash set or map of a template; it has data exactly if it is a map."""
+    """A hash set or map of a ruleset; it has data exactly if it is a map."""
 
     family: int
     table: str
@@ -100,6 +117,9 @@ class Set(msgspec.Struct, frozen=True):
 NFPROTO_INET = 1
 NFPROTO_BRIDGE = 7
 TABLE = "noctule"
+
+WITH_PORTS = Set(NFPROTO_INET, TABLE, "with_ports", (INET_PROTO,))
+"""The protocols whose policy is by port; constant."""
 
 _GRANT = (MARK, INET_PROTO, INET_SERVICE)
 _DIALLED = (IPV4_ADDR, INET_PROTO, INET_SERVICE)

@@ -336,7 +336,6 @@ def mark_of(address: str) -> int:
     """Return the ct mark of flows with the replica at `address`, as conntrack tools show it.
 
     The ruleset loads the address, or the last 32 bits of an IPv6 one, into the mark as it
-    lies in the packet; so the number is that read in host order (``ct mark set @nh,…`` in
-    container.nft).
+    lies in the packet; so the number is that read in host order (`container_ruleset`, rule 3).
     """
     return struct.unpack("=I", ip_address(address).packed[-4:])[0]  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What ``container.nft`` does in IPv6 alone: sources, ICMPv6, neighbour discovery."""
+"""What the container's ruleset does in IPv6 alone: sources, ICMPv6, neighbour discovery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``container.nft`` under traffic: one client, two replicas of a service, a stranger.
+"""A container's ruleset under traffic: one client, two replicas of a service, a stranger.
 
 Every test runs once for each family, unless it says why not.
 """
@@ -31,6 +31,7 @@ from tests.kernel.client_server import (
     six,
     world_of,
 )
+from tests.kernel.sandbox import run
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
@@ -159,6 +160,42 @@ def test_a_flow_whose_replica_left_is_reset_at_once(world, act):
         else:
             ours.shutdown(socket.SHUT_WR)
         ours.recv(1)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["TCP", "UDP"])
+def test_a_connections_mark_is_the_peer_and_flows_are_revoked_by_it(world, kind):
+    """The mark that packets leave with conntrack is the one that flows are deleted by."""
+    name = "tcp" if kind == socket.SOCK_STREAM else "udp"
+    if kind == socket.SOCK_STREAM:
+        ours, theirs = world.dial(VIP, 80)
+    else:
+        theirs = world.socket(world.server, kind)
+        theirs.bind((world.of(FIRST), 8080))
+        ours = world.socket(world.client, kind)
+        ours.connect((world.of(FIRST), 8080))
+        ours.send(b"x")
+        asked, source = theirs.recvfrom(1)
+        theirs.connect(source)
+        theirs.send(asked)
+        assert ours.recv(1) == b"x"
+    replica = theirs.getsockname()[0]
+    family = "ipv6" if world.family == socket.AF_INET6 else "ipv4"
+    for node, peer in ((world.client, replica), (world.server, world.of(CLIENT))):
+        (line,) = run(
+            *("nsenter", f"--net={node.path}", "conntrack", "-L", "-p", name, "-f", family)
+        ).splitlines()
+        assert f" mark={mark_of(peer)} " in line
+    # A revocation: the grant goes, then the flows that it opened.
+    world.out.send(Batch().delete(EGRESS, [(API, name, 8080)]))
+    ours.send(b"y")
+    assert theirs.recv(1) == b"y"
+    world.out.delete_flows(Flows(mark_of(replica), "out", name, 8080))
+    theirs.setblocking(False)
+    with pytest.raises(OSError):
+        ours.send(b"z")
+        ours.recv(1)
+    with contextlib.suppress(ConnectionResetError), pytest.raises(BlockingIOError):
+        theirs.recv(1)
 
 
 def test_the_server_end_resets_a_flow_it_forgot(world):

@@ -1,4 +1,4 @@
-"""``host.nft`` under attack: a bridge with two containers, a mesh and a stray port."""
+"""The host filter under attack: a bridge with two containers, a mesh and a stray port."""
 
 from __future__ import annotations
 

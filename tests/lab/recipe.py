@@ -25,7 +25,6 @@ PACKAGES = (
     "nftables",
     "procps",
     "python3",
-    "python3-nftables",
     "udev",
     # What its tests observe it with.
     "bash",
@@ -49,7 +48,7 @@ PACKAGES = (
 
 # The second root, /srv/bare: a node as small as one gets, which has systemd and what the
 # package asks for, and neither Python nor this checkout.
-BARE = ("kmod", "libnftables1", "systemd", "systemd-sysv")
+BARE = ("kmod", "systemd", "systemd-sysv")
 
 # The part of requirements-dev.txt a guest needs; linters stay on the host, so
 # that bumping one does not rebuild every image.

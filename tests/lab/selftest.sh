@@ -42,7 +42,7 @@ if [ -d /src/tests ]; then
 fi
 expect '/dev/stdout reopens' bash -c 'echo >/dev/stdout'
 
-for module in nftables msgspec pyroute2 cryptography.hazmat.primitives.ciphers aiohttp zenoh yaml \
+for module in msgspec pyroute2 cryptography.hazmat.primitives.ciphers aiohttp zenoh yaml \
     pytest hypothesis; do
     if seconds=$(python3 -c "
 import time

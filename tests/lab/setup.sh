@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 packages=(
     busybox-static conntrack e2fsprogs git iproute2 kmod mmdebstrap nftables
-    python3-nftables python3-venv qemu-system-x86 qemu-utils udev util-linux
+    python3-venv qemu-system-x86 qemu-utils udev util-linux
     xz-utils zstd "$@"
 )
 
@@ -50,9 +50,5 @@ if ! sha256sum --check --status "$stamp" 2>/dev/null; then
     /usr/bin/python3 -m venv --clear .venv
     .venv/bin/pip install --quiet --disable-pip-version-check \
         "${requirements[@]/#/--requirement=}" </dev/null >&2
-    # nftables comes only from Debian.  This one package, not all of
-    # dist-packages, which would shadow what .venv pins.
-    site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    ln -sfn /usr/lib/python3/dist-packages/nftables "$site/nftables"
     sha256sum "${requirements[@]}" >"$stamp"
 fi

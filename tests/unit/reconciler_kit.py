@@ -134,7 +134,7 @@ class Kernel:
     def container_present(self, netns: Namespace) -> bool:
         return self.present
 
-    def container_current(self, netns: Namespace) -> bool:
+    def container_current(self, netns: Namespace, vips: str, ula: str) -> bool:
         return self.current
 
     def load_container(self, netns: Namespace, vips: str, ula: str) -> None:
