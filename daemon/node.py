@@ -185,6 +185,6 @@ class Node:
         """Take over attachments, and set straight what this node says of them."""
         await self._lifecycle.adopt()
         self._reconciler.adopt_pairs(await self._workers.program.run(host.pairs))
-        for said in await self._audit.outdated():
+        for said in self._audit.outdated():
             self._journal.warning("outdated", attachment=said)
         self._publisher.align(self._registry.values(), self._lifecycle.unreadable)

@@ -84,7 +84,7 @@ class NodeService:
             node=self._node,
             attachments=attachments,
             differences=await self._audit.full(),
-            outdated=await self._audit.outdated(),
+            outdated=self._audit.outdated(),
         )
 
     def policy_state(self) -> PolicyState:

@@ -1,11 +1,12 @@
 """Reading the kernel back and comparing it with what it was told.
 
-1. Each difference is reported in a sentence. Tables that somebody removed are loaded again here;
-   the next pass mends the rest.
+1. Each difference is reported in a sentence. Tables are mended here, under traffic; the next pass
+   mends the rest.
 2. An audit runs beside passes. What one of them is changing just then proves nothing.
 3. A round of the standing audit reads back `AUDIT_AT_ONCE` attachments in turn, and each whose
    nftables somebody else has changed since (the kernel counts): so a thousand attachments cost
    little more than fifty.
+4. Once the hold has ended, each container whose ruleset another release made gets today's.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from daemon.reconcile.reconciler import Reconciler
 from daemon.workers import Pool
 from netconf.attach.attachment import Attachment
 from netconf.errors import KernelFailure, NoctuleError, UnknownContainer
-from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
 from netconf.program import actual
 from netconf.program.desired import Desired
 
+LOOK_EVERY = 1.0
+"""Seconds between looks at whether the hold has ended."""
 AUDIT_EVERY = 30.0
 """Seconds between rounds of the standing audit."""
 AUDIT_AT_ONCE = 50
@@ -55,6 +57,9 @@ class Audit:
 
     async def watch(self) -> None:
         """Do round after round, and log what differs; runs until cancelled."""
+        while self._reconciler.hold:
+            await asyncio.sleep(LOOK_EVERY)
+        await self.upgrade()
         while True:
             await asyncio.sleep(AUDIT_EVERY)
             try:
@@ -77,19 +82,44 @@ class Audit:
         """Audit all attachments; return the differences."""
         return await self._of(list(self._registry.values()))
 
-    async def outdated(self) -> list[str]:
-        """Say which containers were made otherwise than today's would be.
+    async def upgrade(self) -> None:
+        """Give each attachment today's ruleset, one after the other (rule 4), and log it."""
+        for attachment in list(self._registry.values()):
+            if attachment.id not in self._registry:
+                continue
+            programmed = self._reconciler.programmed(attachment.id)
+            try:
+                said = await self._pool.run(self._reconciler.kernel.mend, attachment, self._vips)
+            except UnknownContainer:
+                continue  # the collector takes it down
+            except NoctuleError as error:
+                self._journal.error(
+                    "ruleset not replaced",
+                    attachment=attachment.id,
+                    service=attachment.service,
+                    error=error.message,
+                    details=error.details,
+                )
+                continue
+            if said:
+                self._journal.info(
+                    "ruleset replaced",
+                    attachment=attachment.id,
+                    service=attachment.service,
+                    was="; ".join(said),
+                )
+                # A set that the old one lacked is to be filled.
+                if programmed is not None and self._reconciler.distrust(attachment.id, programmed):
+                    self._reconciler.wake()
 
-        They stay as they are, and what they have is programmed: their rulesets cannot be
-        replaced without cutting their flows.
-        """
-        return await self._pool.run(
-            lambda: [
-                said
-                for made in list(self._registry.values())
-                for said in _outdated(made, self._vips, self._ula)
-            ]
-        )
+    def outdated(self) -> list[str]:
+        """Say which containers have another IPv6 network than the node, and so keep it."""
+        return [
+            f"{made.id} ({made.service}): addresses.ula was {made.ula or 'absent'} and is "
+            f"{self._ula or 'absent'}; recreate the container"
+            for made in self._registry.values()
+            if made.ula != self._ula
+        ]
 
     async def _of(self, due: Iterable[Attachment]) -> list[str]:
         """Audit the host filter, and the attachments that are `due`."""
@@ -124,22 +154,20 @@ class Audit:
         return found
 
     def _compare(self, attachment: Attachment, programmed: Desired) -> list[str]:
+        kernel = self._reconciler.kernel
         try:
-            found = self._reconciler.kernel.observe(attachment)
-            return actual.differences(found, programmed, attachment.ula)
+            if said := kernel.mend(attachment, self._vips):
+                return said
+            return actual.differences(kernel.observe(attachment), programmed, attachment.ula)
         except UnknownContainer:
             return []
         except KernelFailure as error:
-            try:
-                return self._restore(attachment) or [error.message]
-            except UnknownContainer:
-                return []
+            return [error.message]
 
     def _restore_host(self, attachments: Iterable[Attachment]) -> list[str]:
-        """Put back what is missing of the host filter, its pairs excepted; say what was."""
-        ruleset.ensure_host()
+        """Mend the host filter, its pairs and surplus ports excepted; say what was wrong."""
+        found = ruleset.ensure_host()
         present = host.ports()
-        found = []
         for attachment in attachments:
             port = (attachment.vh, attachment.mac)
             if port in present or not self._reconciler.knows(attachment.id):
@@ -153,25 +181,3 @@ class Audit:
             else:
                 host.del_port(*port)
         return found
-
-    def _restore(self, attachment: Attachment) -> list[str]:
-        """Load a container's ruleset again if it is gone."""
-        with Namespace.open(attachment.netns) as namespace:
-            if ruleset.container_present(namespace):
-                return []
-            ruleset.load_container(namespace, self._vips, attachment.ula)
-        return ["table inet noctule is missing"]
-
-
-def _outdated(attachment: Attachment, vips: str, ula: str) -> list[str]:
-    said = []
-    try:
-        with Namespace.open(attachment.netns) as namespace:
-            if not ruleset.container_current(namespace, vips, attachment.ula):
-                said.append("its ruleset is of another version")
-    except NoctuleError:
-        return []  # it is going, or the audit says what is wrong with it
-    if attachment.ula != ula:
-        said.append(f"addresses.ula was {attachment.ula or 'absent'} and is {ula or 'absent'}")
-    where = f"{attachment.id} ({attachment.service})"
-    return [f"{where}: {one}; recreate the container" for one in said]

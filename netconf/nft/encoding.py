@@ -46,8 +46,6 @@ NFT_MSG_GETGEN: Final = 16
 NFT_MSG_GETOBJ: Final = 19
 
 NFTA_TABLE_NAME: Final = 1
-NFTA_TABLE_USERDATA: Final = 6
-NFTNL_UDATA_TABLE_COMMENT: Final = 0
 NFTA_SET_ELEM_LIST_TABLE: Final = 1
 NFTA_SET_ELEM_LIST_SET: Final = 2
 NFTA_SET_ELEM_LIST_ELEMENTS: Final = 3
@@ -156,15 +154,20 @@ def nested(kind: int, *attributes: bytes) -> bytes:
     return attribute(kind | NLA_F_NESTED, b"".join(attributes))
 
 
-def attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (type, payload) of each attribute in `raw`; a malformed rest is left out."""
+def tagged_attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (type with its flags, payload) of each attribute; a malformed rest is left out."""
     offset = 0
     while offset + 4 <= len(raw):
         length, kind = _ATTRIBUTE.unpack_from(raw, offset)
         if length < 4 or offset + length > len(raw):
             return
-        yield kind & NLA_TYPE_MASK, raw[offset + 4 : offset + length]
+        yield kind, raw[offset + 4 : offset + length]
         offset += length + -length % 4
+
+
+def attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (type, payload) of each attribute in `raw`; a malformed rest is left out."""
+    return ((kind & NLA_TYPE_MASK, payload) for kind, payload in tagged_attributes(raw))
 
 
 def raw_attributes(raw: bytes) -> dict[int, bytes]:
@@ -319,17 +322,6 @@ def decode_elements(target: Set, body: bytes) -> Iterator[tuple[Element, int]]:
 def decode_counter(raw: bytes) -> int:
     """Return the packets in a counter expression's or object's data."""
     return int.from_bytes(dict(attributes(raw))[NFTA_COUNTER_PACKETS], "big")
-
-
-def decode_comment(userdata: bytes) -> str:
-    """Return the comment in a table's userdata, which holds (type, length, value) in bytes."""
-    offset = 0
-    while offset + 2 <= len(userdata):
-        kind, length = userdata[offset], userdata[offset + 1]
-        if kind == NFTNL_UDATA_TABLE_COMMENT:
-            return userdata[offset + 2 : offset + 2 + length].rstrip(b"\0").decode()
-        offset += 2 + length
-    return ""
 
 
 def mark_of(address: str) -> int:

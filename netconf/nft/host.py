@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -71,6 +72,13 @@ def counters() -> HostCounters:
     """Return how many frames were dropped, and why."""
     found = _run("read the counters", lambda nft: nft.counters(NFPROTO_BRIDGE, TABLE))
     return msgspec.convert(found, HostCounters)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep this process from changing or reading elements meanwhile."""
+    with _lock:
+        yield
 
 
 def close() -> None:

@@ -1,12 +1,11 @@
-"""The two rulesets: loaded whole or not at all, recognised, replaced, removed.
+"""The two rulesets: loaded, compared, replaced under traffic, removed.
 
-1. The container's is loaded at attach, once, into a namespace that has none; what a
-   crashed attach left there is replaced in the same transaction. It is never replaced under
-   a running container, whose flows would meet an empty table: it stays what it was.
-2. The host's is loaded once per node and outlives the daemon: while the loaded table is
-   of the same messages it is left alone. Another one is replaced in one
-   transaction that carries its elements over, so that no frame meets a gap.
-3. Which messages were loaded is written into the table's comment, as a hash.
+1. The container's is loaded at attach into a namespace whose interface is not up yet; whatever
+   has its name is thrown away. The host's is loaded once per node and outlives the daemon.
+2. From then on `mend_container` and `ensure_host` compare what the kernel holds with what it
+   should (`readback`), and replace it under running traffic, elements kept, if it differs
+   (`replacement`). Why it differs does not matter: another release made it, somebody changed it,
+   a crash left two of them, or the cluster has an IPv6 network now.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import msgspec
 
 from netconf import names
 from netconf.errors import KernelFailure
+from netconf.nft import host, readback, replacement
 from netconf.nft.container_ruleset import container_ruleset
 from netconf.nft.elements import (
     DENIED_IN,
@@ -31,23 +31,9 @@ from netconf.nft.elements import (
     DENIED_OUT6_OTHER,
     DENIED_OUT_OTHER,
     FORGED,
-    NFPROTO_BRIDGE,
     NFPROTO_INET,
-    PAIR,
-    PORT,
     TABLE,
     Set,
-)
-from netconf.nft.encoding import (
-    NFT_MSG_DELTABLE,
-    NFTA_TABLE_NAME,
-    NLM_F_CREATE,
-    NLM_F_REQUEST,
-    Change,
-    encode_change,
-    message,
-    nftables,
-    string,
 )
 from netconf.nft.host_ruleset import HOST_RULESET
 from netconf.nft.tables import Ruleset
@@ -69,35 +55,37 @@ class Denial(msgspec.Struct, frozen=True):
 
 
 def load_container(namespace: Enterable, vips: str, ula: str) -> None:
-    """Load the container ruleset for the service addresses `vips` (a CIDR).
+    """Load the container ruleset, without elements, for the service addresses `vips` (a CIDR).
 
-    `ula` is the cluster's IPv6 network (`names`, rule 4), or empty. Replaces whatever table
-    of that name is there. KernelFailure if it is refused; ValueError if `vips` or `ula` is
-    no network.
+    `ula` is the cluster's IPv6 network (`names`, rule 4), or empty. KernelFailure if it is
+    refused; ValueError if `vips` or `ula` is no network.
     """
-    ruleset = container_ruleset(vips, ula)
+    declared = container_ruleset(vips, ula)
     with _socket(namespace) as nft:
-        _load(nft, ruleset)
+        replacement.load(nft, declared)
+
+
+def mend_container(namespace: Enterable, vips: str, ula: str) -> list[str]:
+    """Make the container ruleset what `load_container` would load now, its elements kept.
+
+    Return what was mended, one sentence each; empty if nothing was to be. The caller keeps others
+    from changing elements meanwhile. KernelFailure and ValueError as there.
+    """
+    return _mend(namespace, container_ruleset(vips, ula))
 
 
 def delete_container(namespace: Enterable) -> None:
     """Delete the container ruleset; none there is fine."""
     with _socket(namespace) as nft:
-        if nft.table_comment(NFPROTO_INET, TABLE) is not None:
-            nft.delete_table(NFPROTO_INET, TABLE)
+        for table in (TABLE, replacement.NEXT):
+            if readback.awake(nft, NFPROTO_INET, table) is not None:
+                nft.delete_table(NFPROTO_INET, table)
 
 
 def container_present(namespace: Enterable) -> bool:
-    """Tell whether the namespace has the container ruleset."""
+    """Tell whether a container ruleset is in force in the namespace."""
     with _socket(namespace) as nft:
-        return nft.table_comment(NFPROTO_INET, TABLE) is not None
-
-
-def container_current(namespace: Enterable, vips: str, ula: str) -> bool:
-    """Tell whether the namespace's container ruleset, if any, is this version's."""
-    with _socket(namespace) as nft:
-        found = nft.table_comment(NFPROTO_INET, TABLE)
-    return found in (None, container_ruleset(vips, ula).version)
+        return any(readback.awake(nft, NFPROTO_INET, table) for table in (TABLE, replacement.NEXT))
 
 
 _DENIED: tuple[tuple[Literal["out", "in"], Set], ...] = (
@@ -138,45 +126,24 @@ def _sender(mac: str) -> str:
         return mac
 
 
-def ensure_host() -> None:
-    """Make the calling thread's namespace have the host ruleset, keeping its elements.
+def ensure_host() -> list[str]:
+    """Make the calling thread's namespace have the host ruleset, its elements and counters kept.
 
-    KernelFailure if it is refused.
+    Return what was mended, one sentence each; empty if nothing was to be. KernelFailure if it is
+    refused.
     """
-    with _socket(None) as nft:
-        loaded = nft.table_comment(NFPROTO_BRIDGE, TABLE)
-        if loaded == HOST_RULESET.version:
-            return
-        kept = () if loaded is None else tuple(_keys(nft, target) for target in (PORT, PAIR))
-        _load(nft, HOST_RULESET, *kept)
+    with host.undisturbed():
+        return _mend(None, HOST_RULESET)
 
 
-def _keys(nft: NftSocket, target: Set) -> Change:
-    """Return the change that adds what a set holds; nothing if a table of another version
-    lacks it."""
-    with contextlib.suppress(FileNotFoundError):
-        return Change("add", target, tuple((key, ()) for key in nft.dump(target)))
-    return Change("add", target, ())
-
-
-def _load(nft: NftSocket, ruleset: Ruleset, *kept: Change) -> None:
-    """Make the table in one transaction, in place of one that is there, and add `kept` to it."""
-    family, name = ruleset.family, string(NFTA_TABLE_NAME, TABLE)
-    present = nft.table_comment(family, TABLE) is not None
-
-    def messages(first: int) -> list[bytes]:
-        found = []
-        if present:
-            found.append(message(nftables(NFT_MSG_DELTABLE), NLM_F_REQUEST, first, family, name))
-        for kind, flags, body in ruleset.messages():
-            flags |= NLM_F_REQUEST | NLM_F_CREATE
-            found.append(message(nftables(kind), flags, first + len(found), family, body))
-        for change in kept:
-            if change.elements:
-                found += [one.raw for one in encode_change(change, first + len(found))]
-        return found
-
-    nft.transact(messages)
+def _mend(namespace: Enterable | None, declared: Ruleset) -> list[str]:
+    with _socket(namespace) as nft:
+        said = readback.differences(nft, declared)
+    if said:
+        # Another socket: the first may still be in the middle of a long list.
+        with _socket(namespace) as nft:
+            replacement.replace(nft, declared)
+    return said
 
 
 @contextlib.contextmanager

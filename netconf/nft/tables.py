@@ -16,9 +16,9 @@ src/payload.c, src/meta.c, src/numgen.c (…_expr_build_udata) for rule 4.
 
 from __future__ import annotations
 
-import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -38,8 +38,6 @@ from netconf.nft.encoding import (
     NFTA_SET_ELEM_LIST_SET,
     NFTA_SET_ELEM_LIST_TABLE,
     NFTA_TABLE_NAME,
-    NFTA_TABLE_USERDATA,
-    NFTNL_UDATA_TABLE_COMMENT,
     attribute,
     nested,
     string,
@@ -193,21 +191,21 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
     counters: tuple[str, ...] = ()
     chains: tuple[Chain, ...]
 
-    def messages(self, table: str = TABLE, *, dormant: bool = False) -> list[Message]:
-        """Return what makes the table under the name `table`, in the order of rule 2."""
-        flags = _u32(NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT if dormant else 0)
-        comment = _udata(NFTNL_UDATA_TABLE_COMMENT, self.version.encode() + b"\0")
-        body = string(NFTA_TABLE_NAME, table) + flags + attribute(NFTA_TABLE_USERDATA, comment)
-        return [(NFT_MSG_NEWTABLE, NLM_F_EXCL, body), *self._contents(table)]
+    def messages(
+        self,
+        table: str = TABLE,
+        *,
+        dormant: bool = False,
+        counted: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> list[Message]:
+        """Return what makes the table under the name `table`, in the order of rule 2.
 
-    @property
-    def version(self) -> str:
-        """Return what tells this ruleset from others: a hash of its messages."""
-        told = b"".join(body for _, _, body in self._contents(TABLE))
-        return hashlib.sha256(told).hexdigest()[:12]
-
-    def _contents(self, table: str) -> list[Message]:
-        found: list[Message] = []
+        `counted` is the NFTA_OBJ_DATA that a counter begins with, by name; nothing by default.
+        """
+        flags = table_flags(NFT_TABLE_F_DORMANT if dormant else 0)
+        found: list[Message] = [
+            (NFT_MSG_NEWTABLE, NLM_F_EXCL, string(NFTA_TABLE_NAME, table) + flags)
+        ]
         for number, one in enumerate(self.sets, 1):
             identity = string(NFTA_SET_TABLE, table) + _u32(NFTA_SET_ID, number)
             found.append((NFT_MSG_NEWSET, 0, identity + set_attributes(one)))
@@ -217,8 +215,9 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
             if one.elements
         ]
         for name in self.counters:
-            body = string(NFTA_OBJ_TABLE, table) + counter_attributes(name)
-            found.append((NFT_MSG_NEWOBJ, 0, body))
+            kind = string(NFTA_OBJ_NAME, name) + _u32(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER)
+            begin = counted.get(name) or nested(NFTA_OBJ_DATA, *NOTHING_COUNTED)
+            found.append((NFT_MSG_NEWOBJ, 0, string(NFTA_OBJ_TABLE, table) + kind + begin))
         for chain in self.chains:
             body = string(NFTA_CHAIN_TABLE, table) + chain_attributes(chain)
             found.append((NFT_MSG_NEWCHAIN, 0, body))
@@ -233,6 +232,11 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
 def rule(text: str, *statements: Statement) -> Rule:
     """Declare a rule: `text` in nft's language, and the statements that it says."""
     return Rule(text, tuple(one for statement in statements for one in statement))
+
+
+def table_flags(flags: int) -> bytes:
+    """Return the attribute that puts a table to sleep (NFT_TABLE_F_DORMANT) or wakes it (0)."""
+    return _u32(NFTA_TABLE_FLAGS, flags)
 
 
 def set_attributes(declared: SetDeclaration) -> bytes:
@@ -260,12 +264,6 @@ def set_attributes(declared: SetDeclaration) -> bytes:
         parts.append(counter(NFTA_SET_EXPR))
     parts.append(attribute(NFTA_SET_USERDATA, _userdata(declared)))
     return b"".join(parts)
-
-
-def counter_attributes(name: str) -> bytes:
-    """Return what a named counter is, but for its table."""
-    kind = _u32(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER)
-    return string(NFTA_OBJ_NAME, name) + kind + nested(NFTA_OBJ_DATA, *NOTHING_COUNTED)
 
 
 def chain_attributes(chain: Chain) -> bytes:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import struct
@@ -33,7 +34,6 @@ from netconf.nft.encoding import (
     NFT_MSG_GETGEN,
     NFT_MSG_GETOBJ,
     NFT_MSG_GETSETELEM,
-    NFT_MSG_GETTABLE,
     NFT_OBJECT_COUNTER,
     NFTA_GEN_ID,
     NFTA_OBJ_DATA,
@@ -43,7 +43,6 @@ from netconf.nft.encoding import (
     NFTA_SET_ELEM_LIST_SET,
     NFTA_SET_ELEM_LIST_TABLE,
     NFTA_TABLE_NAME,
-    NFTA_TABLE_USERDATA,
     NLM_F_DUMP,
     NLM_F_REQUEST,
     Batch,
@@ -52,7 +51,6 @@ from netconf.nft.encoding import (
     Message,
     attribute,
     attributes,
-    decode_comment,
     decode_counter,
     decode_elements,
     encode_change,
@@ -185,20 +183,6 @@ class NftSocket:
                 found[name] = decode_counter(parts[NFTA_OBJ_DATA])
         return found
 
-    def table_comment(self, family: int, table: str) -> str | None:
-        """Return a table's comment, ``""`` if it has none, None if there is no table."""
-        body = string(NFTA_TABLE_NAME, table)
-
-        def ask(sequence: int) -> bytes:
-            return message(nftables(NFT_MSG_GETTABLE), NLM_F_REQUEST, sequence, family, body)
-
-        try:
-            for payload in self._request(ask):
-                return decode_comment(dict(attributes(payload)).get(NFTA_TABLE_USERDATA, b""))
-        except FileNotFoundError:
-            pass
-        return None
-
     def generation(self) -> int:
         """Return the number of nftables commits in this namespace, whoever made them."""
 
@@ -247,21 +231,42 @@ class NftSocket:
         for payload in self.dump_raw(NFT_MSG_GETSETELEM, target.family, body):
             yield from decode_elements(target, payload)
 
-    def dump_raw(self, kind: int, family: int, body: bytes) -> list[bytes]:
-        """Return the attributes of each object of a dump; `kind` is an NFT_MSG_GET…."""
+    def get(self, kind: int, family: int, body: bytes) -> bytes | None:
+        """Return the attributes of one object, None if there is none; `kind` as in `dump_raw`."""
+
+        def ask(sequence: int) -> bytes:
+            return message(nftables(kind), NLM_F_REQUEST, sequence, family, body)
+
+        try:
+            return next(self._request(ask), None)
+        except FileNotFoundError:
+            return None
+
+    def dump_raw(self, kind: int, family: int, body: bytes, most: int | None = None) -> list[bytes]:
+        """Return the attributes of each object of a dump; `kind` is an NFT_MSG_GET….
+
+        OSError EFBIG if there are more than `most`.
+        """
 
         def ask(sequence: int) -> bytes:
             flags = NLM_F_REQUEST | NLM_F_DUMP
             return message(nftables(kind), flags, sequence, family, body)
 
-        return self._retried(ask)
+        return self._retried(ask, most)
 
-    def _retried(self, ask: Callable[[int], bytes]) -> list[bytes]:
+    def _retried(self, ask: Callable[[int], bytes], most: int | None = None) -> list[bytes]:
         """Return the answers to a dump that no writer interrupted."""
-        for _ in range(DUMP_ATTEMPTS - 1):
-            with contextlib.suppress(InterruptedError):
-                return list(self._request(ask))
-        return list(self._request(ask))
+        for attempt in range(DUMP_ATTEMPTS):
+            try:
+                answers = self._request(ask)
+                found = list(itertools.islice(answers, most))
+                if next(answers, None) is not None:
+                    raise OSError(errno.EFBIG, f"there are more than {most} objects to read")
+                return found
+            except InterruptedError:
+                if attempt == DUMP_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
 
     def _request(self, ask: Callable[[int], bytes]) -> Iterator[bytes]:
         """Yield the payloads (behind nfgenmsg) of all answers to one request."""

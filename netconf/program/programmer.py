@@ -33,6 +33,7 @@ from netconf import keys
 from netconf.errors import NoctuleError, UnknownContainer
 from netconf.namespace import Namespace, identity
 from netconf.netlink.socket import doing
+from netconf.nft import ruleset
 from netconf.nft.elements import (
     EGRESS,
     EGRESS_ICMP,
@@ -243,6 +244,20 @@ class Programmer:
                 if error.errno not in DRIFT:
                     raise
         return change(sockets, observe(sockets, ula), new, ula, ca, cak)
+
+    def mend(self, attachment: Attached, vips: str) -> list[str]:
+        """Make the attachment's ruleset what it should be, under traffic, its elements kept.
+
+        `vips` is the CIDR of the VIPs. Return what was wrong, one sentence each; the errors of
+        `apply`.
+        """
+        sockets = self._open(attachment)
+        with (
+            sockets.lock,
+            doing(f"compare the ruleset of attachment {attachment.id}"),
+            Namespace.open(attachment.netns) as netns,
+        ):
+            return ruleset.mend_container(netns, vips, attachment.ula)
 
     def _open(self, attachment: Attached) -> NetnsSockets:
         found = identity(attachment.netns)

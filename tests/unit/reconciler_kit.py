@@ -100,9 +100,9 @@ class Kernel:
         self._pairs: set[Pair] = set()
         self._ports: set[Pair] = set()
         self.ula = ULA
-        self.loaded: list[tuple[str, str]] = []
-        self.present = True
-        self.current = True
+        self.wrong: list[str] = []
+        """What is wrong with the rulesets of containers."""
+        self.mended: list[tuple[str, str]] = []
         self.deaf = False
 
     def handles(self, netns: Namespace, ifname: str) -> Container:
@@ -128,18 +128,15 @@ class Kernel:
     def del_port(self, port: str, mac: str) -> None:
         self._ports.discard((port, mac))
 
-    def ensure_host(self) -> None:
+    def ensure_host(self) -> list[str]:
         """It is always there."""
+        return []
 
-    def container_present(self, netns: Namespace) -> bool:
-        return self.present
-
-    def container_current(self, netns: Namespace, vips: str, ula: str) -> bool:
-        return self.current
-
-    def load_container(self, netns: Namespace, vips: str, ula: str) -> None:
-        self.present = True
-        self.loaded.append((vips, ula))
+    def mend_container(self, netns: Namespace, vips: str, ula: str) -> list[str]:
+        said, self.wrong = self.wrong, []
+        if said:
+            self.mended.append((vips, ula))
+        return said
 
 
 class Stage:
@@ -148,6 +145,7 @@ class Stage:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.kernel = Kernel()
         monkeypatch.setattr(programmer, "NetnsSockets", self.kernel.handles)
+        monkeypatch.setattr(programmer, "ruleset", self.kernel)
         monkeypatch.setattr(module, "host", self.kernel)
         monkeypatch.setattr(audit_module, "host", self.kernel)
         monkeypatch.setattr(audit_module, "ruleset", self.kernel)

@@ -41,7 +41,6 @@ from netconf.nft.encoding import (
     Flows,
     attribute,
     attributes,
-    decode_comment,
     decode_elements,
     encode_change,
     encode_flow_delete,
@@ -209,4 +208,3 @@ def test_an_ipv6_address_is_spelt_as_the_kernels_elements_are_read(address, ula)
 @given(st.binary(max_size=200))
 def test_no_bytes_from_outside_break_the_decoder(raw):
     list(attributes(raw))
-    decode_comment(bytes((0, 2)) + b"x\0" + raw)

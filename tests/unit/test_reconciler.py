@@ -410,11 +410,10 @@ def test_a_ruleset_removed_by_hand_comes_back(stage: Stage) -> None:
         await made.request()
         container = stage.kernel.containers["eth1"]
         sets = container.tables.sets
-        container.tables.sets = {}
-        stage.kernel.present = False
+        stage.kernel.wrong = ["table inet noctule is missing"]
+        container.tables.sets = {name: {} for name in sets}  # as the new one is
         assert await stage.audit.full() == [f"{one.id} (web): table inet noctule is missing"]
-        assert stage.kernel.loaded == [("10.80.0.0/16", ULA)]
-        container.tables.sets = {name: {} for name in sets}
+        assert stage.kernel.mended == [("10.80.0.0/16", ULA)]
         assert await made.request() is True
         assert agrees(stage, one, view(*PEERS))
 
@@ -433,13 +432,34 @@ def test_what_was_attached_before_an_ipv6_network_stays_ipv4_and_is_programmed(
         assert agrees(stage, one, view(*PEERS))
         assert await stage.audit.full() == []
         where = f"{one.id} (web): "
-        (said,) = await stage.audit.outdated()
+        (said,) = stage.audit.outdated()
         assert said == f"{where}addresses.ula was absent and is {ULA}; recreate the container"
-        stage.kernel.current = False
-        said = await stage.audit.outdated()
-        assert f"{where}its ruleset is of another version; recreate the container" in said
 
     stage.run(scene)
+
+
+def test_a_ruleset_of_another_release_is_replaced_once_and_programmed_anew(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = stage.add(1), stage.add(2)
+    for attachment in (one, two):
+        stage.views[attachment.id] = view(*PEERS)
+
+    async def scene(made: Reconciler) -> None:
+        await made.request()
+        stage.kernel.wrong = ["table inet noctule: chain input: a rule is missing: jump stray"]
+        del stage.kernel.containers["eth1"].tables.sets[EGRESS.name][(2, "tcp", 80)]
+        await stage.audit.upgrade()
+        assert stage.kernel.mended == [("10.80.0.0/16", ULA)]
+        assert await made.request() is True
+        assert agrees(stage, one, view(*PEERS))
+        await stage.audit.upgrade()
+        assert len(stage.kernel.mended) == 1
+
+    with caplog.at_level("INFO", "noctule"):
+        stage.run(scene)
+    (logged,) = (one for one in caplog.records if one.message == "ruleset replaced")
+    assert "jump stray" in logged.__dict__["fields"]["was"]
 
 
 def test_a_pass_beside_an_audit_is_remembered_as_it_was(stage: Stage) -> None:

@@ -1,0 +1,292 @@
+"""Where a table in the kernel departs from its declaration, one sentence for each difference.
+
+1. All that packets meet is compared: that the table is awake, each chain's type, hook, priority
+   and policy, each rule's expressions in order, each set's declaration, constant elements, and that
+   there is nothing else. What fills the sets is `netconf.program.actual`'s.
+2. What was sent is compared attribute by attribute. The kernel adds some of its own, more of them
+   with each version: one that is all zero says what is so by default; any other is a difference.
+3. A rule is ours whatever its handle, counters or comment.
+4. A container with CAP_NET_ADMIN may put anything into its namespace: no more than `MOST` objects
+   of a kind are read, and no more than `SAID` sentences said. Chains are asked for by name, since
+   the kernel cannot list those of one table.
+
+Source: net/netfilter/nf_tables_api.c (nf_tables_fill_chain_info, …_fill_rule_info, …_fill_set).
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Final
+
+from netconf.nft.elements import NFPROTO_INET, TABLE
+from netconf.nft.encoding import (
+    NFT_MSG_GETOBJ,
+    NFT_MSG_GETSETELEM,
+    NFT_MSG_GETTABLE,
+    NFTA_OBJ_NAME,
+    NFTA_OBJ_TABLE,
+    NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE,
+    NFTA_TABLE_NAME,
+    NLA_F_NESTED,
+    NLA_TYPE_MASK,
+    attributes,
+    decode_elements,
+    raw_attributes,
+    string,
+    tagged_attributes,
+)
+from netconf.nft.tables import (
+    NFT_TABLE_F_DORMANT,
+    NFTA_CHAIN_HOOK,
+    NFTA_CHAIN_NAME,
+    NFTA_CHAIN_POLICY,
+    NFTA_CHAIN_TABLE,
+    NFTA_CHAIN_TYPE,
+    NFTA_RULE_CHAIN,
+    NFTA_RULE_EXPRESSIONS,
+    NFTA_RULE_TABLE,
+    NFTA_SET_DATA_LEN,
+    NFTA_SET_DATA_TYPE,
+    NFTA_SET_DESC,
+    NFTA_SET_EXPR,
+    NFTA_SET_FLAGS,
+    NFTA_SET_GC_INTERVAL,
+    NFTA_SET_KEY_LEN,
+    NFTA_SET_KEY_TYPE,
+    NFTA_SET_NAME,
+    NFTA_SET_TABLE,
+    NFTA_SET_TIMEOUT,
+    NFTA_TABLE_FLAGS,
+    Chain,
+    Rule,
+    Ruleset,
+    SetDeclaration,
+    chain_attributes,
+    set_attributes,
+)
+from netconf.nft.wire import NftSocket
+
+NFT_MSG_GETCHAIN: Final = 4
+NFT_MSG_GETRULE: Final = 7
+NFT_MSG_GETSET: Final = 10
+NFTA_TABLE_USE: Final = 3
+NFTA_SET_POLICY: Final = 8
+NFTA_SET_EXPRESSIONS: Final = 18
+
+POLICIES: Final = ("drop", "accept")
+"""By NF_DROP and NF_ACCEPT."""
+
+SET: Final = (
+    NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE, NFTA_SET_KEY_LEN, NFTA_SET_DATA_TYPE, NFTA_SET_DATA_LEN,
+    NFTA_SET_DESC, NFTA_SET_TIMEOUT, NFTA_SET_GC_INTERVAL, NFTA_SET_EXPR, NFTA_SET_POLICY,
+    NFTA_SET_EXPRESSIONS,
+)  # fmt: skip
+"""What makes a set; the rest the kernel tells of it, or keeps for nft."""
+
+LAYOUT: Final = (NFTA_SET_KEY_TYPE, NFTA_SET_KEY_LEN, NFTA_SET_DATA_TYPE, NFTA_SET_DATA_LEN)
+"""What must be alike for one set to take the elements of another."""
+
+MOST: Final = 1000
+"""Objects of a kind: many times what any table of ours has."""
+
+SAID: Final = 10
+"""Sentences of one table."""
+
+
+def name_of(family: int, table: str = TABLE) -> str:
+    """Return how people call a table."""
+    return f"table {'inet' if family == NFPROTO_INET else 'bridge'} {table}"
+
+
+def awake(nft: NftSocket, family: int, table: str) -> bool | None:
+    """Tell whether a table's chains are in force; None if there is no such table."""
+    found = nft.get(NFT_MSG_GETTABLE, family, string(NFTA_TABLE_NAME, table))
+    if found is None:
+        return None
+    return not _number(dict(attributes(found)).get(NFTA_TABLE_FLAGS, b"")) & NFT_TABLE_F_DORMANT
+
+
+def differences(nft: NftSocket, declared: Ruleset) -> list[str]:
+    """Say where the table departs from `declared`; empty where nothing does.
+
+    OSError if the kernel refuses to tell.
+    """
+    where = name_of(declared.family)
+    force = awake(nft, declared.family, TABLE)
+    if force is None:
+        return [f"{where} is missing"]
+    found = [] if force else [f"{where} is dormant: none of its chains is in force"]
+    try:
+        for one in itertools.chain(
+            _surplus(nft, declared), _sets(nft, declared), _chains(nft, declared)
+        ):
+            found.append(f"{where}: {one}")
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        found.append(f"{where} holds more than {MOST} rules or sets: not all was read")
+    if len(found) > SAID:
+        found[SAID:] = [f"{where}: and {len(found) - SAID} further differences"]
+    return found
+
+
+def fits(nft: NftSocket, table: str, declared: SetDeclaration) -> bool:
+    """Tell whether a set of `table` holds what the declared one does, so that its elements may
+    move there."""
+    target = declared.set
+    body = string(NFTA_SET_TABLE, table) + string(NFTA_SET_NAME, target.name)
+    found = nft.get(NFT_MSG_GETSET, target.family, body)
+    return found is not None and _alike(set_attributes(declared), found, LAYOUT)
+
+
+def _surplus(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
+    """Count what the table has: a chain that is not ours is found by that alone."""
+    found = nft.get(NFT_MSG_GETTABLE, declared.family, string(NFTA_TABLE_NAME, TABLE))
+    there = _number(dict(attributes(found or b"")).get(NFTA_TABLE_USE, b""))
+    ours = len(declared.sets) + len(declared.chains) + len(declared.counters)
+    if there > ours:
+        yield f"it holds {there} chains, sets and counters in place of {ours}"
+        try:
+            listed = nft.dump_raw(NFT_MSG_GETCHAIN, declared.family, b"", MOST)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            return
+        known = {chain.name for chain in declared.chains}
+        for parts in map(dict, map(attributes, listed)):
+            name = _text(parts[NFTA_CHAIN_NAME])
+            if _text(parts[NFTA_CHAIN_TABLE]) == TABLE and name not in known:
+                yield f"chain {_shown(name)} should not be there"
+
+
+def _sets(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
+    family = declared.family
+    body = string(NFTA_SET_TABLE, TABLE)
+    found = {}
+    for raw in nft.dump_raw(NFT_MSG_GETSET, family, body, MOST):
+        parts = dict(attributes(raw))
+        if _text(parts[NFTA_SET_TABLE]) == TABLE:
+            found[_text(parts[NFTA_SET_NAME])] = raw
+    for one in declared.sets:
+        name = one.set.name
+        there = found.pop(name, None)
+        if there is None:
+            yield f"set {name} is missing"
+        elif not _alike(set_attributes(one), there, SET):
+            yield f"set {name} is declared otherwise"
+        elif one.elements:
+            which = string(NFTA_SET_ELEM_LIST_TABLE, TABLE) + string(NFTA_SET_ELEM_LIST_SET, name)
+            held = {
+                key
+                for payload in nft.dump_raw(NFT_MSG_GETSETELEM, family, which, MOST)
+                for (key, _), _ in decode_elements(one.set, payload)
+            }
+            if held != set(one.elements):
+                yield f"set {name} does not hold what it always holds"
+    yield from (f"set {_shown(name)} should not be there" for name in found)
+    counters = {
+        _text(dict(attributes(raw))[NFTA_OBJ_NAME])
+        for raw in nft.dump_raw(NFT_MSG_GETOBJ, family, string(NFTA_OBJ_TABLE, TABLE), MOST)
+    }
+    yield from (f"counter {name} is missing" for name in declared.counters if name not in counters)
+
+
+def _chains(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
+    rules: dict[str, list[bytes]] = {}
+    body = string(NFTA_RULE_TABLE, TABLE)
+    for raw in nft.dump_raw(NFT_MSG_GETRULE, declared.family, body, MOST):
+        parts = dict(attributes(raw))
+        if _text(parts[NFTA_RULE_TABLE]) == TABLE:
+            of_chain = rules.setdefault(_text(parts[NFTA_RULE_CHAIN]), [])
+            of_chain.append(parts.get(NFTA_RULE_EXPRESSIONS, b""))
+    for chain in declared.chains:
+        body = string(NFTA_CHAIN_TABLE, TABLE) + string(NFTA_CHAIN_NAME, chain.name)
+        there = nft.get(NFT_MSG_GETCHAIN, declared.family, body)
+        if there is None:
+            yield f"chain {chain.name} is missing"
+            continue
+        yield from (f"chain {chain.name} {one}" for one in _chain(chain, there))
+        found = rules.get(chain.name, [])
+        yield from (f"chain {chain.name}: {one}" for one in _rules(chain.rules, found))
+
+
+def _chain(declared: Chain, there: bytes) -> Iterator[str]:
+    parts = dict(attributes(there))
+    if not _alike(chain_attributes(declared), there, (NFTA_CHAIN_HOOK, NFTA_CHAIN_TYPE)):
+        yield "meets packets elsewhere than it should"
+    if declared.hook is not None:
+        policy = _number(parts.get(NFTA_CHAIN_POLICY, b""))
+        if policy != declared.hook.policy:
+            yield f"has policy {POLICIES[policy & 1]}, not {POLICIES[declared.hook.policy]}"
+
+
+def _rules(declared: tuple[Rule, ...], there: list[bytes]) -> Iterator[str]:
+    """Compare in order; `there` are the rules' expressions."""
+    known = [
+        next((n for n, one in enumerate(declared) if _is(one, raw)), -place)
+        for place, raw in enumerate(there, 1)
+    ]
+    compared = difflib.SequenceMatcher(None, range(len(declared)), known, autojunk=False)
+    for what, first, last, begin, end in compared.get_opcodes():
+        if what == "equal":
+            continue
+        yield from (f"a rule is missing: {one.text}" for one in declared[first:last])
+        for place in range(begin, end):
+            meant = f": {declared[known[place]].text}" if known[place] >= 0 else ""
+            yield f"rule {place + 1} should not be there{meant}"
+
+
+# All containers of a node give the same answers.
+@functools.lru_cache(maxsize=4096)
+def _is(declared: Rule, raw: bytes) -> bool:
+    """Tell whether the expressions of a rule in the kernel are those declared."""
+    there = [payload for _, payload in attributes(raw)]
+    if len(there) != len(declared.expressions):
+        return False
+    return all(
+        _contains(next(payload for _, payload in attributes(sent)), found)
+        for sent, found in zip(declared.expressions, there, strict=True)
+    )
+
+
+def _contains(sent: bytes, found: bytes) -> bool:
+    """Tell whether attributes read back are those sent, and by default otherwise (rule 2)."""
+    there = dict(attributes(found))
+    for kind, payload in tagged_attributes(sent):
+        held = there.pop(kind & NLA_TYPE_MASK, None)
+        if held is None:
+            if any(payload):
+                return False
+        elif kind & NLA_F_NESTED:
+            if not _contains(payload, held):
+                return False
+        elif held != payload:
+            return False
+    return not any(map(any, there.values()))
+
+
+def _alike(sent: bytes, found: bytes, kinds: tuple[int, ...]) -> bool:
+    """Compare the attributes `kinds` of an object."""
+    ours, theirs = raw_attributes(sent), raw_attributes(found)
+    return _contains(
+        b"".join(ours[kind] for kind in kinds if kind in ours),
+        b"".join(theirs[kind] for kind in kinds if kind in theirs),
+    )
+
+
+def _number(raw: bytes) -> int:
+    return int.from_bytes(raw, "big")
+
+
+def _text(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode(errors="replace")
+
+
+def _shown(name: str) -> str:
+    """Make a name that others chose fit for a log."""
+    return ascii(name)[1:-1]

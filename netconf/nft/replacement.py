@@ -1,0 +1,163 @@
+"""A table replaced under running traffic: no flow is lost, and nothing is open meanwhile.
+
+1. At every moment a whole table is in force. So there are two for a while: what one of them
+   refuses is refused, and the first that maps a flow to a replica has mapped it.
+2. Neither comes nor goes in one batch with its rules. In a batch that makes a base chain, the
+   kernel lets the chain meet packets before its rules are active, and in one that deletes it,
+   after they are not: a policy of drop then drops what it should not, one of accept lets all pass.
+   (nf_tables_addchain registers the hook at once; nf_tables_commit unregisters it last. That lost
+   up to 6 packets in 1,000 replacements.) So a table is made dormant, with all its elements, and
+   woken in a batch of its own; and put to sleep in one before it is deleted.
+3. Steps, from the table as it is to the one that should be, by the only names there are:
+
+       make NEXT of TABLE's elements, asleep  →  wake NEXT  →  TABLE to sleep  →  delete TABLE  →
+       make TABLE of NEXT's elements, asleep  →  wake TABLE  →  NEXT to sleep  →  delete NEXT
+
+4. A crash leaves what `replace` finishes, whoever calls it: TABLE, if it is awake, is whole, and
+   NEXT is thrown away; otherwise NEXT is, and TABLE is made of it. If neither is awake, nothing
+   was in force, and a new table is loaded at once.
+5. Elements move as bytes, with the counters and the time left of those that have them, where both
+   sets hold the same; other sets begin empty, for whoever programs them to fill. What is counted
+   between a copy and the waking, a few milliseconds, is lost.
+6. Nobody else changes the table's elements meanwhile: the caller sees to that.
+
+Sources: net/netfilter/nf_tables_api.c (nf_tables_updtable, nf_tables_table_disable), and
+net/netfilter/nf_nat_core.c (nf_nat_inet_fn) for the first mapping.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from netconf.nft import readback
+from netconf.nft.elements import TABLE
+from netconf.nft.encoding import (
+    NFT_MSG_DELTABLE,
+    NFT_MSG_GETOBJ,
+    NFT_MSG_GETSETELEM,
+    NFT_MSG_NEWSETELEM,
+    NFTA_OBJ_DATA,
+    NFTA_OBJ_NAME,
+    NFTA_OBJ_TABLE,
+    NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE,
+    NFTA_TABLE_NAME,
+    NLM_F_CREATE,
+    NLM_F_REQUEST,
+    attributes,
+    message,
+    nested,
+    nftables,
+    raw_attributes,
+    string,
+)
+from netconf.nft.tables import (
+    NFT_MSG_NEWTABLE,
+    NFT_TABLE_F_DORMANT,
+    Message,
+    Ruleset,
+    table_flags,
+)
+from netconf.nft.wire import NftSocket
+
+NEXT: Final = f"{TABLE}-next"
+"""The table that stands in while the other is made anew."""
+
+MOST_ELEMENTS: Final = 200_000
+"""Of one set: far more than any daemon of ours writes. What holds more is not carried over."""
+
+
+def replace(nft: NftSocket, declared: Ruleset) -> None:
+    """Make the table as `declared`, whatever is there, and carry its elements over.
+
+    OSError as the kernel gave it; a table was in force then too, if one was before.
+    """
+    family = declared.family
+    table, following = (readback.awake(nft, family, name) for name in (TABLE, NEXT))
+    if not table and not following:
+        load(nft, declared)
+        return
+    if table:
+        if following is not None:
+            remove(nft, family, NEXT)
+        _copy(nft, declared, TABLE, NEXT)
+    if table is not None:
+        remove(nft, family, TABLE)
+    _copy(nft, declared, NEXT, TABLE)
+    remove(nft, family, NEXT)
+
+
+def load(nft: NftSocket, declared: Ruleset) -> None:
+    """Make the table at once, without elements, in place of what has its names.
+
+    For a namespace that nothing passes through yet, or that had nothing in force.
+    """
+    family = declared.family
+    present = [name for name in (TABLE, NEXT) if readback.awake(nft, family, name) is not None]
+    gone = [(NFT_MSG_DELTABLE, 0, string(NFTA_TABLE_NAME, name)) for name in present]
+    _send(nft, family, [*gone, *declared.messages()])
+
+
+def remove(nft: NftSocket, family: int, table: str) -> None:
+    """Take a table out of force, and then away; OSError ENOENT if there is none."""
+    name = string(NFTA_TABLE_NAME, table)
+    _send(nft, family, [(NFT_MSG_NEWTABLE, 0, name + table_flags(NFT_TABLE_F_DORMANT))])
+    nft.delete_table(family, table)
+
+
+def _copy(nft: NftSocket, declared: Ruleset, source: str, target: str) -> None:
+    """Make `target` of the elements in `source`, and put it in force (rule 2)."""
+    family = declared.family
+    made = declared.messages(target, dormant=True, counted=_counted(nft, family, source))
+    _send(nft, family, [*made, *_elements(nft, declared, source, target)])
+    name = string(NFTA_TABLE_NAME, target)
+    _send(nft, family, [(NFT_MSG_NEWTABLE, 0, name + table_flags(0))])
+
+
+def _counted(nft: NftSocket, family: int, table: str) -> dict[str, bytes]:
+    """Return each named counter's NFTA_OBJ_DATA."""
+    listed = nft.dump_raw(NFT_MSG_GETOBJ, family, string(NFTA_OBJ_TABLE, table), readback.MOST)
+    found = {}
+    for payload in listed:
+        name = dict(attributes(payload))[NFTA_OBJ_NAME].rstrip(b"\0").decode(errors="replace")
+        found[name] = raw_attributes(payload)[NFTA_OBJ_DATA]
+    return found
+
+
+def _elements(nft: NftSocket, declared: Ruleset, source: str, target: str) -> list[Message]:
+    """Return what fills `target` as `source` is filled (rule 5)."""
+    family = declared.family
+    found: list[Message] = []
+    for one in declared.sets:
+        if one.elements or not readback.fits(nft, source, one):
+            continue
+        name = string(NFTA_SET_ELEM_LIST_SET, one.set.name)
+        try:
+            listed = nft.dump_raw(
+                NFT_MSG_GETSETELEM,
+                family,
+                string(NFTA_SET_ELEM_LIST_TABLE, source) + name,
+                MOST_ELEMENTS,
+            )
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            continue
+        place = string(NFTA_SET_ELEM_LIST_TABLE, target) + name
+        for payload in listed:
+            held = dict(attributes(payload)).get(NFTA_SET_ELEM_LIST_ELEMENTS, b"")
+            if held:
+                body = place + nested(NFTA_SET_ELEM_LIST_ELEMENTS, held)
+                found.append((NFT_MSG_NEWSETELEM, 0, body))
+    return found
+
+
+def _send(nft: NftSocket, family: int, messages: list[Message]) -> None:
+    nft.transact(
+        lambda first: [
+            message(nftables(kind), NLM_F_REQUEST | NLM_F_CREATE | flags, number, family, body)
+            for number, (kind, flags, body) in enumerate(messages, first)
+        ]
+    )
