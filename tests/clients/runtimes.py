@@ -9,18 +9,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from netconf.names import NAMESERVER
+from tests import vanishing
 from tests.clients.image import IMAGE, image
 from tests.e2e.cluster import NETWORK, Cluster
 from tests.e2e.machine import run, until
@@ -103,8 +104,13 @@ class Runtime(ABC):
 
     def unmount(self) -> None:
         """Take away the mounts that the runtime keeps while it is installed."""
-        for mount in reversed(self.mounts()):
-            run("umount", mount)
+
+        def unmounted() -> bool:
+            for mount in reversed(self.mounts()):
+                run("umount", mount, check=False)  # the runtime may be at it too
+            return not self.mounts()
+
+        until(unmounted, f"the mounts of {self.kind} to go")
 
     def mounts(self) -> list[str]:
         """Return the mount points below the folder, in the order they were made."""
@@ -168,9 +174,9 @@ class Podman(Runtime):
     def monitors(self) -> dict[str, int]:
         """Return the pid of each container's conmon, by the container's id."""
         found: dict[str, int] = {}
-        for pid, words in _processes():
-            if words[0].endswith("conmon") and f"{self.folder}/root" in " ".join(words):
-                found[words[words.index("-c") + 1]] = pid
+        for pid, words in _processes("conmon"):
+            if f"{self.folder}/root" in " ".join(words):
+                found[_after("-c", words)] = pid
         return found
 
 
@@ -251,10 +257,10 @@ class Containerd(Runtime):
     def shim(self, name: str) -> int:
         """Return the pid of a container's shim."""
         return next(
-            pid for pid, words in _processes()
-            if words[0].endswith("containerd-shim-runc-v2") and f"{self.folder}/sock" in words
-            and words[words.index("-id") + 1] == name
-        )  # fmt: skip
+            pid
+            for pid, words in _processes("containerd-shim-runc-v2")
+            if f"{self.folder}/sock" in words and _after("-id", words) == name
+        )
 
     def close(self) -> None:
         """Remove everything."""
@@ -268,15 +274,16 @@ class Containerd(Runtime):
 
 def leftovers(*runtimes: Runtime) -> list[str]:
     """Return a line for each mount of these and for each namespace that has a name."""
-    names = [f"namespace {path.name}" for path in Path("/run/netns").iterdir()]
+    names = [f"namespace {path.name}" for path in vanishing.listed(Path("/run/netns"))]
     return sorted(names + [mount for one in runtimes for mount in one.mounts()])
 
 
-def _processes() -> list[tuple[int, list[str]]]:
-    """Return the pid and the command line of all that run."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            found.append((int(entry.name), words))
-    return found
+def _processes(program: str) -> list[tuple[int, list[str]]]:
+    """Return the pid and the command line of all that run a `program`."""
+    found = [(pid, vanishing.words(pid)) for pid in vanishing.processes()]
+    return [(pid, words) for pid, words in found if words and words[0].endswith(program)]
+
+
+def _after(option: str, words: list[str]) -> str:
+    """Return the word after `option`; "" without one, as in a process between fork and exec."""
+    return dict(pairwise(words)).get(option, "")

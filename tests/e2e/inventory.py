@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests import vanishing
 from tests.e2e.bare import namespaces
 from tests.e2e.cluster import Cluster
 from tests.e2e.container import Container
@@ -106,26 +107,19 @@ def _shown(path: str, *command: str) -> Any:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
+    for path in vanishing.below(folder):
         yield f"file {path.relative_to(folder)}"
 
 
 def _open_files(pid: int) -> Iterator[str]:
     """Descriptors; threads are not counted, for pools grow to their bound when first needed."""
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            yield "open " + re.sub(r"\d+", "N", str(link.readlink()))
-        except FileNotFoundError:
-            continue
+    for target in vanishing.descriptors(pid):
+        yield "open " + re.sub(r"\d+", "N", target)
 
 
 def _processes(path: str) -> Iterator[str]:
     """Processes in the node's namespace, zombies and all."""
-    home = Path(path).stat()
-    for entry in Path("/proc").iterdir():
-        try:
-            place = (entry / "ns/net").stat() if entry.name.isdecimal() else None
-            if place is not None and place.st_ino == home.st_ino:
-                yield f"process {(entry / 'comm').read_text().strip()}"
-        except OSError:
-            continue
+    home = vanishing.inode(Path(path))
+    for pid in vanishing.processes():
+        if home is not None and vanishing.inode(Path(f"/proc/{pid}/ns/net")) == home:
+            yield f"process {vanishing.name(pid)}"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import vanishing
 from tests.e2e.bare import Bare, bare
 from tests.e2e.cluster import PLUGIN, Cluster
 from tests.e2e.container import Container
@@ -186,7 +187,8 @@ def _killed_amid(cluster: Cluster, wanted: list[tuple[float, str, Bare]]) -> lis
 def _files(cluster: Cluster, container: Container) -> list[Path]:
     """The state files of a container."""
     folder = cluster.base / container.node / "run" / "attachments"
-    return [path for path in folder.iterdir() if f'"{container.name}"' in path.read_text()]
+    mine = f'"{container.name}"'
+    return [path for path in vanishing.listed(folder) if mine in (vanishing.read(path) or "")]
 
 
 def _complete_or_nothing(cluster: Cluster, boxes: list[Bare]) -> int:

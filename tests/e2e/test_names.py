@@ -17,6 +17,7 @@ import dnslib
 import pytest
 
 from netconf.names import NAMESERVER
+from tests import vanishing
 from tests.e2e.bare import bare
 from tests.e2e.cluster import POLICY, Cluster
 from tests.e2e.conftest import telling
@@ -170,4 +171,4 @@ def test_no_namespace_is_kept(cluster: Cluster) -> None:
 
 
 def _open_files(cluster: Cluster) -> int:
-    return len(list(Path(f"/proc/{cluster.resolvers['n1'].pid}/fd").iterdir()))
+    return len(list(vanishing.descriptors(cluster.resolvers["n1"].pid)))

@@ -16,6 +16,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from tests import vanishing
 from tests.e2e.cluster import PLUGIN, Cluster
 from tests.e2e.container import Container
 from tests.e2e.machine import run, until
@@ -87,10 +88,8 @@ class Booted(Cluster):
         if self._machines[node].poll() is not None:
             console = self.base / "machine" / node / "console"
             raise AssertionError(f"{node} did not boot: {console.read_text()}")
-        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-            if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
-                return int(child)
-        return 0
+        # The child is first a shell, which runs commands of its own, and then systemd.
+        return next((c for c in vanishing.children(parent) if vanishing.name(c) == "systemd"), 0)
 
     def _running(self, node: str) -> bool:
         return (
@@ -191,8 +190,8 @@ def _remove_cgroup(folder: Path) -> None:
     """Remove a group and those in it; a process that ends just now may keep one for a moment."""
 
     def removed() -> bool:
-        for path in sorted(folder.rglob("*/"), reverse=True):
-            with contextlib.suppress(OSError):
+        for path in reversed(vanishing.below(folder)):
+            with contextlib.suppress(OSError):  # the files of a group are not removed, it is
                 path.rmdir()
         with contextlib.suppress(OSError):
             folder.rmdir()

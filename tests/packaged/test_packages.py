@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import vanishing
 from tests.e2e.cluster import PLUGIN, POLICY, Failed
 from tests.e2e.conftest import telling
 from tests.e2e.container import Container
@@ -179,10 +180,13 @@ def waiting_add(cluster: Booted, container: Container) -> subprocess.Popen[str]:
 
 def _system_call(nsenter: int) -> str:
     """Number and first argument of the system call that nsenter's child, the plugin, is in."""
-    children = Path(f"/proc/{nsenter}/task/{nsenter}/children").read_text().split()
-    if len(children) != 1 or "/release/" not in str(Path(f"/proc/{children[0]}/exe").readlink()):
+    children = vanishing.children(nsenter)
+    if len(children) != 1:
         return ""
-    return " ".join(Path(f"/proc/{children[0]}/syscall").read_text().split()[:2])
+    plugin = Path(f"/proc/{children[0]}")
+    if "/release/" not in (vanishing.link(plugin / "exe") or ""):
+        return ""
+    return " ".join((vanishing.read(plugin / "syscall") or "").split()[:2])
 
 
 @pytest.fixture(scope="module")
