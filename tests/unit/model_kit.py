@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
+import shutil
 import tempfile
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -41,13 +43,23 @@ def folder(cluster: str = "lab") -> Path:
 
 @functools.cache
 def _folder(cluster: str) -> Path:
-    made = tempfile.TemporaryDirectory(prefix="noctule-pki-")
-    atexit.register(made.cleanup)
-    path = Path(made.name)
+    path = Path(tempfile.mkdtemp(prefix="noctule-pki-"))
+    atexit.register(_remove, path, os.getpid())
     pki.init(path, cluster, NOW)
     for node in SLICES:
         pki.issue(path, node, ["192.0.2.1"], NOW)
     return path
+
+
+def _remove(path: Path, maker: int) -> None:
+    """Remove a folder at the end of the process that made it.
+
+    A forked child inherits what its parent registered and must not act on it. A
+    TemporaryDirectory would: Python 3.13 clears the list in a child of `multiprocessing`, which
+    drops the last reference, and the object then removes its folder.
+    """
+    if os.getpid() == maker:
+        shutil.rmtree(path)
 
 
 @functools.cache
