@@ -20,8 +20,13 @@ from tests.e2e.container import Container
 
 MS_BIND = 0x1000
 """include/uapi/linux/mount.h"""
+MS_REC = 0x4000
+MS_SHARED = 1 << 20
 MNT_DETACH = 2
 """include/linux/fs.h"""
+
+NETNS = Path("/run/netns")
+"""Where ``ip netns`` looks for names."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,7 +38,8 @@ class Bare(Container):
         """Make the namespace. The base class's process does not exist, and nothing asks for it."""
         self.name, self.node, self.service = name, node, service
         self.ifname, self.result, self.add_ms = "eth0", {}, 0.0
-        self._path = Path("/run/netns") / name
+        _share(NETNS)
+        self._path = NETNS / name
         self._path.touch(exist_ok=False)
         try:
             _in_a_thread(self._bind)
@@ -100,6 +106,18 @@ def _check(result: int) -> None:
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+
+
+def _share(folder: Path) -> None:
+    """Make `folder` a shared mount if it is none, as the first ``ip netns add`` after boot does.
+
+    A folder that is none would become one later, over the namespaces in it, and hide them.
+    """
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    place = bytes(folder)
+    if _libc.mount(b"", place, b"none", MS_SHARED | MS_REC, None) != 0:
+        _check(_libc.mount(place, place, b"none", MS_BIND | MS_REC, None))
+        _check(_libc.mount(b"", place, b"none", MS_SHARED | MS_REC, None))
 
 
 def _in_a_thread(act: Callable[[], None]) -> None:

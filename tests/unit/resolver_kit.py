@@ -31,9 +31,7 @@ NODE = NodeNet(
     mtu=1468,
 )  # fmt: skip
 LIMIT = 10.0
-NAMESPACES = pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/run/netns").is_dir(), reason="needs root and ip netns"
-)
+NAMESPACES = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for namespaces")
 
 
 class Node:

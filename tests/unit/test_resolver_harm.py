@@ -14,13 +14,12 @@ import pytest
 
 from daemon.resolver import nameserver as parts
 from netconf.names import NAMESERVER
-from tests.e2e.machine import run, socket_in, until
+from tests.e2e.machine import socket_in, until
 from tests.unit.resolver_kit import (
     LIMIT,
     NAMES,
     NAMESPACES,
     Node,
-    becomes,
     dial,
     framed,
     query,
@@ -114,15 +113,3 @@ def test_a_client_that_does_not_read(node: Node, monkeypatch: pytest.MonkeyPatch
             while True:
                 sock.sendall(framed(query()) * 100)
         assert resolve(box) == "10.80.0.1"
-
-
-def test_sockets_that_were_destroyed_are_made_anew(node: Node) -> None:
-    """CAP_NET_ADMIN in a container may do that (sock_diag(7), SOCK_DESTROY)."""
-    node.names(NAMES)
-    box, other = node.box(), node.box()
-    with serving(node):
-        killed = run("ip", "netns", "exec", box.name, "ss", "-KHuan", "src", NAMESERVER)
-        if NAMESERVER not in killed.stdout:
-            pytest.skip("this kernel destroys no sockets (CONFIG_INET_DIAG_DESTROY)")
-        becomes("10.80.0.1", box)
-        assert resolve(other) == "10.80.0.1"
