@@ -67,7 +67,7 @@ def _run(args: argparse.Namespace) -> int:
     options = machine.Options(args.cpus, args.memory, args.icount, fast, args.append)
     with _workplace() as work:
         text, carried = payload.guest_command(args.script, args.arguments, recipe.CHECKOUT)
-        files = {"command": text, "environment": payload.environment({})}
+        files = {"command": text, "environment": payload.environment({"NOCTULE_LAB": "1"})}
         _stage_lab(work / "root", files, args.script if carried else None)
         log = work / "console"
         return _report(machine.run(_boot(built, options, work), args.timeout, log), log)

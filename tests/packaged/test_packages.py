@@ -284,11 +284,10 @@ def test_upgrade_under_traffic_and_calls(
     assert json.loads(cluster.sh("n1", "noctulectl verify --json"))["differences"] == []
 
 
+@pytest.mark.full  # two more installations take a minute
 def test_reinstalled_and_downgraded(
-    cluster: Booted, newer: Path, web: Container, stream: Stream, full: bool
+    cluster: Booted, newer: Path, web: Container, stream: Stream
 ) -> None:
-    if not full:
-        pytest.skip("only with --full: two more installations take a minute")
     before = releases(cluster, "n1")
     assert len(before) == 2
     for package, now in ((newer, NEXT), (PACKAGE, VERSION)):
