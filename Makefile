@@ -21,7 +21,13 @@ VENV    := .venv/bin
 LAB     := $(VENV)/python -m tests.lab
 HERE    := $(filter-out 0,$(NATIVE))
 RUN     := $(LAB) run --timeout $(TIMEOUT) $(if $(CPUS),--cpus $(CPUS)) $(if $(HERE),--native)
-TYPED   := $(wildcard cni netconf daemon) tests/lab
+TYPED   := $(wildcard cni netconf daemon) tests/lab tests/parts.py tests/vanishing.py
+PARTS   := $(VENV)/python -m tests.parts
+
+# With what each part needs: a group for each word, and + between parts of one group.
+ALL      = lint unit $(GUEST)
+GUEST   := image packages libcni \
+	e2e:image+clients:image,libcni+kernel:image+packaged:image,packages$(if $(HERE),,+ipv4:image)
 
 # The package, and what it is made of.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -29,7 +35,7 @@ DEB     := dist/noctule_$(VERSION)_amd64.deb
 SOURCES := $(shell find cni netconf daemon packaging -type f -not -name '*.pyc') pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit fuzz guest kernel ipv4 e2e clients packaged soak libcni bench \
+.PHONY: help setup demo test parts lint unit fuzz guest kernel ipv4 e2e clients packaged soak libcni bench \
         lab shell image packages install clean
 
 help:
@@ -41,11 +47,13 @@ setup:
 demo: setup
 	@$(RUN) tests/e2e/demo.sh $(ARGS)
 
-# One after the other, whatever -j says: what fails first should be what is read.
+# All parts, whatever becomes of the others; the last lines say what became of each.
 test: setup
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory unit
-	@$(MAKE) --no-print-directory guest
+	@$(PARTS) $(ALL)
+
+# For .ci/run, whose last line has to be the sums and not make's own remark on a failure.
+parts: setup
+	@echo $(ALL)
 
 lint: setup
 	$(VENV)/ruff check .
@@ -58,12 +66,9 @@ unit: setup
 fuzz: setup
 	$(VENV)/python -m tests.fuzz $(TARGET) --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
 
-# Two machines at a time, for two processors, the longest first; each says all it has to say when
-# it is done. Each gets one: emulated processors of a machine stop one another at every change of
-# a page table, and with two each a process took 1.5 times as long to start.
-guest: image $(DEB) libcni
-	@$(MAKE) --no-print-directory -j2 --output-sync=target CPUS=1 \
-		e2e clients kernel packaged $(if $(HERE),,ipv4)
+# What needs a kernel, two machines at a time, the longest first.
+guest: setup
+	@$(PARTS) $(GUEST)
 
 kernel e2e clients packaged: setup
 	$(RUN) tests/lab/guest-tests.sh tests/$@ $(ARGS)
