@@ -30,7 +30,7 @@ GUEST   := image packages libcni \
 	e2e:image+clients:image,libcni+kernel:image+packaged:image,packages$(if $(HERE),,+ipv4:image)
 
 # The package, and what it is made of.
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' daemon/version.py)
 DEB     := dist/noctule_$(VERSION)_amd64.deb
 SOURCES := $(shell find cni netconf daemon packaging -type f -not -name '*.pyc') pyproject.toml
 

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 package=${1:?usage: build.sh PACKAGE.deb}
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+version=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' daemon/version.py)
 
 tests/lab/setup.sh binutils gcc libexpat1-dev libpython3.11-dev zlib1g-dev
 .venv/bin/pip install --quiet --disable-pip-version-check -r packaging/requirements-build.txt

@@ -23,12 +23,12 @@ from daemon.mesh.local_mesh import LocalMesh
 from daemon.model.store import Outcome, Store
 from daemon.reconcile.planning import Planner
 from daemon.reconcile.reconciler import Reconciler
+from daemon.version import VERSION
 from netconf import names
 from netconf.errors import NoctuleError
 from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
 
-VERSION = "0.1.0"
 HARMLESS = (Outcome.ACCEPTED, Outcome.KNOWN, Outcome.STALE, Outcome.UNKNOWN_SIGNER)
 """What becomes of records in the course of things; the rest was refused."""
 

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import tarfile
 import threading
-import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.version import VERSION
 from tests import vanishing
 from tests.e2e.cluster import PLUGIN, POLICY, Failed
 from tests.e2e.conftest import telling
@@ -30,7 +30,6 @@ from tests.packaged.booted import ROOT, Booted
 from tests.packaged.stream import Stream
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
 NEXT = f"{VERSION}+next"
 PACKAGE = Path(f"/src/dist/noctule_{VERSION}_amd64.deb")
 NODES = ("n1", "n2")
