@@ -29,7 +29,13 @@ from netconf.errors import NoctuleError
 from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
 
-HARMLESS = (Outcome.ACCEPTED, Outcome.KNOWN, Outcome.STALE, Outcome.UNKNOWN_SIGNER)
+HARMLESS = (
+    Outcome.ACCEPTED,
+    Outcome.KNOWN,
+    Outcome.STALE,
+    Outcome.UNKNOWN_SIGNER,
+    Outcome.UNKNOWN_KIND,
+)
 """What becomes of records in the course of things; the rest was refused."""
 
 

@@ -120,6 +120,7 @@ class Exchange:
             Outcome.KNOWN,
             Outcome.STALE,
             Outcome.UNKNOWN_SIGNER,
+            Outcome.UNKNOWN_KIND,
         ):
             self._journal.warning(
                 "record refused", key=verdict.key, outcome=verdict.outcome, reason=verdict.reason

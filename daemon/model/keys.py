@@ -35,7 +35,8 @@ def check_name(field: str, name: str) -> str:
 class Key(msgspec.Struct, frozen=True):
     """A record's key, taken apart."""
 
-    kind: Literal["policy", "info", "manifest", "replica"]
+    kind: Literal["policy", "info", "manifest", "replica", "other"]
+    """``other``: of a kind that a later release may know."""
     node: str = ""
     attachment: str = ""
 
@@ -104,8 +105,8 @@ class Keys:
     def parse(self, key: str) -> Key | None:
         """Take a record's `key` apart.
 
-        Returns None for another cluster's key. Raises DecodeFailure for what is no key that
-        this release reads, wildcards (``*``, ``$``, ``?``, ``#``) included.
+        Returns None for another cluster's key. Raises DecodeFailure for what is no key at
+        all, wildcards (``*``, ``$``, ``?``, ``#``) included.
         """
         parts = key.split("/")
         if any(NAME.fullmatch(part) is None for part in parts):
@@ -121,4 +122,6 @@ class Keys:
                 return Key("manifest", node)
             case ["node", node, "replica", attachment]:
                 return Key("replica", node, attachment)
+            case ["node", node, _, *_]:
+                return Key("other", node)
         raise DecodeFailure(f"record: {key!r} is not a key")

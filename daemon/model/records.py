@@ -10,7 +10,8 @@
    so a manifest of version v lists everything of that node that is younger than v.
 5. A withdrawn attachment is a `Withdrawn` under the replica's key with a higher version.
 6. A record is at most `LIMIT` bytes. An unknown field in a body is ignored, so that nodes
-   can be upgraded one by one; the envelope is exactly as below.
+   can be upgraded one by one; the envelope is exactly as below. What comes later has a key of
+   a kind of its own, which is let go here (docs/design.md, "Releases side by side").
 """
 
 from __future__ import annotations

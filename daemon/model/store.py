@@ -61,6 +61,8 @@ class Outcome(StrEnum):
     FOREIGN_CLUSTER = "foreign cluster"
     OVERSIZED = "oversized"
     MALFORMED = "malformed"
+    UNKNOWN_KIND = "unknown kind"
+    """Of a later release: neither held nor asked for."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -144,6 +146,8 @@ class Store:
             return Verdict(Outcome.MALFORMED, reason=error.message)
         if key is None:
             return Verdict(Outcome.FOREIGN_CLUSTER, envelope.key)
+        if key.kind == "other":
+            return Verdict(Outcome.UNKNOWN_KIND, envelope.key, key.node, "of a later release")
 
         def verdict(outcome: Outcome, reason: str = "") -> Verdict:
             return Verdict(outcome, envelope.key, key.node, reason)
@@ -265,7 +269,12 @@ class Store:
             return []
         here = {other.key.within: other.envelope.version for other in self._of(node)}
         listed = held.body.versions.items()
-        return sorted(within for within, version in listed if version > here.get(within, 0))
+        return sorted(
+            within
+            for within, version in listed
+            if version > here.get(within, 0)
+            and (within == "info" or within.startswith("replica/"))  # of kinds known here
+        )
 
     def _of(self, node: str) -> list[_Held]:
         return [held for held in self._held.values() if held.key.node == node]

@@ -37,7 +37,12 @@ def test_wildcards_and_odd_names_are_no_key(wild: str) -> None:
         Keys(wild)
 
 
-@pytest.mark.parametrize("rest", ["", "/node/n1", "/node/n1/links/x", "/alive/n1", "/policy/x"])
+@pytest.mark.parametrize("rest", ["health", "links/x", "replica", "replica/a/b"])
+def test_a_key_of_a_later_release(rest: str) -> None:
+    assert KEYS.parse(f"noctule/lab/node/n1/{rest}") == Key("other", "n1")
+
+
+@pytest.mark.parametrize("rest", ["", "/node/n1", "/node/n1/", "/alive/n1", "/policy/x"])
 def test_what_is_no_record_is_no_key(rest: str) -> None:
     with pytest.raises(DecodeFailure):
         KEYS.parse(KEYS.root + rest)
