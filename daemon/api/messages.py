@@ -97,6 +97,8 @@ class ServiceStatus(msgspec.Struct, kw_only=True):
     """Addresses of the replicas that count, in order."""
     slots: dict[str, int]
     """Slots of 64 that each address has in this node's balancing; empty without replicas."""
+    closed: str = ""
+    """Why this node opens nothing to or from it; "" where it does what policy says."""
 
 
 class ReplicaStatus(msgspec.Struct, kw_only=True):

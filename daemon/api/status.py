@@ -171,6 +171,18 @@ class Reporter:
                 slots=dict(sorted(slots.get(service.name, Counter()).items())),
             )
             for service in policy.services.values()
+        ] + [
+            ServiceStatus(
+                name=one.name,
+                id=one.id,
+                vip=one.vip,
+                vip6=self._six(one.vip),
+                ports=[],
+                replicas=[],
+                slots={},
+                closed=policy.closed[one.name],
+            )
+            for one in policy.guarded
         ]
 
     def _six(self, address: str) -> str:

@@ -197,11 +197,12 @@ class Lifecycle:
         """Return the first candidate that applies: an alias only if policy knows it."""
         policy = self._policy()
         for candidate in candidates:
-            known = policy is not None and candidate.name in policy.services
+            known = policy is not None and policy.names(candidate.name)
             if candidate.origin == "alias" and not known:
                 continue
             node = self._node().node
-            if known and policy is not None and not policy.may_host(candidate.name, node):
+            named = policy is not None and candidate.name in policy.services
+            if named and policy is not None and not policy.may_host(candidate.name, node):
                 raise InvalidConfig(
                     f'service: policy does not let node "{node}" host "{candidate.name}"; '
                     f"add it to nodes and to services.{candidate.name}.nodes in policy.yaml"

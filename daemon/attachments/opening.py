@@ -56,7 +56,8 @@ class Opening:
         policy = self._store.policy()
         service = policy.services.get(attachment.service) if policy else None
         if policy is None or service is None:
-            return "closed: policy does not know the service"
+            why = policy.closed.get(attachment.service, "") if policy else ""
+            return f"closed: {why or 'policy does not know the service'}"
         near = {policy.by_id[number].name for number in policy.neighbours(service.id)}
         nodes = {replica.node for replica in self._store.replicas() if replica.service in near}
         answers = await self._exchange.confirm(sealed, sorted(nodes), self._within)

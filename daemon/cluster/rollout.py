@@ -60,6 +60,9 @@ class Rollout:
         if verdict.key == self._store.keys.policy:
             self.received_ns = time.monotonic_ns()
             self.programmed_ns = 0
+            policy = self._store.policy()
+            for service, why in policy.closed.items() if policy else ():
+                self._journal.warning("service closed", service=service, reason=why)
 
     def _passed(self) -> None:
         policy = self._store.policy()

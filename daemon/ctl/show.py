@@ -77,6 +77,7 @@ def status(report: Status) -> str:
                 ],
             )
         )
+    parts.extend(f"{one.name} is closed: {one.closed}" for one in report.services if one.closed)
     if report.replicas:
         parts.append(
             table(

@@ -153,6 +153,8 @@ def _slice_objection(
 def _objection(replica: Replica, policy: Policy | None, slices: dict[str, IPv4Network]) -> str:
     if policy is None:
         return "there is no policy yet; publish one with `noctulectl policy apply`"
+    if replica.service in policy.closed:
+        return policy.closed[replica.service]
     if replica.service not in policy.services:
         return f'policy knows no service "{replica.service}"; add it to policy.yaml'
     if not policy.may_host(replica.service, replica.node):

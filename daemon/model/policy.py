@@ -12,6 +12,13 @@
    but in that version no VIP that any service has just left.
 6. A VIP that is no longer in the pool is replaced.
 7. Edges with the same two ends are one edge with all their ports.
+
+A policy of a later release (docs/design.md, "Releases side by side"):
+8. A strategy that is not known here counts as ``link``: it chooses among replicas, it gives no
+   right. A port whose protocol is not known here is dialled by nobody here.
+9. What a later release narrows is not among `services` and `edges` but `guarded`, where a release
+   that does not know the field finds nothing that would open it. This release knows of nothing
+   that a service may require: every guarded service is closed here, and only that.
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
-from daemon.model.policy_file import FILE, Dial, Document, Port, Strategy, parse
+from daemon.model.policy_file import FILE, PROTOCOLS, Dial, Document, Port, parse
 from netconf.errors import AddressesExhausted, InvalidConfig
 
 __all__ = ["RESTING", "Edge", "Policy", "Port", "Rested", "Service", "compile", "parse"]
@@ -39,7 +46,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     vip: str
     ports: tuple[Port, ...] = ()
-    strategy: Strategy = "link"
+    strategy: str = "link"
     weights: dict[str, float] = {}
     """Desired weight by node; 1 for a node that is not named."""
     sticky: bool = False
@@ -70,6 +77,19 @@ class Rested(msgspec.Struct, frozen=True, array_like=True):
     vip: str
 
 
+class Guarded(msgspec.Struct, frozen=True, kw_only=True):
+    """A service that is narrowed in a way that not every release knows (rule 9).
+
+    Everything else of it, its edges included, is for releases that know what it requires.
+    """
+
+    id: int
+    name: str
+    vip: str
+    requires: tuple[str, ...]
+    """What a release must know to serve it, by the names of features."""
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True, tag="policy", dict=True):
     """The body of the policy record."""
 
@@ -82,6 +102,20 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, tag="policy", dict=True)
     """Slice (CIDR) by node, where policy pins who the nodes are."""
     resting: tuple[Rested, ...] = ()
     """Removed services, the longest removed first."""
+    guarded: tuple[Guarded, ...] = ()
+
+    @cached_property
+    def closed(self) -> dict[str, str]:
+        """Why each service that only later releases can serve is closed here, by its name."""
+        return {
+            one.name: f"policy requires {', '.join(one.requires) or 'a later release'} for "
+            f'"{one.name}", which this release does not know; upgrade noctule on this node'
+            for one in self.guarded
+        }
+
+    def names(self, service: str) -> bool:
+        """Tell whether there is a `service` of this name, closed or not."""
+        return service in self.services or service in self.closed
 
     @cached_property
     def by_id(self) -> dict[int, Service]:
@@ -98,9 +132,22 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, tag="policy", dict=True)
         """Who may dial each service: its edges by the id of the dialled service."""
         return self._group(lambda edge: edge.to)
 
+    @cached_property
+    def _dialled(self) -> tuple[Edge, ...]:
+        """The edges with those ports that this release can open (rule 8)."""
+        known = {*PROTOCOLS, "icmp"}
+        found = []
+        for edge in self.edges:
+            ports = tuple(dial for dial in edge.ports if dial[0] in known)
+            if ports:
+                found.append(
+                    edge if len(ports) == len(edge.ports) else Edge(edge.source, edge.to, ports)
+                )
+        return tuple(found)
+
     def _group(self, end: Callable[[Edge], int]) -> dict[int, tuple[Edge, ...]]:
         groups: dict[int, list[Edge]] = {}
-        for edge in self.edges:
+        for edge in self._dialled:
             groups.setdefault(end(edge), []).append(edge)
         return {service: tuple(edges) for service, edges in groups.items()}
 
@@ -126,9 +173,15 @@ def compile(document: Document, previous: Policy | None, vips: IPv4Network, vers
     """Resolve a `document` into the policy that follows `previous`.
 
     `vips` is the pool of ``addresses.vips``, `version` that of the record to be signed.
-    Raises InvalidConfig for a VIP outside the pool or a slice that overlaps with it, and
-    AddressesExhausted when the pool is too small.
+    Raises InvalidConfig for a VIP outside the pool, for a slice that overlaps with it, and for a
+    `previous` policy that says more than this release can repeat; AddressesExhausted when the
+    pool is too small.
     """
+    if previous is not None and previous.closed:
+        raise InvalidConfig(
+            f"{FILE}: services.{min(previous.closed)}: the policy in force was signed by a later "
+            "release and restricts it as this one cannot say; sign with that release"
+        )
     _check_pool(document, vips)
     ids, addresses, resting = _carry_over(document, previous, vips)
     taken_ids = {*ids.values(), *(rested.id for rested in resting)}

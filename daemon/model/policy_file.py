@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
-from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
@@ -28,11 +28,8 @@ FILE = "policy.yaml"
 MAX_WEIGHT = 1_000_000.0
 """Keeps sums of weights far from the ends of a float; more than anyone can mean."""
 
-Protocol = Literal["tcp", "udp"]
-Strategy = Literal["link", "weighted", "nearest"]
-T = TypeVar("T", bound=str)
-_PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
-_STRATEGIES: tuple[Strategy, ...] = ("link", "weighted", "nearest")
+PROTOCOLS = ("tcp", "udp")
+STRATEGIES = ("link", "weighted", "nearest")
 _EDGE_PORT = re.compile(r"(tcp|udp)/([0-9]{1,5})")
 
 Dial: TypeAlias = tuple[str, int]
@@ -42,7 +39,7 @@ Dial: TypeAlias = tuple[str, int]
 class Port(msgspec.Struct, frozen=True, array_like=True):
     """A port of a service's VIP, and the port its replicas listen on."""
 
-    protocol: Protocol
+    protocol: str
     port: int
     target: int
 
@@ -50,7 +47,7 @@ class Port(msgspec.Struct, frozen=True, array_like=True):
 class Balance(msgspec.Struct, frozen=True):
     """How a client's connections are shared out among a service's replicas."""
 
-    strategy: Strategy = "link"
+    strategy: str = "link"
     weights: dict[str, float] = {}
     """Desired weight by node, 1 for nodes not named, 0 to send a node nothing new."""
     sticky: bool = False
@@ -159,7 +156,7 @@ def _ports(field: _Field) -> tuple[Port, ...]:
                 item.fail(f"has no {needed}; write {{protocol: tcp, port: 80}}")
         port = parts["port"].port()
         target = parts["target"].port() if "target" in parts else port
-        made = Port(parts["protocol"].one_of(_PROTOCOLS), port, target)
+        made = Port(parts["protocol"].one_of(PROTOCOLS), port, target)
         if any((p.protocol, p.port) == (made.protocol, made.port) for p in ports):
             item.fail(f"{made.protocol}/{port} is declared twice; remove one")
         ports.append(made)
@@ -175,7 +172,7 @@ def _balance(field: _Field, hosts: Sequence[str] | None) -> Balance:
         weights[name] = member.weight()
     if "sticky" in parts:
         parts["sticky"].one_of(("client",))
-    strategy = parts["strategy"].one_of(_STRATEGIES) if "strategy" in parts else "link"
+    strategy = parts["strategy"].one_of(STRATEGIES) if "strategy" in parts else "link"
     return Balance(strategy=strategy, weights=weights, sticky="sticky" in parts)
 
 
@@ -328,7 +325,7 @@ class _Field:
             self.fail(f"{self.value} is out of range; use 0 to {MAX_WEIGHT:.0f}, 1 is normal")
         return weight
 
-    def one_of(self, choices: Sequence[T]) -> T:
+    def one_of(self, choices: Sequence[str]) -> str:
         found = [choice for choice in choices if self.value == choice]
         if not found:
             self.fail(f'"{self.value}" is not known; use {" or ".join(choices)}')

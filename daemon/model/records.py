@@ -205,8 +205,12 @@ def policy_problem(policy: Policy, version: int) -> str:
         return "has another version inside than outside"
     if any(name != service.name for name, service in policy.services.items()):
         return "lists a service under another name"
-    if len(policy.by_id) != len(policy.services):
+    if len(policy.by_id.keys() | {one.id for one in policy.guarded}) != len(policy.services) + len(
+        policy.guarded
+    ):
         return "gives one id to two services"
+    if not policy.services.keys().isdisjoint(policy.closed):
+        return "lists a guarded service among the others"
     return "" if ends <= set(policy.by_id) else "has an edge to a service that it does not list"
 
 
