@@ -8,6 +8,10 @@
 4. The connection ends without an answer that makes sense: `Lost`; the work may be half done.
 5. The socket's path is unusable, such as no socket at all: `Unreachable`.
 6. An answer that is an error is raised as the `Failure` it describes.
+7. The daemon may be of the release before or after (docs/design.md, "Releases side by side"). A
+   field that 0.1.0 does not know is sent only where it is asked for; a DEL says only whose it is.
+   A daemon that refuses the shape of a DEL or GC has not understood it: `Misunderstood`. What
+   later releases add to an answer is optional here.
 """
 
 from __future__ import annotations
@@ -17,7 +21,15 @@ from _socket import socket as Socket  # noqa: N812  a class, whatever its name
 from time import monotonic
 
 from cni.codec import decode, encode
-from cni.errors import IO_FAILURE, TRY_AGAIN_LATER, Failure, relayed
+from cni.errors import (
+    DECODING_FAILURE,
+    INVALID_CONFIG,
+    IO_FAILURE,
+    TRY_AGAIN_LATER,
+    UNSUPPORTED_FIELD,
+    Failure,
+    relayed,
+)
 
 TYPE_CHECKING = False  # the name that type checkers look for; importing typing costs 8 ms
 if TYPE_CHECKING:
@@ -60,6 +72,10 @@ class Late(Silence):
 
 class Lost(Silence):
     """The connection ended without an answer that makes sense."""
+
+
+class Misunderstood(Silence):
+    """A daemon of another release does not know what it is asked."""
 
 
 class Candidate:
@@ -113,11 +129,7 @@ class AttachRequest:
 
     def body(self) -> dict[str, object]:
         """Return the request as JSON values."""
-        return {
-            "container": self.container,
-            "ifname": self.ifname,
-            "netns": self.netns,
-            "network": self.network,
+        return self.whose() | {
             "services": [{"name": one.name, "from": one.origin} for one in self.services],
             "key_file": self.key_file,
             "address": self.address,
@@ -125,6 +137,15 @@ class AttachRequest:
             "address6": self.address6,
             "runtime": self.runtime,
             "bandwidth": self.bandwidth,
+        }
+
+    def whose(self) -> dict[str, object]:
+        """Return which attachment is meant: all that a daemon of any release wants of a DEL."""
+        return {
+            "container": self.container,
+            "ifname": self.ifname,
+            "netns": self.netns,
+            "network": self.network,
         }
 
 
@@ -191,7 +212,7 @@ def _interfaces(value: object) -> TypeGuard[list[dict[str, object]]]:
 
 def detach(path: str, request: AttachRequest) -> None:
     """Ask the daemon to undo an attachment."""
-    _ask(path, "POST", "/v1/detach", request.body())
+    _undo(path, "/v1/detach", request.whose())
 
 
 def check(path: str, request: AttachRequest) -> None:
@@ -205,7 +226,18 @@ def collect(path: str, network: str, valid: list[tuple[str, str]], runtime: str)
     All but `valid`, pairs of container and ifname.
     """
     pairs = [{"containerID": container, "ifname": ifname} for container, ifname in valid]
-    _ask(path, "POST", "/v1/gc", {"network": network, "valid": pairs, "runtime": runtime})
+    _undo(path, "/v1/gc", {"network": network, "valid": pairs, "runtime": runtime})
+
+
+def _undo(path: str, target: str, body: dict[str, object]) -> None:
+    """Ask for what the caller can do itself; Misunderstood if the daemon does not know how."""
+    try:
+        _ask(path, "POST", target, body)
+    except Failure as failure:
+        # Nothing in the body is the user's, so its shape is all that these codes can mean.
+        if failure.code in (UNSUPPORTED_FIELD, DECODING_FAILURE, INVALID_CONFIG):
+            raise Misunderstood(failure.message) from None
+        raise
 
 
 def ready(path: str, key_file: str) -> None:

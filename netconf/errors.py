@@ -21,6 +21,12 @@ class NoctuleError(Exception):
         self.details = details
 
 
+class Unsupported(NoctuleError):
+    """A field that may not be ignored is not known to this release."""
+
+    code = 2
+
+
 class UnknownContainer(NoctuleError):
     """The container or its namespace does not exist."""
 

@@ -1,6 +1,10 @@
 """The shapes of what the API is asked and answers; answers are also what ``--json`` prints.
 
 What an ADD, DEL or CHECK is asked with is `netconf.attach.attachment.AttachRequest`.
+
+Whoever speaks may be of the release before or after: what is not known is ignored, and what may
+not be ignored is named in `requires` (docs/design.md, "Releases side by side"). So a field that is
+added here has a default.
 """
 
 from __future__ import annotations
@@ -28,28 +32,30 @@ class AttachAnswer(msgspec.Struct, kw_only=True):
     """What was made on the node."""
 
 
-class Valid(msgspec.Struct, forbid_unknown_fields=True):
+class Valid(msgspec.Struct):
     """One attachment that a runtime still wants (CNI 1.1.0, ``cni.dev/valid-attachments``)."""
 
     container: str = msgspec.field(name="containerID")
     ifname: str = msgspec.field(name="ifname")
 
 
-class GCRequest(msgspec.Struct, forbid_unknown_fields=True):
+class GCRequest(msgspec.Struct):
     """All attachments of one network that a runtime still wants; others *of its own* may go."""
 
     network: str
     valid: list[Valid]
     runtime: str = ""
+    requires: tuple[str, ...] = ()
+    """As in `AttachRequest`."""
 
 
-class ReadyRequest(msgspec.Struct, forbid_unknown_fields=True):
+class ReadyRequest(msgspec.Struct):
     """What an ADD would need."""
 
     key_file: str
 
 
-class PolicyRequest(msgspec.Struct, forbid_unknown_fields=True):
+class PolicyRequest(msgspec.Struct):
     """A signed policy record, base64."""
 
     envelope: str

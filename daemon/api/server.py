@@ -1,7 +1,9 @@
 """HTTP + JSON on the unix socket: for the CNI executable and for ``noctulectl``.
 
 1. Only root may speak: the socket has mode 0600, and SO_PEERCRED is checked on each request.
-2. A request that is not of the right shape changes nothing and is answered with code 6 or 7.
+2. A request that is not of the right shape changes nothing and is answered with code 6 or 7. What
+   a later release added is ignored, unless the request requires it: then the answer is code 2,
+   but for a DEL, which is served whatever it says.
 3. An error is answered as ``{"code", "msg", "details"}`` with the CNI code.
 """
 
@@ -32,9 +34,9 @@ from daemon.api.messages import (
 )
 from daemon.journal import Journal
 from netconf.attach.attachment import AttachRequest
-from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NoctuleError
+from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NoctuleError, Unsupported
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 _UCRED = struct.Struct("3i")
 MAX_BODY = 1 << 20
@@ -162,7 +164,7 @@ class Api:
         return _answer(answer)
 
     async def _detach(self, request: web.Request) -> web.Response:
-        await self._service.detach(await _body(request, AttachRequest))
+        await self._service.detach(await _body(request, AttachRequest, whatever=True))
         return _answer({})
 
     async def _check(self, request: web.Request) -> web.Response:
@@ -201,22 +203,34 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not isinstance(problem, HttpProcessingError | web.RequestPayloadError)
 
 
-async def _body(request: web.Request, kind: type[T]) -> T:
+async def _body(request: web.Request, kind: type[T], *, whatever: bool = False) -> T:
     try:
         data = await request.read()
     except (ConnectionError, web.RequestPayloadError, HttpProcessingError) as error:
         raise DecodeFailure(f"request: its body did not arrive whole: {error}") from error
-    return decode_body(data, kind)
+    return decode_body(data, kind, whatever=whatever)
 
 
-def decode_body(data: bytes, kind: type[T]) -> T:
-    """Return the request in `data`; DecodeFailure if it is not JSON, else InvalidConfig."""
+def decode_body(data: bytes, kind: type[T], *, whatever: bool = False) -> T:
+    """Return the request in `data`.
+
+    DecodeFailure if it is not JSON, InvalidConfig if it has not the right shape, and Unsupported
+    if it requires what is not known here, unless it is to be served `whatever` it says.
+    """
     try:
-        return msgspec.json.decode(data, type=kind)
+        found = msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise InvalidConfig(f"request: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeFailure(f"request: not JSON: {error}") from error
+    unknown = sorted(set(getattr(found, "requires", ())) - set(kind.__struct_fields__))
+    if unknown and not whatever:
+        raise Unsupported(
+            f"{unknown[0]}: this noctuled does not know it, and may not leave it out; upgrade "
+            "noctule on this node, or remove it from the network configuration",
+            details=f"required and not known: {', '.join(unknown)}",
+        )
+    return found
 
 
 def _answer(value: object) -> web.Response:

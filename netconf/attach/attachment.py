@@ -47,14 +47,14 @@ class NodeNet(msgspec.Struct, frozen=True, kw_only=True):
         return [self.vips, names.network6_of(self.vips, self.ula)] if self.ula else [self.vips]
 
 
-class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"origin": "from"}):
+class Candidate(msgspec.Struct, frozen=True, rename={"origin": "from"}):
     """One way the runtime named the replica's service; the first that applies is taken."""
 
     name: str
     origin: str
 
 
-class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AttachRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One ADD, DEL or CHECK as the runtime gave it; also the body of the daemon's API."""
 
     container: str
@@ -76,6 +76,8 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     runtime: str = ""
     """Who asked, empty if nobody knows; GC collects only what the same runtime asked for."""
     bandwidth: Bandwidth | None = None
+    requires: tuple[str, ...] = ()
+    """Fields of this request that narrow what is asked for: who does not know them all, refuses."""
 
     @property
     def id(self) -> str:

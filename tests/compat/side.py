@@ -245,6 +245,11 @@ def readable(kind, body):
     return True
 
 
+def fields(kind):
+    """The fields of an answer, and whether its noctulectl needs each."""
+    return {one.name: one.required for one in msgspec.structs.fields(getattr(answers, kind))}
+
+
 if __name__ == "__main__":
     logging.disable()
     channel_in, channel_out = sys.stdin.buffer, sys.stdout.buffer

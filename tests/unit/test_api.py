@@ -262,10 +262,12 @@ def test_a_policy_arrives_as_it_was_signed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "body", "code", "message"),
     [
-        ("/v1/attach", {**REQUEST, "colour": "red"}, 7, "unknown field `colour`"),
+        ("/v1/attach", {**REQUEST, "colour": "red", "requires": ["colour"]}, 2, "colour: "),
+        ("/v1/check", {**REQUEST, "requires": ["mac", "zone", "colour"]}, 2, "colour: "),
+        ("/v1/gc", {"network": "mesh", "valid": [], "requires": ["only"]}, 2, "only: "),
         ("/v1/attach", {**REQUEST, "container": 7}, 7, "$.container"),
         ("/v1/attach", {"container": "a"}, 7, "missing required field `ifname`"),
-        ("/v1/attach", {**REQUEST, "services": [{"name": "a", "from": "b", "x": 1}]}, 7, "`x`"),
+        ("/v1/attach", {**REQUEST, "services": [{"name": "a", "x": 1}]}, 7, "`from`"),
         ("/v1/attach", {**REQUEST, "bandwidth": {"ingress_rate": -1}}, 7, "bandwidth.ingress_rate"),
         ("/v1/attach", {**REQUEST, "bandwidth": {"rate": 1}}, 7, "unknown field `rate`"),
         ("/v1/ready", {}, 7, "key_file"),

@@ -97,7 +97,7 @@ def test_an_earlier_plugins_result_is_passed_on(daemon: Daemon) -> None:
 @pytest.mark.parametrize("verb", ["ADD", "CHECK", "DEL", "GC", "STATUS"])
 @pytest.mark.parametrize(
     ("status", "code", "words"),
-    [(422, 7, ["key.file", "sixteen"]), (500, 100, ["macsec"]), (503, 11, []), (422, 51, [])],
+    [(422, 101, ["key.file", "sixteen"]), (500, 100, ["macsec"]), (503, 11, []), (422, 51, [])],
 )
 def test_the_daemons_errors_are_relayed(
     daemon: Daemon, verb: str, status: int, code: int, words: list[str]
@@ -109,6 +109,26 @@ def test_the_daemons_errors_are_relayed(
         daemon.socket, prevResult=previous(), **{"cni.dev/valid-attachments": []}
     )
     run(environment(verb), config).failed(code, *words)
+    assert len(daemon.requests) == 1
+
+
+@pytest.mark.parametrize("code", [2, 6, 7])
+@pytest.mark.parametrize("verb", ["ADD", "CHECK", "DEL", "GC", "STATUS"])
+def test_a_daemon_of_another_release_does_not_know_the_request(
+    daemon: Daemon, verb: str, code: int
+) -> None:
+    """What can be undone without it is."""
+    targets = ("/v1/attach", "/v1/detach", "/v1/check", "/v1/gc", "/v1/ready")
+    problem = {"code": code, "msg": "request: Object contains unknown field `zone`"}
+    daemon.replies = dict.fromkeys(targets, (422, problem))
+    config = configuration(
+        daemon.socket, prevResult=previous(), **{"cni.dev/valid-attachments": []}
+    )
+    outcome = run(environment(verb), config)
+    if verb in ("DEL", "GC"):
+        outcome.succeeded()
+    else:
+        outcome.failed(code, "zone")
     assert len(daemon.requests) == 1
 
 
