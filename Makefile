@@ -61,7 +61,7 @@ lint: setup
 	$(VENV)/mypy --strict $(TYPED)
 
 unit: setup
-	$(VENV)/python -m pytest tests/unit
+	$(VENV)/python -m pytest tests/unit tests/compat
 
 fuzz: setup
 	$(VENV)/python -m tests.fuzz $(TARGET) --cases $(or $(CASES),1000000) --seed $(or $(SEED),0)
