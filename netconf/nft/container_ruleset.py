@@ -35,29 +35,8 @@ from socket import IPPROTO_ICMP
 from typing import Final
 
 from netconf import names
-from netconf.nft.elements import (
-    DENIED_IN,
-    DENIED_IN6,
-    DENIED_IN6_OTHER,
-    DENIED_IN_OTHER,
-    DENIED_OUT,
-    DENIED_OUT6,
-    DENIED_OUT6_OTHER,
-    DENIED_OUT_OTHER,
-    EGRESS,
-    EGRESS_ICMP,
-    FORGED,
-    GENUINE6,
-    INGRESS,
-    INGRESS_ICMP,
-    LB,
-    LB6,
-    NFPROTO_INET,
-    PEER,
-    PEER6,
-    WITH_PORTS,
-    Set,
-)
+from netconf.nft import elements as sets
+from netconf.nft.elements import NFPROTO_INET, Set
 from netconf.nft.expressions import (
     ACCEPT,
     ACK,
@@ -79,22 +58,13 @@ from netconf.nft.expressions import (
     IPV4,
     IPV6,
     L4PROTO,
-    LOOPBACK_IFINDEX,
     LOWEST_4_OF,
     META_MARK,
     NEW,
-    NF_ACCEPT,
-    NF_DROP,
-    NFPROTO_IPV4,
-    NFPROTO_IPV6,
-    NFT_PAYLOAD_LL_HEADER,
-    NFT_REJECT_ICMP_UNREACH,
-    NFT_REJECT_ICMPX_UNREACH,
     REJECT_TCP_RESET,
     RELATED,
     RETURN,
     RST,
-    RTN_LOCAL,
     SYN,
     TCP,
     TCP_FLAGS,
@@ -124,9 +94,6 @@ from netconf.nft.expressions import (
     within,
 )
 from netconf.nft.tables import (
-    NFT_SET_CONSTANT,
-    NFT_SET_EVAL,
-    NFT_SET_TIMEOUT,
     Chain,
     Hook,
     Rule,
@@ -134,25 +101,14 @@ from netconf.nft.tables import (
     SetDeclaration,
     rule,
 )
+from netconf.uapi import nf_tables as nf
 
 NO_ULA: Final = "::/128"
 """Where IPv6 VIPs lie without an IPv6 network: no packet is addressed there (RFC 4291 2.5.2)."""
 
-NF_INET_PRE_ROUTING: Final = 0
-NF_INET_LOCAL_IN: Final = 1
-NF_INET_LOCAL_OUT: Final = 3
-NF_IP_PRI_BEFORE_DEFRAG: Final = -450
-"""Before fragments are put together (-400) and flows are looked up (-200)."""
-NF_IP_PRI_NAT_DST: Final = -100
-NF_IP_PRI_FILTER: Final = 0
-
-ICMP_PORT_UNREACH: Final = 3
-ICMPV6_PORT_UNREACH: Final = 4
-NFT_REJECT_ICMPX_ADMIN_PROHIBITED: Final = 3
-ICMPV6_ECHO_REQUEST: Final = 128
 
 SLOT: Final = numgen_random(64)
-MAC_ADDRESS: Final = raw("@ll,64,32", NFT_PAYLOAD_LL_HEADER, 8, 4)
+MAC_ADDRESS: Final = raw("@ll,64,32", nf.NFT_PAYLOAD_LL_HEADER, 8, 4)
 """The last 32 bits of the sender's MAC."""
 
 HOUR: Final = 3_600_000
@@ -192,7 +148,7 @@ def _counting(target: Set, size: int, *key: Selector) -> SetDeclaration:
     return SetDeclaration(
         set=target,
         key=key,
-        flags=NFT_SET_EVAL | NFT_SET_TIMEOUT,
+        flags=nf.NFT_SET_EVAL | nf.NFT_SET_TIMEOUT,
         size=size,
         timeout=HOUR,
         gc_interval=GC_INTERVAL,
@@ -202,40 +158,40 @@ def _counting(target: Set, size: int, *key: Selector) -> SetDeclaration:
 
 SETS: Final = (
     SetDeclaration(
-        set=WITH_PORTS,
+        set=sets.WITH_PORTS,
         key=(L4PROTO,),
-        flags=NFT_SET_CONSTANT,
+        flags=nf.NFT_SET_CONSTANT,
         elements=(("tcp",), ("udp",)),
     ),
     # VIP . protocol . dialled port . slot : replica . its port
     SetDeclaration(
-        set=LB, key=(IP_DADDR, L4PROTO, TH_DPORT, SLOT), data=(IP_DADDR, TH_DPORT)
+        set=sets.LB, key=(IP_DADDR, L4PROTO, TH_DPORT, SLOT), data=(IP_DADDR, TH_DPORT)
     ),
     SetDeclaration(
-        set=LB6, key=(IP6_DADDR, L4PROTO, TH_DPORT, SLOT), data=(IP6_DADDR, TH_DPORT)
+        set=sets.LB6, key=(IP6_DADDR, L4PROTO, TH_DPORT, SLOT), data=(IP6_DADDR, TH_DPORT)
     ),
     # replica : service id
-    SetDeclaration(set=PEER, key=(IP_DADDR,), data=(META_MARK,)),
-    SetDeclaration(set=PEER6, key=(IP6_DADDR,), data=(META_MARK,)),
+    SetDeclaration(set=sets.PEER, key=(IP_DADDR,), data=(META_MARK,)),
+    SetDeclaration(set=sets.PEER6, key=(IP6_DADDR,), data=(META_MARK,)),
     # replica's MAC . replica
-    SetDeclaration(set=GENUINE6, key=(ETHER_SADDR, IP6_SADDR)),
+    SetDeclaration(set=sets.GENUINE6, key=(ETHER_SADDR, IP6_SADDR)),
     # peer's service id . protocol . the dialled replica's port
-    SetDeclaration(set=EGRESS, key=(META_MARK, L4PROTO, TH_DPORT)),
-    SetDeclaration(set=INGRESS, key=(META_MARK, L4PROTO, TH_DPORT)),
-    SetDeclaration(set=EGRESS_ICMP, key=(META_MARK,)),
-    SetDeclaration(set=INGRESS_ICMP, key=(META_MARK,)),
+    SetDeclaration(set=sets.EGRESS, key=(META_MARK, L4PROTO, TH_DPORT)),
+    SetDeclaration(set=sets.INGRESS, key=(META_MARK, L4PROTO, TH_DPORT)),
+    SetDeclaration(set=sets.EGRESS_ICMP, key=(META_MARK,)),
+    SetDeclaration(set=sets.INGRESS_ICMP, key=(META_MARK,)),
     # What was refused.
-    _counting(DENIED_OUT, 1024, IP_DADDR, L4PROTO, TH_DPORT),
-    _counting(DENIED_OUT6, 1024, IP6_DADDR, L4PROTO, TH_DPORT),
-    _counting(DENIED_IN, 1024, IP_SADDR, L4PROTO, TH_DPORT),
-    _counting(DENIED_IN6, 1024, IP6_SADDR, L4PROTO, TH_DPORT),
+    _counting(sets.DENIED_OUT, 1024, IP_DADDR, L4PROTO, TH_DPORT),
+    _counting(sets.DENIED_OUT6, 1024, IP6_DADDR, L4PROTO, TH_DPORT),
+    _counting(sets.DENIED_IN, 1024, IP_SADDR, L4PROTO, TH_DPORT),
+    _counting(sets.DENIED_IN6, 1024, IP6_SADDR, L4PROTO, TH_DPORT),
     # Protocols without ports.
-    _counting(DENIED_OUT_OTHER, 256, IP_DADDR, L4PROTO),
-    _counting(DENIED_OUT6_OTHER, 256, IP6_DADDR, L4PROTO),
-    _counting(DENIED_IN_OTHER, 256, IP_SADDR, L4PROTO),
-    _counting(DENIED_IN6_OTHER, 256, IP6_SADDR, L4PROTO),
+    _counting(sets.DENIED_OUT_OTHER, 256, IP_DADDR, L4PROTO),
+    _counting(sets.DENIED_OUT6_OTHER, 256, IP6_DADDR, L4PROTO),
+    _counting(sets.DENIED_IN_OTHER, 256, IP_SADDR, L4PROTO),
+    _counting(sets.DENIED_IN6_OTHER, 256, IP6_SADDR, L4PROTO),
     # The sender of a forged IPv6 source . its protocol
-    _counting(FORGED, 256, ETHER_SADDR, L4PROTO),
+    _counting(sets.FORGED, 256, ETHER_SADDR, L4PROTO),
 )  # fmt: skip
 
 
@@ -243,7 +199,7 @@ SETS: Final = (
 
 GENUINE: Final = Chain(
     "genuine",
-    Hook("filter", NF_INET_PRE_ROUTING, NF_IP_PRI_BEFORE_DEFRAG, NF_ACCEPT),
+    Hook("filter", nf.NF_INET_PRE_ROUTING, nf.NF_IP_PRI_BEFORE_DEFRAG, nf.NF_ACCEPT),
     (
         rule("ip saddr set @ll,64,32", ETHERNET, IPV4, ip_saddr_set(MAC_ADDRESS)),
         rule("meta nfproto ipv6 jump genuine6", ETHERNET, IPV6, jump("genuine6")),
@@ -259,13 +215,13 @@ GENUINE6_CHAIN: Final = Chain(
             "ether saddr . ip6 saddr @genuine6 return",
             ETHERNET,
             IPV6,
-            among(GENUINE6, ETHER_SADDR, IP6_SADDR),
+            among(sets.GENUINE6, ETHER_SADDR, IP6_SADDR),
             RETURN,
         ),
         rule(
             "update @forged { ether saddr . meta l4proto }",
             ETHERNET,
-            update(FORGED, ETHER_SADDR, L4PROTO),
+            update(sets.FORGED, ETHER_SADDR, L4PROTO),
         ),
         rule("drop", DROP),
     ),
@@ -275,23 +231,23 @@ GENUINE6_CHAIN: Final = Chain(
 def _balance(vips: IPv4Network, vips6: IPv6Network) -> Chain:
     return Chain(
         "balance",
-        Hook("nat", NF_INET_LOCAL_OUT, NF_IP_PRI_NAT_DST, NF_ACCEPT),
+        Hook("nat", nf.NF_INET_LOCAL_OUT, nf.NF_IP_PRI_NAT_DST, nf.NF_ACCEPT),
         (
             rule(
                 f"ip daddr {vips} meta l4proto @with_ports dnat ip to "
                 "ip daddr . meta l4proto . th dport . numgen random mod 64 map @lb",
                 IPV4,
                 within(IP_DADDR, vips),
-                among(WITH_PORTS, L4PROTO),
-                dnat(NFPROTO_IPV4, LB, IP_DADDR, L4PROTO, TH_DPORT, SLOT),
+                among(sets.WITH_PORTS, L4PROTO),
+                dnat(nf.NFPROTO_IPV4, sets.LB, IP_DADDR, L4PROTO, TH_DPORT, SLOT),
             ),
             rule(
                 f"ip6 daddr {vips6} meta l4proto @with_ports dnat ip6 to "
                 "ip6 daddr . meta l4proto . th dport . numgen random mod 64 map @lb6",
                 IPV6,
                 within(IP6_DADDR, vips6),
-                among(WITH_PORTS, L4PROTO),
-                dnat(NFPROTO_IPV6, LB6, IP6_DADDR, L4PROTO, TH_DPORT, SLOT),
+                among(sets.WITH_PORTS, L4PROTO),
+                dnat(nf.NFPROTO_IPV6, sets.LB6, IP6_DADDR, L4PROTO, TH_DPORT, SLOT),
             ),
         ),
     )
@@ -300,27 +256,29 @@ def _balance(vips: IPv4Network, vips6: IPv6Network) -> Chain:
 def _output(vips: IPv4Network, vips6: IPv6Network) -> Chain:
     return Chain(
         "output",
-        Hook("filter", NF_INET_LOCAL_OUT, NF_IP_PRI_FILTER, NF_DROP),
+        Hook("filter", nf.NF_INET_LOCAL_OUT, nf.NF_IP_PRI_FILTER, nf.NF_DROP),
         (
             rule("ct state established,related accept", ct_state(ESTABLISHED | RELATED), ACCEPT),
-            rule("fib daddr type local accept", eq(FIB_DADDR_TYPE, host_order(RTN_LOCAL)), ACCEPT),
+            rule(
+                "fib daddr type local accept", eq(FIB_DADDR_TYPE, host_order(nf.RTN_LOCAL)), ACCEPT
+            ),
             rule("jump stray", jump("stray")),
-            *_granted(IP_DADDR, IP6_DADDR, EGRESS, EGRESS_ICMP),
-            *_count(IPV4, IP_DADDR, DENIED_OUT, DENIED_OUT_OTHER),
-            *_count(IPV6, IP6_DADDR, DENIED_OUT6, DENIED_OUT6_OTHER),
+            *_granted(IP_DADDR, IP6_DADDR, sets.EGRESS, sets.EGRESS_ICMP),
+            *_count(IPV4, IP_DADDR, sets.DENIED_OUT, sets.DENIED_OUT_OTHER),
+            *_count(IPV6, IP6_DADDR, sets.DENIED_OUT6, sets.DENIED_OUT6_OTHER),
             rule(
                 f"ip daddr {vips} meta l4proto udp reject with icmp port-unreachable",
                 IPV4,
                 within(IP_DADDR, vips),
                 UDP,
-                reject(NFT_REJECT_ICMP_UNREACH, ICMP_PORT_UNREACH),
+                reject(nf.NFT_REJECT_ICMP_UNREACH, nf.ICMP_PORT_UNREACH),
             ),
             rule(
                 f"ip6 daddr {vips6} meta l4proto udp reject with icmpv6 port-unreachable",
                 IPV6,
                 within(IP6_DADDR, vips6),
                 UDP,
-                reject(NFT_REJECT_ICMP_UNREACH, ICMPV6_PORT_UNREACH),
+                reject(nf.NFT_REJECT_ICMP_UNREACH, nf.ICMPV6_PORT_UNREACH),
             ),
             rule("goto refuse", goto("refuse")),
         ),
@@ -330,14 +288,14 @@ def _output(vips: IPv4Network, vips6: IPv6Network) -> Chain:
 def _input() -> Chain:
     return Chain(
         "input",
-        Hook("filter", NF_INET_LOCAL_IN, NF_IP_PRI_FILTER, NF_DROP),
+        Hook("filter", nf.NF_INET_LOCAL_IN, nf.NF_IP_PRI_FILTER, nf.NF_DROP),
         (
             rule("ct state established,related accept", ct_state(ESTABLISHED | RELATED), ACCEPT),
-            rule('iif "lo" accept', eq(IIF, host_order(LOOPBACK_IFINDEX)), ACCEPT),
+            rule('iif "lo" accept', eq(IIF, host_order(nf.LOOPBACK_IFINDEX)), ACCEPT),
             rule("jump stray", jump("stray")),
-            *_granted(IP_SADDR, IP6_SADDR, INGRESS, INGRESS_ICMP),
-            *_count(IPV4, IP_SADDR, DENIED_IN, DENIED_IN_OTHER),
-            *_count(IPV6, IP6_SADDR, DENIED_IN6, DENIED_IN6_OTHER),
+            *_granted(IP_SADDR, IP6_SADDR, sets.INGRESS, sets.INGRESS_ICMP),
+            *_count(IPV4, IP_SADDR, sets.DENIED_IN, sets.DENIED_IN_OTHER),
+            *_count(IPV6, IP6_SADDR, sets.DENIED_IN6, sets.DENIED_IN6_OTHER),
             rule("goto refuse", goto("refuse")),
         ),
     )
@@ -353,13 +311,13 @@ def _granted(four: Selector, six: Selector, ports: Set, icmp: Set) -> tuple[Rule
         rule(
             f"meta mark set {four.name} map @peer ct mark set {low4.name}",
             IPV4,
-            meta_mark_set(mapped(PEER, four)),
+            meta_mark_set(mapped(sets.PEER, four)),
             ct_mark_set(low4),
         ),
         rule(
             f"meta mark set {six.name} map @peer6 ct mark set {low6.name}",
             IPV6,
-            meta_mark_set(mapped(PEER6, six)),
+            meta_mark_set(mapped(sets.PEER6, six)),
             ct_mark_set(low6),
         ),
         rule(
@@ -378,7 +336,7 @@ def _granted(four: Selector, six: Selector, ports: Set, icmp: Set) -> tuple[Rule
             f"icmpv6 type echo-request meta mark @{icmp.name} accept",
             IPV6,
             ICMPV6,
-            eq(ICMPV6_TYPE, bytes((ICMPV6_ECHO_REQUEST,))),
+            eq(ICMPV6_TYPE, bytes((nf.ICMPV6_ECHO_REQUEST,))),
             among(icmp, META_MARK),
             ACCEPT,
         ),
@@ -391,13 +349,13 @@ def _count(family: Statement, peer: Selector, ports: Set, other: Set) -> tuple[R
         rule(
             f"meta l4proto @with_ports update @{ports.name} "
             f"{{ {peer.name} . meta l4proto . th dport }}",
-            among(WITH_PORTS, L4PROTO),
+            among(sets.WITH_PORTS, L4PROTO),
             family,
             update(ports, peer, L4PROTO, TH_DPORT),
         ),
         rule(
             f"meta l4proto != @with_ports update @{other.name} {{ {peer.name} . meta l4proto }}",
-            not_among(WITH_PORTS, L4PROTO),
+            not_among(sets.WITH_PORTS, L4PROTO),
             family,
             update(other, peer, L4PROTO),
         ),
@@ -435,7 +393,7 @@ REFUSE: Final = Chain(
         rule("meta l4proto tcp reject with tcp reset", TCP, REJECT_TCP_RESET),
         rule(
             "reject with icmpx admin-prohibited",
-            reject(NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_ADMIN_PROHIBITED),
+            reject(nf.NFT_REJECT_ICMPX_UNREACH, nf.NFT_REJECT_ICMPX_ADMIN_PROHIBITED),
         ),
     ),
 )

@@ -25,6 +25,7 @@ from typing import Final, Literal
 import msgspec
 
 from netconf.nft.elements import Element, Key, Set, pack, protocol_number, unpack
+from netconf.uapi import nf_tables as nf
 
 NLM_F_REQUEST: Final = 0x1
 NLM_F_DUMP: Final = 0x300
@@ -37,31 +38,6 @@ NFNL_SUBSYS_NFTABLES: Final = 10
 NFNL_MSG_BATCH_BEGIN: Final = 0x10
 NFNL_MSG_BATCH_END: Final = 0x11
 
-NFT_MSG_GETTABLE: Final = 1
-NFT_MSG_DELTABLE: Final = 2
-NFT_MSG_NEWSETELEM: Final = 12
-NFT_MSG_GETSETELEM: Final = 13
-NFT_MSG_DELSETELEM: Final = 14
-NFT_MSG_GETGEN: Final = 16
-NFT_MSG_GETOBJ: Final = 19
-
-NFTA_TABLE_NAME: Final = 1
-NFTA_SET_ELEM_LIST_TABLE: Final = 1
-NFTA_SET_ELEM_LIST_SET: Final = 2
-NFTA_SET_ELEM_LIST_ELEMENTS: Final = 3
-NFTA_LIST_ELEM: Final = 1
-NFTA_SET_ELEM_KEY: Final = 1
-NFTA_SET_ELEM_DATA: Final = 2
-NFTA_SET_ELEM_EXPR: Final = 7
-NFTA_DATA_VALUE: Final = 1
-NFTA_EXPR_DATA: Final = 2
-NFTA_COUNTER_PACKETS: Final = 2
-NFTA_GEN_ID: Final = 1
-NFTA_OBJ_TABLE: Final = 1
-NFTA_OBJ_NAME: Final = 2
-NFTA_OBJ_TYPE: Final = 3
-NFTA_OBJ_DATA: Final = 4
-NFT_OBJECT_COUNTER: Final = 1
 
 IPCTNL_MSG_CT_GET: Final = 1
 IPCTNL_MSG_CT_DELETE: Final = 2
@@ -211,22 +187,24 @@ def nftables(message_type: int) -> int:
 def encode_element(target: Set, element: Element) -> bytes:
     """Return one NFTA_LIST_ELEM."""
     key, data = element
-    body = nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, pack(target.key, key)))
+    body = nested(nf.NFTA_SET_ELEM_KEY, attribute(nf.NFTA_DATA_VALUE, pack(target.key, key)))
     if data:
-        body += nested(NFTA_SET_ELEM_DATA, attribute(NFTA_DATA_VALUE, pack(target.data, data)))
-    return nested(NFTA_LIST_ELEM, body)
+        body += nested(
+            nf.NFTA_SET_ELEM_DATA, attribute(nf.NFTA_DATA_VALUE, pack(target.data, data))
+        )
+    return nested(nf.NFTA_LIST_ELEM, body)
 
 
 def encode_change(change: Change, sequence: int) -> list[Message]:
     """Return the messages of one change, numbered from `sequence`, each within rule 2."""
     target = change.set
     kind, flags = (
-        (NFT_MSG_NEWSETELEM, NLM_F_REQUEST | NLM_F_CREATE)
+        (nf.NFT_MSG_NEWSETELEM, NLM_F_REQUEST | NLM_F_CREATE)
         if change.verb == "add"
-        else (NFT_MSG_DELSETELEM, NLM_F_REQUEST)
+        else (nf.NFT_MSG_DELSETELEM, NLM_F_REQUEST)
     )
-    prefix = string(NFTA_SET_ELEM_LIST_TABLE, target.table)
-    prefix += string(NFTA_SET_ELEM_LIST_SET, target.name)
+    prefix = string(nf.NFTA_SET_ELEM_LIST_TABLE, target.table)
+    prefix += string(nf.NFTA_SET_ELEM_LIST_SET, target.name)
     first = HEADER.size + NFGEN.size + len(prefix) + 4
     messages: list[Message] = []
     encoded: list[bytes] = []
@@ -234,7 +212,7 @@ def encode_change(change: Change, sequence: int) -> list[Message]:
     size = begun = 0
 
     def flush(end: int) -> None:
-        body = prefix + nested(NFTA_SET_ELEM_LIST_ELEMENTS, *encoded)
+        body = prefix + nested(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *encoded)
         raw = message(nftables(kind), flags, sequence + len(messages), target.family, body)
         messages.append(Message(raw, change, change.elements[begun:end], tuple(starts)))
 
@@ -300,28 +278,28 @@ def matches(flow: bytes, wanted: Flows) -> bool:
 def decode_element(target: Set, raw: bytes) -> tuple[Element, int]:
     """Return the element in the payload of an NFTA_LIST_ELEM, and its counter's packets."""
     parts = dict(attributes(raw))
-    key = unpack(target.key, dict(attributes(parts[NFTA_SET_ELEM_KEY]))[NFTA_DATA_VALUE])
+    key = unpack(target.key, dict(attributes(parts[nf.NFTA_SET_ELEM_KEY]))[nf.NFTA_DATA_VALUE])
     data: Key = ()
-    if NFTA_SET_ELEM_DATA in parts:
-        value = dict(attributes(parts[NFTA_SET_ELEM_DATA]))[NFTA_DATA_VALUE]
+    if nf.NFTA_SET_ELEM_DATA in parts:
+        value = dict(attributes(parts[nf.NFTA_SET_ELEM_DATA]))[nf.NFTA_DATA_VALUE]
         data = unpack(target.data, value)
     packets = 0
-    if NFTA_SET_ELEM_EXPR in parts:
-        packets = decode_counter(dict(attributes(parts[NFTA_SET_ELEM_EXPR]))[NFTA_EXPR_DATA])
+    if nf.NFTA_SET_ELEM_EXPR in parts:
+        packets = decode_counter(dict(attributes(parts[nf.NFTA_SET_ELEM_EXPR]))[nf.NFTA_EXPR_DATA])
     return (key, data), packets
 
 
 def decode_elements(target: Set, body: bytes) -> Iterator[tuple[Element, int]]:
     """Yield the elements, with their counters' packets, of one message of a dump."""
     for kind, payload in attributes(body):
-        if kind == NFTA_SET_ELEM_LIST_ELEMENTS:
+        if kind == nf.NFTA_SET_ELEM_LIST_ELEMENTS:
             for _, element in attributes(payload):
                 yield decode_element(target, element)
 
 
 def decode_counter(raw: bytes) -> int:
     """Return the packets in a counter expression's or object's data."""
-    return int.from_bytes(dict(attributes(raw))[NFTA_COUNTER_PACKETS], "big")
+    return int.from_bytes(dict(attributes(raw))[nf.NFTA_COUNTER_PACKETS], "big")
 
 
 def mark_of(address: str) -> int:

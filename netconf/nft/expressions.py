@@ -12,7 +12,7 @@
    address loads the bytes as they lie in the packet.
 5. Families are matched by an explicit statement (`IPV4`, `IPV6`, `ETHERNET`), which nft writes by
    itself and leaves out of its listings.
-6. Constants are named as in linux/netfilter/nf_tables.h. Attributes are sent as the kernel dumps
+6. Constants are those of `netconf.uapi.nf_tables`. Attributes are sent as the kernel dumps
    them, defaults included where it does, so that what was loaded can be compared.
 """
 
@@ -29,128 +29,16 @@ import msgspec
 
 from netconf.nft import elements
 from netconf.nft.elements import REGISTER, Field, Set
-from netconf.nft.encoding import NFTA_DATA_VALUE, NFTA_LIST_ELEM, attribute, nested, string
+from netconf.nft.encoding import attribute, nested, string
+from netconf.uapi import nf_tables as nf
 
 Statement: TypeAlias = tuple[bytes, ...]
 """Expressions, each one NFTA_LIST_ELEM."""
 
-NFTA_EXPR_NAME: Final = 1
-NFTA_EXPR_DATA: Final = 2
 
-NFT_REG_VERDICT: Final = 0
-NFT_REG_1: Final = 1
-NFT_REG32_00: Final = 8
-
-NFTA_DATA_VERDICT: Final = 2
-NFTA_VERDICT_CODE: Final = 1
-NFTA_VERDICT_CHAIN: Final = 2
-NF_DROP: Final = 0
-NF_ACCEPT: Final = 1
-NFT_JUMP: Final = -3
-NFT_GOTO: Final = -4
-NFT_RETURN: Final = -5
-
-NFTA_META_DREG: Final = 1
-NFTA_META_KEY: Final = 2
-NFTA_META_SREG: Final = 3
-NFT_META_MARK: Final = 3
-NFT_META_IIF: Final = 4
-NFT_META_IIFNAME: Final = 6
-NFT_META_OIFNAME: Final = 7
-NFT_META_IIFTYPE: Final = 8
-NFT_META_NFPROTO: Final = 15
-NFT_META_L4PROTO: Final = 16
-ARPHRD_ETHER: Final = 1
-LOOPBACK_IFINDEX: Final = 1
-
-NFTA_PAYLOAD_DREG: Final = 1
-NFTA_PAYLOAD_BASE: Final = 2
-NFTA_PAYLOAD_OFFSET: Final = 3
-NFTA_PAYLOAD_LEN: Final = 4
-NFTA_PAYLOAD_SREG: Final = 5
-NFTA_PAYLOAD_CSUM_TYPE: Final = 6
-NFTA_PAYLOAD_CSUM_OFFSET: Final = 7
-NFTA_PAYLOAD_CSUM_FLAGS: Final = 8
-NFT_PAYLOAD_LL_HEADER: Final = 0
-NFT_PAYLOAD_NETWORK_HEADER: Final = 1
-NFT_PAYLOAD_TRANSPORT_HEADER: Final = 2
-NFT_PAYLOAD_CSUM_INET: Final = 1
-NFT_PAYLOAD_L4CSUM_PSEUDOHDR: Final = 1
 IPV4_CHECKSUM: Final = 10
 """Offset of the header checksum in an IPv4 header (RFC 791)."""
 
-NFTA_CMP_SREG: Final = 1
-NFTA_CMP_OP: Final = 2
-NFTA_CMP_DATA: Final = 3
-NFT_CMP_EQ: Final = 0
-NFT_CMP_NEQ: Final = 1
-
-NFTA_BITWISE_SREG: Final = 1
-NFTA_BITWISE_DREG: Final = 2
-NFTA_BITWISE_LEN: Final = 3
-NFTA_BITWISE_MASK: Final = 4
-NFTA_BITWISE_XOR: Final = 5
-
-NFTA_IMMEDIATE_DREG: Final = 1
-NFTA_IMMEDIATE_DATA: Final = 2
-
-NFTA_LOOKUP_SET: Final = 1
-NFTA_LOOKUP_SREG: Final = 2
-NFTA_LOOKUP_DREG: Final = 3
-NFTA_LOOKUP_FLAGS: Final = 5
-NFT_LOOKUP_F_INV: Final = 1
-
-NFTA_DYNSET_SET_NAME: Final = 1
-NFTA_DYNSET_OP: Final = 3
-NFTA_DYNSET_SREG_KEY: Final = 4
-NFTA_DYNSET_FLAGS: Final = 9
-NFT_DYNSET_OP_UPDATE: Final = 1
-
-NFTA_CT_DREG: Final = 1
-NFTA_CT_KEY: Final = 2
-NFTA_CT_SREG: Final = 4
-NFT_CT_STATE: Final = 0
-NFT_CT_MARK: Final = 3
-
-NFTA_NAT_TYPE: Final = 1
-NFTA_NAT_FAMILY: Final = 2
-NFTA_NAT_REG_ADDR_MIN: Final = 3
-NFTA_NAT_REG_ADDR_MAX: Final = 4
-NFTA_NAT_REG_PROTO_MIN: Final = 5
-NFTA_NAT_REG_PROTO_MAX: Final = 6
-NFTA_NAT_FLAGS: Final = 7
-NFT_NAT_DNAT: Final = 1
-NF_NAT_RANGE_MAP_IPS: Final = 1
-NF_NAT_RANGE_PROTO_SPECIFIED: Final = 2
-
-NFTA_NG_DREG: Final = 1
-NFTA_NG_MODULUS: Final = 2
-NFTA_NG_TYPE: Final = 3
-NFTA_NG_OFFSET: Final = 4
-NFT_NG_RANDOM: Final = 1
-
-NFTA_FIB_DREG: Final = 1
-NFTA_FIB_RESULT: Final = 2
-NFTA_FIB_FLAGS: Final = 3
-NFT_FIB_RESULT_ADDRTYPE: Final = 3
-NFTA_FIB_F_DADDR: Final = 2
-RTN_LOCAL: Final = 2
-
-NFTA_REJECT_TYPE: Final = 1
-NFTA_REJECT_ICMP_CODE: Final = 2
-NFT_REJECT_ICMP_UNREACH: Final = 0
-NFT_REJECT_TCP_RST: Final = 1
-NFT_REJECT_ICMPX_UNREACH: Final = 2
-
-NFTA_COUNTER_BYTES: Final = 1
-NFTA_COUNTER_PACKETS: Final = 2
-
-NFTA_OBJREF_IMM_TYPE: Final = 1
-NFTA_OBJREF_IMM_NAME: Final = 2
-NFT_OBJECT_COUNTER: Final = 1
-
-NFPROTO_IPV4: Final = 2
-NFPROTO_IPV6: Final = 10
 
 INVALID, ESTABLISHED, RELATED, NEW = 0x1, 0x2, 0x4, 0x8
 """NF_CT_STATE_BIT of each connection state (linux/netfilter/nf_conntrack_common.h)."""
@@ -177,13 +65,13 @@ def _u32(kind: int, number: int) -> bytes:
     return attribute(kind, struct.pack("!I", number))
 
 
-def _expression(name: str, *attributes: bytes, kind: int = NFTA_LIST_ELEM) -> bytes:
-    return nested(kind, string(NFTA_EXPR_NAME, name), nested(NFTA_EXPR_DATA, *attributes))
+def _expression(name: str, *attributes: bytes, kind: int = nf.NFTA_LIST_ELEM) -> bytes:
+    return nested(kind, string(nf.NFTA_EXPR_NAME, name), nested(nf.NFTA_EXPR_DATA, *attributes))
 
 
 def _register(word: int) -> int:
     """Return the number of the register that begins at a word (rule 3)."""
-    return NFT_REG_1 + word // 4 if word % 4 == 0 else NFT_REG32_00 + word
+    return nf.NFT_REG_1 + word // 4 if word % 4 == 0 else nf.NFT_REG32_00 + word
 
 
 # -- selectors -----------------------------------------------------------------------------
@@ -191,7 +79,9 @@ def _register(word: int) -> int:
 
 def _meta(name: str, key: int, field: Field) -> Selector:
     def load(word: int) -> bytes:
-        return _expression("meta", _u32(NFTA_META_KEY, key), _u32(NFTA_META_DREG, _register(word)))
+        return _expression(
+            "meta", _u32(nf.NFTA_META_KEY, key), _u32(nf.NFTA_META_DREG, _register(word))
+        )
 
     return Selector(name, field, load)
 
@@ -200,10 +90,10 @@ def _payload(name: str, base: int, offset: int, field: Field) -> Selector:
     def load(word: int) -> bytes:
         return _expression(
             "payload",
-            _u32(NFTA_PAYLOAD_DREG, _register(word)),
-            _u32(NFTA_PAYLOAD_BASE, base),
-            _u32(NFTA_PAYLOAD_OFFSET, offset),
-            _u32(NFTA_PAYLOAD_LEN, field.length),
+            _u32(nf.NFTA_PAYLOAD_DREG, _register(word)),
+            _u32(nf.NFTA_PAYLOAD_BASE, base),
+            _u32(nf.NFTA_PAYLOAD_OFFSET, offset),
+            _u32(nf.NFTA_PAYLOAD_LEN, field.length),
         )
 
     return Selector(name, field, load)
@@ -214,44 +104,46 @@ def raw(name: str, base: int, offset: int, length: int) -> Selector:
     return _payload(name, base, offset, elements.integer(length))
 
 
-IP_SADDR = _payload("ip saddr", NFT_PAYLOAD_NETWORK_HEADER, 12, elements.IPV4_ADDR)
-IP_DADDR = _payload("ip daddr", NFT_PAYLOAD_NETWORK_HEADER, 16, elements.IPV4_ADDR)
-IP_PROTOCOL = raw("ip protocol", NFT_PAYLOAD_NETWORK_HEADER, 9, 1)
-IP6_SADDR = _payload("ip6 saddr", NFT_PAYLOAD_NETWORK_HEADER, 8, elements.IPV6_ADDR)
-IP6_DADDR = _payload("ip6 daddr", NFT_PAYLOAD_NETWORK_HEADER, 24, elements.IPV6_ADDR)
-ETHER_DADDR = _payload("ether daddr", NFT_PAYLOAD_LL_HEADER, 0, elements.ETHER_ADDR)
-ETHER_SADDR = _payload("ether saddr", NFT_PAYLOAD_LL_HEADER, 6, elements.ETHER_ADDR)
-ETHER_TYPE = raw("ether type", NFT_PAYLOAD_LL_HEADER, 12, 2)
-TH_DPORT = _payload("th dport", NFT_PAYLOAD_TRANSPORT_HEADER, 2, elements.INET_SERVICE)
-TCP_FLAGS = raw("tcp flags", NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
-ICMPV6_TYPE = raw("icmpv6 type", NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1)
+IP_SADDR = _payload("ip saddr", nf.NFT_PAYLOAD_NETWORK_HEADER, 12, elements.IPV4_ADDR)
+IP_DADDR = _payload("ip daddr", nf.NFT_PAYLOAD_NETWORK_HEADER, 16, elements.IPV4_ADDR)
+IP_PROTOCOL = raw("ip protocol", nf.NFT_PAYLOAD_NETWORK_HEADER, 9, 1)
+IP6_SADDR = _payload("ip6 saddr", nf.NFT_PAYLOAD_NETWORK_HEADER, 8, elements.IPV6_ADDR)
+IP6_DADDR = _payload("ip6 daddr", nf.NFT_PAYLOAD_NETWORK_HEADER, 24, elements.IPV6_ADDR)
+ETHER_DADDR = _payload("ether daddr", nf.NFT_PAYLOAD_LL_HEADER, 0, elements.ETHER_ADDR)
+ETHER_SADDR = _payload("ether saddr", nf.NFT_PAYLOAD_LL_HEADER, 6, elements.ETHER_ADDR)
+ETHER_TYPE = raw("ether type", nf.NFT_PAYLOAD_LL_HEADER, 12, 2)
+TH_DPORT = _payload("th dport", nf.NFT_PAYLOAD_TRANSPORT_HEADER, 2, elements.INET_SERVICE)
+TCP_FLAGS = raw("tcp flags", nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
+ICMPV6_TYPE = raw("icmpv6 type", nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1)
 LOWEST_4_OF = {
     IP_SADDR.name: IP_SADDR,
     IP_DADDR.name: IP_DADDR,
-    IP6_SADDR.name: raw("@nh,160,32", NFT_PAYLOAD_NETWORK_HEADER, 20, 4),
-    IP6_DADDR.name: raw("@nh,288,32", NFT_PAYLOAD_NETWORK_HEADER, 36, 4),
+    IP6_SADDR.name: raw("@nh,160,32", nf.NFT_PAYLOAD_NETWORK_HEADER, 20, 4),
+    IP6_DADDR.name: raw("@nh,288,32", nf.NFT_PAYLOAD_NETWORK_HEADER, 36, 4),
 }
 """The last 32 bits of an address: all of an IPv4 one, and what it spells of an IPv6 one."""
 
-META_MARK = _meta("meta mark", NFT_META_MARK, elements.MARK)
-L4PROTO = _meta("meta l4proto", NFT_META_L4PROTO, elements.INET_PROTO)
-NFPROTO = _meta("meta nfproto", NFT_META_NFPROTO, elements.integer(1))
-IIF = _meta("iif", NFT_META_IIF, elements.integer(4))
-IIFTYPE = _meta("iiftype", NFT_META_IIFTYPE, elements.integer(2))
-IIFNAME = _meta("iifname", NFT_META_IIFNAME, elements.IFNAME)
-OIFNAME = _meta("oifname", NFT_META_OIFNAME, elements.IFNAME)
+META_MARK = _meta("meta mark", nf.NFT_META_MARK, elements.MARK)
+L4PROTO = _meta("meta l4proto", nf.NFT_META_L4PROTO, elements.INET_PROTO)
+NFPROTO = _meta("meta nfproto", nf.NFT_META_NFPROTO, elements.integer(1))
+IIF = _meta("iif", nf.NFT_META_IIF, elements.integer(4))
+IIFTYPE = _meta("iiftype", nf.NFT_META_IIFTYPE, elements.integer(2))
+IIFNAME = _meta("iifname", nf.NFT_META_IIFNAME, elements.IFNAME)
+OIFNAME = _meta("oifname", nf.NFT_META_OIFNAME, elements.IFNAME)
 
 
 def _ct_state(word: int) -> bytes:
-    return _expression("ct", _u32(NFTA_CT_KEY, NFT_CT_STATE), _u32(NFTA_CT_DREG, _register(word)))
+    return _expression(
+        "ct", _u32(nf.NFTA_CT_KEY, nf.NFT_CT_STATE), _u32(nf.NFTA_CT_DREG, _register(word))
+    )
 
 
 def _fib(word: int) -> bytes:
     return _expression(
         "fib",
-        _u32(NFTA_FIB_DREG, _register(word)),
-        _u32(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE),
-        _u32(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR),
+        _u32(nf.NFTA_FIB_DREG, _register(word)),
+        _u32(nf.NFTA_FIB_RESULT, nf.NFT_FIB_RESULT_ADDRTYPE),
+        _u32(nf.NFTA_FIB_FLAGS, nf.NFTA_FIB_F_DADDR),
     )
 
 
@@ -265,10 +157,10 @@ def numgen_random(modulus: int) -> Selector:
     def load(word: int) -> bytes:
         return _expression(
             "numgen",
-            _u32(NFTA_NG_DREG, _register(word)),
-            _u32(NFTA_NG_MODULUS, modulus),
-            _u32(NFTA_NG_TYPE, NFT_NG_RANDOM),
-            _u32(NFTA_NG_OFFSET, 0),
+            _u32(nf.NFTA_NG_DREG, _register(word)),
+            _u32(nf.NFTA_NG_MODULUS, modulus),
+            _u32(nf.NFTA_NG_TYPE, nf.NFT_NG_RANDOM),
+            _u32(nf.NFTA_NG_OFFSET, 0),
         )
 
     return Selector(f"numgen random mod {modulus}", elements.SLOT, load)
@@ -277,23 +169,23 @@ def numgen_random(modulus: int) -> Selector:
 # -- matches -------------------------------------------------------------------------------
 
 
-def _cmp(value: bytes, operator: int = NFT_CMP_EQ) -> bytes:
+def _cmp(value: bytes, operator: int = nf.NFT_CMP_EQ) -> bytes:
     return _expression(
         "cmp",
-        _u32(NFTA_CMP_SREG, NFT_REG_1),
-        _u32(NFTA_CMP_OP, operator),
-        nested(NFTA_CMP_DATA, attribute(NFTA_DATA_VALUE, value)),
+        _u32(nf.NFTA_CMP_SREG, nf.NFT_REG_1),
+        _u32(nf.NFTA_CMP_OP, operator),
+        nested(nf.NFTA_CMP_DATA, attribute(nf.NFTA_DATA_VALUE, value)),
     )
 
 
 def _bitwise(mask: bytes) -> bytes:
     return _expression(
         "bitwise",
-        _u32(NFTA_BITWISE_SREG, NFT_REG_1),
-        _u32(NFTA_BITWISE_DREG, NFT_REG_1),
-        _u32(NFTA_BITWISE_LEN, len(mask)),
-        nested(NFTA_BITWISE_MASK, attribute(NFTA_DATA_VALUE, mask)),
-        nested(NFTA_BITWISE_XOR, attribute(NFTA_DATA_VALUE, bytes(len(mask)))),
+        _u32(nf.NFTA_BITWISE_SREG, nf.NFT_REG_1),
+        _u32(nf.NFTA_BITWISE_DREG, nf.NFT_REG_1),
+        _u32(nf.NFTA_BITWISE_LEN, len(mask)),
+        nested(nf.NFTA_BITWISE_MASK, attribute(nf.NFTA_DATA_VALUE, mask)),
+        nested(nf.NFTA_BITWISE_XOR, attribute(nf.NFTA_DATA_VALUE, bytes(len(mask)))),
     )
 
 
@@ -304,7 +196,7 @@ def eq(what: Selector, value: bytes) -> Statement:
 
 def neq(what: Selector, value: bytes) -> Statement:
     """Match where `what` is not `value`, in the byte order of rule 4."""
-    return what.load(0), _cmp(value, NFT_CMP_NEQ)
+    return what.load(0), _cmp(value, nf.NFT_CMP_NEQ)
 
 
 def masked_eq(what: Selector, mask: bytes, value: bytes) -> Statement:
@@ -314,7 +206,7 @@ def masked_eq(what: Selector, mask: bytes, value: bytes) -> Statement:
 
 def masked_neq(what: Selector, mask: bytes, value: bytes) -> Statement:
     """Match where the bits in `mask` of `what` are not as in `value`."""
-    return what.load(0), _bitwise(mask), _cmp(value, NFT_CMP_NEQ)
+    return what.load(0), _bitwise(mask), _cmp(value, nf.NFT_CMP_NEQ)
 
 
 def ct_state(bits: int) -> Statement:
@@ -334,9 +226,9 @@ def interface(what: Selector, name: str) -> Statement:
     return what.load(0), _cmp(elements.pack((elements.IFNAME,), (name,)))
 
 
-IPV4 = eq(NFPROTO, bytes((NFPROTO_IPV4,)))
-IPV6 = eq(NFPROTO, bytes((NFPROTO_IPV6,)))
-ETHERNET = eq(IIFTYPE, host_order(ARPHRD_ETHER, 2))
+IPV4 = eq(NFPROTO, bytes((nf.NFPROTO_IPV4,)))
+IPV6 = eq(NFPROTO, bytes((nf.NFPROTO_IPV6,)))
+ETHERNET = eq(IIFTYPE, host_order(nf.ARPHRD_ETHER, 2))
 TCP = eq(L4PROTO, bytes((socket.IPPROTO_TCP,)))
 UDP = eq(L4PROTO, bytes((socket.IPPROTO_UDP,)))
 ICMPV6 = eq(L4PROTO, bytes((socket.IPPROTO_ICMPV6,)))
@@ -359,10 +251,10 @@ def _key(target: Set, selectors: tuple[Selector, ...]) -> Statement:
 def _lookup(target: Set, *more: bytes, flags: int = 0) -> bytes:
     return _expression(
         "lookup",
-        string(NFTA_LOOKUP_SET, target.name),
-        _u32(NFTA_LOOKUP_SREG, NFT_REG_1),
+        string(nf.NFTA_LOOKUP_SET, target.name),
+        _u32(nf.NFTA_LOOKUP_SREG, nf.NFT_REG_1),
         *more,
-        _u32(NFTA_LOOKUP_FLAGS, flags),
+        _u32(nf.NFTA_LOOKUP_FLAGS, flags),
     )
 
 
@@ -373,22 +265,22 @@ def among(target: Set, *key: Selector) -> Statement:
 
 def not_among(target: Set, *key: Selector) -> Statement:
     """Match where `key` is not in a set."""
-    return *_key(target, key), _lookup(target, flags=NFT_LOOKUP_F_INV)
+    return *_key(target, key), _lookup(target, flags=nf.NFT_LOOKUP_F_INV)
 
 
 def mapped(target: Set, *key: Selector) -> Statement:
     """Load what a map has for `key` into the first registers; no match where it has nothing."""
-    return *_key(target, key), _lookup(target, _u32(NFTA_LOOKUP_DREG, NFT_REG_1))
+    return *_key(target, key), _lookup(target, _u32(nf.NFTA_LOOKUP_DREG, nf.NFT_REG_1))
 
 
 def update(target: Set, *key: Selector) -> Statement:
     """Add `key` to a set, or count it again; no match when the set is full."""
     return *_key(target, key), _expression(
         "dynset",
-        string(NFTA_DYNSET_SET_NAME, target.name),
-        _u32(NFTA_DYNSET_SREG_KEY, NFT_REG_1),
-        _u32(NFTA_DYNSET_OP, NFT_DYNSET_OP_UPDATE),
-        _u32(NFTA_DYNSET_FLAGS, 0),
+        string(nf.NFTA_DYNSET_SET_NAME, target.name),
+        _u32(nf.NFTA_DYNSET_SREG_KEY, nf.NFT_REG_1),
+        _u32(nf.NFTA_DYNSET_OP, nf.NFT_DYNSET_OP_UPDATE),
+        _u32(nf.NFTA_DYNSET_FLAGS, 0),
     )
 
 
@@ -397,19 +289,19 @@ def update(target: Set, *key: Selector) -> Statement:
 
 def immediate(value: bytes) -> Statement:
     """Load a constant into the first register."""
-    data = nested(NFTA_IMMEDIATE_DATA, attribute(NFTA_DATA_VALUE, value))
-    return (_expression("immediate", _u32(NFTA_IMMEDIATE_DREG, NFT_REG_1), data),)
+    data = nested(nf.NFTA_IMMEDIATE_DATA, attribute(nf.NFTA_DATA_VALUE, value))
+    return (_expression("immediate", _u32(nf.NFTA_IMMEDIATE_DREG, nf.NFT_REG_1), data),)
 
 
 def meta_mark_set(value: Statement) -> Statement:
     """Give the packet the mark that `value` loads."""
-    key, register = _u32(NFTA_META_KEY, NFT_META_MARK), _u32(NFTA_META_SREG, NFT_REG_1)
+    key, register = _u32(nf.NFTA_META_KEY, nf.NFT_META_MARK), _u32(nf.NFTA_META_SREG, nf.NFT_REG_1)
     return *value, _expression("meta", key, register)
 
 
 def ct_mark_set(what: Selector) -> Statement:
     """Give the packet's connection the mark `what`, as it is loaded."""
-    key, register = _u32(NFTA_CT_KEY, NFT_CT_MARK), _u32(NFTA_CT_SREG, NFT_REG_1)
+    key, register = _u32(nf.NFTA_CT_KEY, nf.NFT_CT_MARK), _u32(nf.NFTA_CT_SREG, nf.NFT_REG_1)
     return what.load(0), _expression("ct", key, register)
 
 
@@ -417,28 +309,28 @@ def ip_saddr_set(what: Selector) -> Statement:
     """Overwrite an IPv4 source; the kernel mends the checksums of IP and of TCP or UDP."""
     return what.load(0), _expression(
         "payload",
-        _u32(NFTA_PAYLOAD_SREG, NFT_REG_1),
-        _u32(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER),
-        _u32(NFTA_PAYLOAD_OFFSET, 12),
-        _u32(NFTA_PAYLOAD_LEN, IP_SADDR.field.length),
-        _u32(NFTA_PAYLOAD_CSUM_TYPE, NFT_PAYLOAD_CSUM_INET),
-        _u32(NFTA_PAYLOAD_CSUM_OFFSET, IPV4_CHECKSUM),
-        _u32(NFTA_PAYLOAD_CSUM_FLAGS, NFT_PAYLOAD_L4CSUM_PSEUDOHDR),
+        _u32(nf.NFTA_PAYLOAD_SREG, nf.NFT_REG_1),
+        _u32(nf.NFTA_PAYLOAD_BASE, nf.NFT_PAYLOAD_NETWORK_HEADER),
+        _u32(nf.NFTA_PAYLOAD_OFFSET, 12),
+        _u32(nf.NFTA_PAYLOAD_LEN, IP_SADDR.field.length),
+        _u32(nf.NFTA_PAYLOAD_CSUM_TYPE, nf.NFT_PAYLOAD_CSUM_INET),
+        _u32(nf.NFTA_PAYLOAD_CSUM_OFFSET, IPV4_CHECKSUM),
+        _u32(nf.NFTA_PAYLOAD_CSUM_FLAGS, nf.NFT_PAYLOAD_L4CSUM_PSEUDOHDR),
     )
 
 
 def dnat(family: int, target: Set, *key: Selector) -> Statement:
     """Send a new connection to the address and port that a map has for `key`."""
-    address, port = NFT_REG_1, _register(-(-target.data[0].length // REGISTER))
+    address, port = nf.NFT_REG_1, _register(-(-target.data[0].length // REGISTER))
     return *mapped(target, *key), _expression(
         "nat",
-        _u32(NFTA_NAT_TYPE, NFT_NAT_DNAT),
-        _u32(NFTA_NAT_FAMILY, family),
-        _u32(NFTA_NAT_REG_ADDR_MIN, address),
-        _u32(NFTA_NAT_REG_ADDR_MAX, address),
-        _u32(NFTA_NAT_REG_PROTO_MIN, port),
-        _u32(NFTA_NAT_REG_PROTO_MAX, port),
-        _u32(NFTA_NAT_FLAGS, NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED),
+        _u32(nf.NFTA_NAT_TYPE, nf.NFT_NAT_DNAT),
+        _u32(nf.NFTA_NAT_FAMILY, family),
+        _u32(nf.NFTA_NAT_REG_ADDR_MIN, address),
+        _u32(nf.NFTA_NAT_REG_ADDR_MAX, address),
+        _u32(nf.NFTA_NAT_REG_PROTO_MIN, port),
+        _u32(nf.NFTA_NAT_REG_PROTO_MAX, port),
+        _u32(nf.NFTA_NAT_FLAGS, nf.NF_NAT_RANGE_MAP_IPS | nf.NF_NAT_RANGE_PROTO_SPECIFIED),
     )
 
 
@@ -446,49 +338,57 @@ def dnat(family: int, target: Set, *key: Selector) -> Statement:
 
 
 def _verdict(code: int, *more: bytes) -> Statement:
-    body = nested(NFTA_DATA_VERDICT, attribute(NFTA_VERDICT_CODE, struct.pack("!i", code)), *more)
+    body = nested(
+        nf.NFTA_DATA_VERDICT, attribute(nf.NFTA_VERDICT_CODE, struct.pack("!i", code)), *more
+    )
     return (
         _expression(
             "immediate",
-            _u32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT),
-            nested(NFTA_IMMEDIATE_DATA, body),
+            _u32(nf.NFTA_IMMEDIATE_DREG, nf.NFT_REG_VERDICT),
+            nested(nf.NFTA_IMMEDIATE_DATA, body),
         ),
     )
 
 
-ACCEPT = _verdict(NF_ACCEPT)
-DROP = _verdict(NF_DROP)
-RETURN = _verdict(NFT_RETURN)
+ACCEPT = _verdict(nf.NF_ACCEPT)
+DROP = _verdict(nf.NF_DROP)
+RETURN = _verdict(nf.NFT_RETURN)
 
 
 def jump(chain: str) -> Statement:
     """Go on in another chain, and come back if it says nothing."""
-    return _verdict(NFT_JUMP, string(NFTA_VERDICT_CHAIN, chain))
+    return _verdict(nf.NFT_JUMP, string(nf.NFTA_VERDICT_CHAIN, chain))
 
 
 def goto(chain: str) -> Statement:
     """Go on in another chain for good."""
-    return _verdict(NFT_GOTO, string(NFTA_VERDICT_CHAIN, chain))
+    return _verdict(nf.NFT_GOTO, string(nf.NFTA_VERDICT_CHAIN, chain))
 
 
 def reject(kind: int, code: int) -> Statement:
     """Refuse by an ICMP error: an NFT_REJECT_… and the code of its own numbering."""
-    attributes = (_u32(NFTA_REJECT_TYPE, kind), attribute(NFTA_REJECT_ICMP_CODE, bytes((code,))))
+    attributes = (
+        _u32(nf.NFTA_REJECT_TYPE, kind),
+        attribute(nf.NFTA_REJECT_ICMP_CODE, bytes((code,))),
+    )
     return (_expression("reject", *attributes),)
 
 
-REJECT_TCP_RESET: Final = (_expression("reject", _u32(NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST)),)
+REJECT_TCP_RESET: Final = (_expression("reject", _u32(nf.NFTA_REJECT_TYPE, nf.NFT_REJECT_TCP_RST)),)
 
 
 def counter_name(name: str) -> Statement:
     """Count in a named counter of the table."""
-    kind, which = _u32(NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER), string(NFTA_OBJREF_IMM_NAME, name)
+    kind, which = (
+        _u32(nf.NFTA_OBJREF_IMM_TYPE, nf.NFT_OBJECT_COUNTER),
+        string(nf.NFTA_OBJREF_IMM_NAME, name),
+    )
     return (_expression("objref", kind, which),)
 
 
 NOTHING_COUNTED: Final = (
-    attribute(NFTA_COUNTER_BYTES, bytes(8)),
-    attribute(NFTA_COUNTER_PACKETS, bytes(8)),
+    attribute(nf.NFTA_COUNTER_BYTES, bytes(8)),
+    attribute(nf.NFTA_COUNTER_PACKETS, bytes(8)),
 )
 """How a counter begins."""
 

@@ -28,8 +28,6 @@ from netconf.nft.expressions import (
     ETHER_SADDR,
     ETHER_TYPE,
     IIFNAME,
-    NF_ACCEPT,
-    NFT_PAYLOAD_LL_HEADER,
     OIFNAME,
     Statement,
     among,
@@ -45,18 +43,13 @@ from netconf.nft.expressions import (
     raw,
 )
 from netconf.nft.tables import Chain, Hook, Rule, Ruleset, SetDeclaration, rule
-
-NF_BR_PRE_ROUTING: Final = 0
-NF_BR_LOCAL_IN: Final = 1
-NF_BR_FORWARD: Final = 2
-NF_BR_LOCAL_OUT: Final = 3
-NF_BR_PRI_FILTER_BRIDGED: Final = -200
+from netconf.uapi import nf_tables as nf
 
 ETH_P_MACSEC: Final = bytes.fromhex("88e5")
 ETH_P_LOCAL_EXPERIMENTAL: Final = bytes.fromhex("88b5")
 """What announcements carry (netconf.frames)."""
 
-TCI: Final = raw("@ll,112,8", NFT_PAYLOAD_LL_HEADER, 14, 1)
+TCI: Final = raw("@ll,112,8", nf.NFT_PAYLOAD_LL_HEADER, 14, 1)
 """The byte after the EtherType is TCI and AN (IEEE 802.1AE 9.3)."""
 ENCRYPTED: Final = 0x0C
 """E and C."""
@@ -72,7 +65,6 @@ FOREIGN: Final = (*counter_name("foreign"), *DROP)
 FORBIDDEN: Final = (*counter_name("forbidden"), *DROP)
 """MACsec between MACs that may not talk."""
 
-
 FROM_MESH: Final = (f'iifname "{MESH}"', interface(IIFNAME, MESH))
 FROM_PORT: Final = (f'iifname "{PORTS}"', interface(IIFNAME, PORTS))
 TO_MESH: Final = (f'oifname "{MESH}"', interface(OIFNAME, MESH))
@@ -87,7 +79,7 @@ def _rule(verdict: str, *matches: tuple[str, Statement]) -> Rule:
 
 
 def _hook(number: int) -> Hook:
-    return Hook("filter", number, NF_BR_PRI_FILTER_BRIDGED, NF_ACCEPT)
+    return Hook("filter", number, nf.NF_BR_PRI_FILTER_BRIDGED, nf.NF_ACCEPT)
 
 
 HOST_RULESET: Final = Ruleset(
@@ -102,7 +94,7 @@ HOST_RULESET: Final = Ruleset(
     chains=(
         Chain(
             "prerouting",
-            _hook(NF_BR_PRE_ROUTING),
+            _hook(nf.NF_BR_PRE_ROUTING),
             (
                 rule(f'iifname "{MESH}" goto mesh', interface(IIFNAME, MESH), goto("mesh")),
                 rule(
@@ -167,7 +159,7 @@ HOST_RULESET: Final = Ruleset(
         ),
         Chain(
             "forward",
-            _hook(NF_BR_FORWARD),
+            _hook(nf.NF_BR_FORWARD),
             (
                 _rule("accept", FROM_PORT, TO_MESH),
                 _rule("accept", FROM_MESH, TO_ITS_PORT),
@@ -178,7 +170,11 @@ HOST_RULESET: Final = Ruleset(
                 _rule("drop", TO_PORT),
             ),
         ),
-        Chain("input", _hook(NF_BR_LOCAL_IN), (_rule("drop", FROM_MESH), _rule("drop", FROM_PORT))),
-        Chain("output", _hook(NF_BR_LOCAL_OUT), (_rule("drop", TO_MESH), _rule("drop", TO_PORT))),
+        Chain(
+            "input", _hook(nf.NF_BR_LOCAL_IN), (_rule("drop", FROM_MESH), _rule("drop", FROM_PORT))
+        ),
+        Chain(
+            "output", _hook(nf.NF_BR_LOCAL_OUT), (_rule("drop", TO_MESH), _rule("drop", TO_PORT))
+        ),
     ),
 )

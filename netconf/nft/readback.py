@@ -24,14 +24,6 @@ from typing import Final
 
 from netconf.nft.elements import NFPROTO_INET, TABLE
 from netconf.nft.encoding import (
-    NFT_MSG_GETOBJ,
-    NFT_MSG_GETSETELEM,
-    NFT_MSG_GETTABLE,
-    NFTA_OBJ_NAME,
-    NFTA_OBJ_TABLE,
-    NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE,
-    NFTA_TABLE_NAME,
     NLA_F_NESTED,
     NLA_TYPE_MASK,
     attributes,
@@ -41,27 +33,6 @@ from netconf.nft.encoding import (
     tagged_attributes,
 )
 from netconf.nft.tables import (
-    NFT_TABLE_F_DORMANT,
-    NFTA_CHAIN_HOOK,
-    NFTA_CHAIN_NAME,
-    NFTA_CHAIN_POLICY,
-    NFTA_CHAIN_TABLE,
-    NFTA_CHAIN_TYPE,
-    NFTA_RULE_CHAIN,
-    NFTA_RULE_EXPRESSIONS,
-    NFTA_RULE_TABLE,
-    NFTA_SET_DATA_LEN,
-    NFTA_SET_DATA_TYPE,
-    NFTA_SET_DESC,
-    NFTA_SET_EXPR,
-    NFTA_SET_FLAGS,
-    NFTA_SET_GC_INTERVAL,
-    NFTA_SET_KEY_LEN,
-    NFTA_SET_KEY_TYPE,
-    NFTA_SET_NAME,
-    NFTA_SET_TABLE,
-    NFTA_SET_TIMEOUT,
-    NFTA_TABLE_FLAGS,
     Chain,
     Rule,
     Ruleset,
@@ -70,25 +41,32 @@ from netconf.nft.tables import (
     set_attributes,
 )
 from netconf.nft.wire import NftSocket
-
-NFT_MSG_GETCHAIN: Final = 4
-NFT_MSG_GETRULE: Final = 7
-NFT_MSG_GETSET: Final = 10
-NFTA_TABLE_USE: Final = 3
-NFTA_SET_POLICY: Final = 8
-NFTA_SET_EXPRESSIONS: Final = 18
+from netconf.uapi import nf_tables as nf
 
 POLICIES: Final = ("drop", "accept")
 """By NF_DROP and NF_ACCEPT."""
 
 SET: Final = (
-    NFTA_SET_FLAGS, NFTA_SET_KEY_TYPE, NFTA_SET_KEY_LEN, NFTA_SET_DATA_TYPE, NFTA_SET_DATA_LEN,
-    NFTA_SET_DESC, NFTA_SET_TIMEOUT, NFTA_SET_GC_INTERVAL, NFTA_SET_EXPR, NFTA_SET_POLICY,
-    NFTA_SET_EXPRESSIONS,
-)  # fmt: skip
+    nf.NFTA_SET_FLAGS,
+    nf.NFTA_SET_KEY_TYPE,
+    nf.NFTA_SET_KEY_LEN,
+    nf.NFTA_SET_DATA_TYPE,
+    nf.NFTA_SET_DATA_LEN,
+    nf.NFTA_SET_DESC,
+    nf.NFTA_SET_TIMEOUT,
+    nf.NFTA_SET_GC_INTERVAL,
+    nf.NFTA_SET_EXPR,
+    nf.NFTA_SET_POLICY,
+    nf.NFTA_SET_EXPRESSIONS,
+)
 """What makes a set; the rest the kernel tells of it, or keeps for nft."""
 
-LAYOUT: Final = (NFTA_SET_KEY_TYPE, NFTA_SET_KEY_LEN, NFTA_SET_DATA_TYPE, NFTA_SET_DATA_LEN)
+LAYOUT: Final = (
+    nf.NFTA_SET_KEY_TYPE,
+    nf.NFTA_SET_KEY_LEN,
+    nf.NFTA_SET_DATA_TYPE,
+    nf.NFTA_SET_DATA_LEN,
+)
 """What must be alike for one set to take the elements of another."""
 
 MOST: Final = 1000
@@ -105,10 +83,12 @@ def name_of(family: int, table: str = TABLE) -> str:
 
 def awake(nft: NftSocket, family: int, table: str) -> bool | None:
     """Tell whether a table's chains are in force; None if there is no such table."""
-    found = nft.get(NFT_MSG_GETTABLE, family, string(NFTA_TABLE_NAME, table))
+    found = nft.get(nf.NFT_MSG_GETTABLE, family, string(nf.NFTA_TABLE_NAME, table))
     if found is None:
         return None
-    return not _number(dict(attributes(found)).get(NFTA_TABLE_FLAGS, b"")) & NFT_TABLE_F_DORMANT
+    return (
+        not _number(dict(attributes(found)).get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
+    )
 
 
 def differences(nft: NftSocket, declared: Ruleset) -> list[str]:
@@ -139,39 +119,39 @@ def fits(nft: NftSocket, table: str, declared: SetDeclaration) -> bool:
     """Tell whether a set of `table` holds what the declared one does, so that its elements may
     move there."""
     target = declared.set
-    body = string(NFTA_SET_TABLE, table) + string(NFTA_SET_NAME, target.name)
-    found = nft.get(NFT_MSG_GETSET, target.family, body)
+    body = string(nf.NFTA_SET_TABLE, table) + string(nf.NFTA_SET_NAME, target.name)
+    found = nft.get(nf.NFT_MSG_GETSET, target.family, body)
     return found is not None and _alike(set_attributes(declared), found, LAYOUT)
 
 
 def _surplus(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
     """Count what the table has: a chain that is not ours is found by that alone."""
-    found = nft.get(NFT_MSG_GETTABLE, declared.family, string(NFTA_TABLE_NAME, TABLE))
-    there = _number(dict(attributes(found or b"")).get(NFTA_TABLE_USE, b""))
+    found = nft.get(nf.NFT_MSG_GETTABLE, declared.family, string(nf.NFTA_TABLE_NAME, TABLE))
+    there = _number(dict(attributes(found or b"")).get(nf.NFTA_TABLE_USE, b""))
     ours = len(declared.sets) + len(declared.chains) + len(declared.counters)
     if there > ours:
         yield f"it holds {there} chains, sets and counters in place of {ours}"
         try:
-            listed = nft.dump_raw(NFT_MSG_GETCHAIN, declared.family, b"", MOST)
+            listed = nft.dump_raw(nf.NFT_MSG_GETCHAIN, declared.family, b"", MOST)
         except OSError as error:
             if error.errno != errno.EFBIG:
                 raise
             return
         known = {chain.name for chain in declared.chains}
         for parts in map(dict, map(attributes, listed)):
-            name = _text(parts[NFTA_CHAIN_NAME])
-            if _text(parts[NFTA_CHAIN_TABLE]) == TABLE and name not in known:
+            name = _text(parts[nf.NFTA_CHAIN_NAME])
+            if _text(parts[nf.NFTA_CHAIN_TABLE]) == TABLE and name not in known:
                 yield f"chain {_shown(name)} should not be there"
 
 
 def _sets(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
     family = declared.family
-    body = string(NFTA_SET_TABLE, TABLE)
+    body = string(nf.NFTA_SET_TABLE, TABLE)
     found = {}
-    for raw in nft.dump_raw(NFT_MSG_GETSET, family, body, MOST):
+    for raw in nft.dump_raw(nf.NFT_MSG_GETSET, family, body, MOST):
         parts = dict(attributes(raw))
-        if _text(parts[NFTA_SET_TABLE]) == TABLE:
-            found[_text(parts[NFTA_SET_NAME])] = raw
+        if _text(parts[nf.NFTA_SET_TABLE]) == TABLE:
+            found[_text(parts[nf.NFTA_SET_NAME])] = raw
     for one in declared.sets:
         name = one.set.name
         there = found.pop(name, None)
@@ -180,33 +160,35 @@ def _sets(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
         elif not _alike(set_attributes(one), there, SET):
             yield f"set {name} is declared otherwise"
         elif one.elements:
-            which = string(NFTA_SET_ELEM_LIST_TABLE, TABLE) + string(NFTA_SET_ELEM_LIST_SET, name)
+            which = string(nf.NFTA_SET_ELEM_LIST_TABLE, TABLE) + string(
+                nf.NFTA_SET_ELEM_LIST_SET, name
+            )
             held = {
                 key
-                for payload in nft.dump_raw(NFT_MSG_GETSETELEM, family, which, MOST)
+                for payload in nft.dump_raw(nf.NFT_MSG_GETSETELEM, family, which, MOST)
                 for (key, _), _ in decode_elements(one.set, payload)
             }
             if held != set(one.elements):
                 yield f"set {name} does not hold what it always holds"
     yield from (f"set {_shown(name)} should not be there" for name in found)
     counters = {
-        _text(dict(attributes(raw))[NFTA_OBJ_NAME])
-        for raw in nft.dump_raw(NFT_MSG_GETOBJ, family, string(NFTA_OBJ_TABLE, TABLE), MOST)
+        _text(dict(attributes(raw))[nf.NFTA_OBJ_NAME])
+        for raw in nft.dump_raw(nf.NFT_MSG_GETOBJ, family, string(nf.NFTA_OBJ_TABLE, TABLE), MOST)
     }
     yield from (f"counter {name} is missing" for name in declared.counters if name not in counters)
 
 
 def _chains(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
     rules: dict[str, list[bytes]] = {}
-    body = string(NFTA_RULE_TABLE, TABLE)
-    for raw in nft.dump_raw(NFT_MSG_GETRULE, declared.family, body, MOST):
+    body = string(nf.NFTA_RULE_TABLE, TABLE)
+    for raw in nft.dump_raw(nf.NFT_MSG_GETRULE, declared.family, body, MOST):
         parts = dict(attributes(raw))
-        if _text(parts[NFTA_RULE_TABLE]) == TABLE:
-            of_chain = rules.setdefault(_text(parts[NFTA_RULE_CHAIN]), [])
-            of_chain.append(parts.get(NFTA_RULE_EXPRESSIONS, b""))
+        if _text(parts[nf.NFTA_RULE_TABLE]) == TABLE:
+            of_chain = rules.setdefault(_text(parts[nf.NFTA_RULE_CHAIN]), [])
+            of_chain.append(parts.get(nf.NFTA_RULE_EXPRESSIONS, b""))
     for chain in declared.chains:
-        body = string(NFTA_CHAIN_TABLE, TABLE) + string(NFTA_CHAIN_NAME, chain.name)
-        there = nft.get(NFT_MSG_GETCHAIN, declared.family, body)
+        body = string(nf.NFTA_CHAIN_TABLE, TABLE) + string(nf.NFTA_CHAIN_NAME, chain.name)
+        there = nft.get(nf.NFT_MSG_GETCHAIN, declared.family, body)
         if there is None:
             yield f"chain {chain.name} is missing"
             continue
@@ -217,10 +199,10 @@ def _chains(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
 
 def _chain(declared: Chain, there: bytes) -> Iterator[str]:
     parts = dict(attributes(there))
-    if not _alike(chain_attributes(declared), there, (NFTA_CHAIN_HOOK, NFTA_CHAIN_TYPE)):
+    if not _alike(chain_attributes(declared), there, (nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_TYPE)):
         yield "meets packets elsewhere than it should"
     if declared.hook is not None:
-        policy = _number(parts.get(NFTA_CHAIN_POLICY, b""))
+        policy = _number(parts.get(nf.NFTA_CHAIN_POLICY, b""))
         if policy != declared.hook.policy:
             yield f"has policy {POLICIES[policy & 1]}, not {POLICIES[declared.hook.policy]}"
 

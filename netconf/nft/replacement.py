@@ -33,17 +33,6 @@ from typing import Final
 from netconf.nft import readback
 from netconf.nft.elements import TABLE
 from netconf.nft.encoding import (
-    NFT_MSG_DELTABLE,
-    NFT_MSG_GETOBJ,
-    NFT_MSG_GETSETELEM,
-    NFT_MSG_NEWSETELEM,
-    NFTA_OBJ_DATA,
-    NFTA_OBJ_NAME,
-    NFTA_OBJ_TABLE,
-    NFTA_SET_ELEM_LIST_ELEMENTS,
-    NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE,
-    NFTA_TABLE_NAME,
     NLM_F_CREATE,
     NLM_F_REQUEST,
     attributes,
@@ -54,13 +43,12 @@ from netconf.nft.encoding import (
     string,
 )
 from netconf.nft.tables import (
-    NFT_MSG_NEWTABLE,
-    NFT_TABLE_F_DORMANT,
     Message,
     Ruleset,
     table_flags,
 )
 from netconf.nft.wire import NftSocket
+from netconf.uapi import nf_tables as nf
 
 NEXT: Final = f"{TABLE}-next"
 """The table that stands in while the other is made anew."""
@@ -96,14 +84,14 @@ def load(nft: NftSocket, declared: Ruleset) -> None:
     """
     family = declared.family
     present = [name for name in (TABLE, NEXT) if readback.awake(nft, family, name) is not None]
-    gone = [(NFT_MSG_DELTABLE, 0, string(NFTA_TABLE_NAME, name)) for name in present]
+    gone = [(nf.NFT_MSG_DELTABLE, 0, string(nf.NFTA_TABLE_NAME, name)) for name in present]
     _send(nft, family, [*gone, *declared.messages()])
 
 
 def remove(nft: NftSocket, family: int, table: str) -> None:
     """Take a table out of force, and then away; OSError ENOENT if there is none."""
-    name = string(NFTA_TABLE_NAME, table)
-    _send(nft, family, [(NFT_MSG_NEWTABLE, 0, name + table_flags(NFT_TABLE_F_DORMANT))])
+    name = string(nf.NFTA_TABLE_NAME, table)
+    _send(nft, family, [(nf.NFT_MSG_NEWTABLE, 0, name + table_flags(nf.NFT_TABLE_F_DORMANT))])
     nft.delete_table(family, table)
 
 
@@ -112,17 +100,19 @@ def _copy(nft: NftSocket, declared: Ruleset, source: str, target: str) -> None:
     family = declared.family
     made = declared.messages(target, dormant=True, counted=_counted(nft, family, source))
     _send(nft, family, [*made, *_elements(nft, declared, source, target)])
-    name = string(NFTA_TABLE_NAME, target)
-    _send(nft, family, [(NFT_MSG_NEWTABLE, 0, name + table_flags(0))])
+    name = string(nf.NFTA_TABLE_NAME, target)
+    _send(nft, family, [(nf.NFT_MSG_NEWTABLE, 0, name + table_flags(0))])
 
 
 def _counted(nft: NftSocket, family: int, table: str) -> dict[str, bytes]:
     """Return each named counter's NFTA_OBJ_DATA."""
-    listed = nft.dump_raw(NFT_MSG_GETOBJ, family, string(NFTA_OBJ_TABLE, table), readback.MOST)
+    listed = nft.dump_raw(
+        nf.NFT_MSG_GETOBJ, family, string(nf.NFTA_OBJ_TABLE, table), readback.MOST
+    )
     found = {}
     for payload in listed:
-        name = dict(attributes(payload))[NFTA_OBJ_NAME].rstrip(b"\0").decode(errors="replace")
-        found[name] = raw_attributes(payload)[NFTA_OBJ_DATA]
+        name = dict(attributes(payload))[nf.NFTA_OBJ_NAME].rstrip(b"\0").decode(errors="replace")
+        found[name] = raw_attributes(payload)[nf.NFTA_OBJ_DATA]
     return found
 
 
@@ -133,24 +123,24 @@ def _elements(nft: NftSocket, declared: Ruleset, source: str, target: str) -> li
     for one in declared.sets:
         if one.elements or not readback.fits(nft, source, one):
             continue
-        name = string(NFTA_SET_ELEM_LIST_SET, one.set.name)
+        name = string(nf.NFTA_SET_ELEM_LIST_SET, one.set.name)
         try:
             listed = nft.dump_raw(
-                NFT_MSG_GETSETELEM,
+                nf.NFT_MSG_GETSETELEM,
                 family,
-                string(NFTA_SET_ELEM_LIST_TABLE, source) + name,
+                string(nf.NFTA_SET_ELEM_LIST_TABLE, source) + name,
                 MOST_ELEMENTS,
             )
         except OSError as error:
             if error.errno != errno.EFBIG:
                 raise
             continue
-        place = string(NFTA_SET_ELEM_LIST_TABLE, target) + name
+        place = string(nf.NFTA_SET_ELEM_LIST_TABLE, target) + name
         for payload in listed:
-            held = dict(attributes(payload)).get(NFTA_SET_ELEM_LIST_ELEMENTS, b"")
+            held = dict(attributes(payload)).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"")
             if held:
-                body = place + nested(NFTA_SET_ELEM_LIST_ELEMENTS, held)
-                found.append((NFT_MSG_NEWSETELEM, 0, body))
+                body = place + nested(nf.NFTA_SET_ELEM_LIST_ELEMENTS, held)
+                found.append((nf.NFT_MSG_NEWSETELEM, 0, body))
     return found
 
 

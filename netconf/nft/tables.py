@@ -25,19 +25,6 @@ import msgspec
 
 from netconf.nft.elements import IPV4_ADDR, IPV6_ADDR, REGISTER, TABLE, Field, Key, Set, pack
 from netconf.nft.encoding import (
-    NFT_MSG_NEWSETELEM,
-    NFT_OBJECT_COUNTER,
-    NFTA_DATA_VALUE,
-    NFTA_LIST_ELEM,
-    NFTA_OBJ_DATA,
-    NFTA_OBJ_NAME,
-    NFTA_OBJ_TABLE,
-    NFTA_OBJ_TYPE,
-    NFTA_SET_ELEM_KEY,
-    NFTA_SET_ELEM_LIST_ELEMENTS,
-    NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE,
-    NFTA_TABLE_NAME,
     attribute,
     nested,
     string,
@@ -52,10 +39,6 @@ from netconf.nft.expressions import (
     IP_SADDR,
     L4PROTO,
     META_MARK,
-    NFT_META_IIFNAME,
-    NFT_META_L4PROTO,
-    NFT_META_MARK,
-    NFT_NG_RANDOM,
     NOTHING_COUNTED,
     TH_DPORT,
     Selector,
@@ -63,49 +46,7 @@ from netconf.nft.expressions import (
     counter,
     host_order,
 )
-
-NLM_F_EXCL: Final = 0x200
-NLM_F_APPEND: Final = 0x800
-
-NFT_MSG_NEWTABLE: Final = 0
-NFT_MSG_NEWCHAIN: Final = 3
-NFT_MSG_NEWRULE: Final = 6
-NFT_MSG_NEWSET: Final = 9
-NFT_MSG_NEWOBJ: Final = 18
-
-NFTA_TABLE_FLAGS: Final = 2
-NFT_TABLE_F_DORMANT: Final = 0x1
-
-NFTA_SET_TABLE: Final = 1
-NFTA_SET_NAME: Final = 2
-NFTA_SET_FLAGS: Final = 3
-NFTA_SET_KEY_TYPE: Final = 4
-NFTA_SET_KEY_LEN: Final = 5
-NFTA_SET_DATA_TYPE: Final = 6
-NFTA_SET_DATA_LEN: Final = 7
-NFTA_SET_DESC: Final = 9
-NFTA_SET_ID: Final = 10
-NFTA_SET_TIMEOUT: Final = 11
-NFTA_SET_GC_INTERVAL: Final = 12
-NFTA_SET_USERDATA: Final = 13
-NFTA_SET_EXPR: Final = 17
-NFTA_SET_DESC_SIZE: Final = 1
-NFT_SET_CONSTANT: Final = 0x2
-NFT_SET_MAP: Final = 0x8
-NFT_SET_TIMEOUT: Final = 0x10
-NFT_SET_EVAL: Final = 0x20
-
-NFTA_CHAIN_TABLE: Final = 1
-NFTA_CHAIN_NAME: Final = 3
-NFTA_CHAIN_HOOK: Final = 4
-NFTA_CHAIN_POLICY: Final = 5
-NFTA_CHAIN_TYPE: Final = 7
-NFTA_HOOK_HOOKNUM: Final = 1
-NFTA_HOOK_PRIORITY: Final = 2
-
-NFTA_RULE_TABLE: Final = 1
-NFTA_RULE_CHAIN: Final = 2
-NFTA_RULE_EXPRESSIONS: Final = 4
+from netconf.uapi import nf_tables as nf
 
 NFTNL_UDATA_SET_KEYBYTEORDER: Final = 0
 NFTNL_UDATA_SET_DATABYTEORDER: Final = 1
@@ -202,29 +143,30 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
 
         `counted` is the NFTA_OBJ_DATA that a counter begins with, by name; nothing by default.
         """
-        flags = table_flags(NFT_TABLE_F_DORMANT if dormant else 0)
+        flags = table_flags(nf.NFT_TABLE_F_DORMANT if dormant else 0)
         found: list[Message] = [
-            (NFT_MSG_NEWTABLE, NLM_F_EXCL, string(NFTA_TABLE_NAME, table) + flags)
+            (nf.NFT_MSG_NEWTABLE, nf.NLM_F_EXCL, string(nf.NFTA_TABLE_NAME, table) + flags)
         ]
         for number, one in enumerate(self.sets, 1):
-            identity = string(NFTA_SET_TABLE, table) + _u32(NFTA_SET_ID, number)
-            found.append((NFT_MSG_NEWSET, 0, identity + set_attributes(one)))
+            identity = string(nf.NFTA_SET_TABLE, table) + _u32(nf.NFTA_SET_ID, number)
+            found.append((nf.NFT_MSG_NEWSET, 0, identity + set_attributes(one)))
         found += [
-            (NFT_MSG_NEWSETELEM, 0, _elements(table, one.set, one.elements))
+            (nf.NFT_MSG_NEWSETELEM, 0, _elements(table, one.set, one.elements))
             for one in self.sets
             if one.elements
         ]
         for name in self.counters:
-            kind = string(NFTA_OBJ_NAME, name) + _u32(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER)
-            begin = counted.get(name) or nested(NFTA_OBJ_DATA, *NOTHING_COUNTED)
-            found.append((NFT_MSG_NEWOBJ, 0, string(NFTA_OBJ_TABLE, table) + kind + begin))
+            kind = string(nf.NFTA_OBJ_NAME, name) + _u32(nf.NFTA_OBJ_TYPE, nf.NFT_OBJECT_COUNTER)
+            begin = counted.get(name) or nested(nf.NFTA_OBJ_DATA, *NOTHING_COUNTED)
+            found.append((nf.NFT_MSG_NEWOBJ, 0, string(nf.NFTA_OBJ_TABLE, table) + kind + begin))
         for chain in self.chains:
-            body = string(NFTA_CHAIN_TABLE, table) + chain_attributes(chain)
-            found.append((NFT_MSG_NEWCHAIN, 0, body))
+            body = string(nf.NFTA_CHAIN_TABLE, table) + chain_attributes(chain)
+            found.append((nf.NFT_MSG_NEWCHAIN, 0, body))
         for chain in self.chains:
-            place = string(NFTA_RULE_TABLE, table) + string(NFTA_RULE_CHAIN, chain.name)
+            place = string(nf.NFTA_RULE_TABLE, table) + string(nf.NFTA_RULE_CHAIN, chain.name)
             found += [
-                (NFT_MSG_NEWRULE, NLM_F_APPEND, place + rule_attributes(one)) for one in chain.rules
+                (nf.NFT_MSG_NEWRULE, nf.NLM_F_APPEND, place + rule_attributes(one))
+                for one in chain.rules
             ]
         return found
 
@@ -236,7 +178,7 @@ def rule(text: str, *statements: Statement) -> Rule:
 
 def table_flags(flags: int) -> bytes:
     """Return the attribute that puts a table to sleep (NFT_TABLE_F_DORMANT) or wakes it (0)."""
-    return _u32(NFTA_TABLE_FLAGS, flags)
+    return _u32(nf.NFTA_TABLE_FLAGS, flags)
 
 
 def set_attributes(declared: SetDeclaration) -> bytes:
@@ -244,56 +186,58 @@ def set_attributes(declared: SetDeclaration) -> bytes:
     target = declared.set
     if tuple(s.field for s in (*declared.key, *declared.data)) != (*target.key, *target.data):
         raise TypeError(f"{target.name} is declared to hold something else")
-    flags = declared.flags | (NFT_SET_MAP if target.data else 0)
+    flags = declared.flags | (nf.NFT_SET_MAP if target.data else 0)
     parts = [
-        string(NFTA_SET_NAME, target.name),
-        _u32(NFTA_SET_FLAGS, flags),
-        _u32(NFTA_SET_KEY_TYPE, _type(target.key)),
-        _u32(NFTA_SET_KEY_LEN, _length(target.key)),
+        string(nf.NFTA_SET_NAME, target.name),
+        _u32(nf.NFTA_SET_FLAGS, flags),
+        _u32(nf.NFTA_SET_KEY_TYPE, _type(target.key)),
+        _u32(nf.NFTA_SET_KEY_LEN, _length(target.key)),
     ]
     if target.data:
-        parts.append(_u32(NFTA_SET_DATA_TYPE, _type(target.data)))
-        parts.append(_u32(NFTA_SET_DATA_LEN, _length(target.data)))
+        parts.append(_u32(nf.NFTA_SET_DATA_TYPE, _type(target.data)))
+        parts.append(_u32(nf.NFTA_SET_DATA_LEN, _length(target.data)))
     if declared.size:
-        parts.append(nested(NFTA_SET_DESC, _u32(NFTA_SET_DESC_SIZE, declared.size)))
+        parts.append(nested(nf.NFTA_SET_DESC, _u32(nf.NFTA_SET_DESC_SIZE, declared.size)))
     if declared.timeout:
-        parts.append(attribute(NFTA_SET_TIMEOUT, struct.pack("!Q", declared.timeout)))
+        parts.append(attribute(nf.NFTA_SET_TIMEOUT, struct.pack("!Q", declared.timeout)))
     if declared.gc_interval:
-        parts.append(_u32(NFTA_SET_GC_INTERVAL, declared.gc_interval))
+        parts.append(_u32(nf.NFTA_SET_GC_INTERVAL, declared.gc_interval))
     if declared.counting:
-        parts.append(counter(NFTA_SET_EXPR))
-    parts.append(attribute(NFTA_SET_USERDATA, _userdata(declared)))
+        parts.append(counter(nf.NFTA_SET_EXPR))
+    parts.append(attribute(nf.NFTA_SET_USERDATA, _userdata(declared)))
     return b"".join(parts)
 
 
 def chain_attributes(chain: Chain) -> bytes:
     """Return what a chain is, but for its table and rules."""
-    parts = [string(NFTA_CHAIN_NAME, chain.name)]
+    parts = [string(nf.NFTA_CHAIN_NAME, chain.name)]
     if (hook := chain.hook) is not None:
-        place = attribute(NFTA_HOOK_PRIORITY, struct.pack("!i", hook.priority))
+        place = attribute(nf.NFTA_HOOK_PRIORITY, struct.pack("!i", hook.priority))
         parts += [
-            string(NFTA_CHAIN_TYPE, hook.type),
-            nested(NFTA_CHAIN_HOOK, _u32(NFTA_HOOK_HOOKNUM, hook.number), place),
-            _u32(NFTA_CHAIN_POLICY, hook.policy),
+            string(nf.NFTA_CHAIN_TYPE, hook.type),
+            nested(nf.NFTA_CHAIN_HOOK, _u32(nf.NFTA_HOOK_HOOKNUM, hook.number), place),
+            _u32(nf.NFTA_CHAIN_POLICY, hook.policy),
         ]
     return b"".join(parts)
 
 
 def rule_attributes(declared: Rule) -> bytes:
     """Return what a rule is, but for its table and chain."""
-    return nested(NFTA_RULE_EXPRESSIONS, *declared.expressions)
+    return nested(nf.NFTA_RULE_EXPRESSIONS, *declared.expressions)
 
 
 def _elements(table: str, target: Set, keys: Iterable[Key]) -> bytes:
     found = (
         nested(
-            NFTA_LIST_ELEM,
-            nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, pack(target.key, key))),
+            nf.NFTA_LIST_ELEM,
+            nested(nf.NFTA_SET_ELEM_KEY, attribute(nf.NFTA_DATA_VALUE, pack(target.key, key))),
         )
         for key in keys
     )
-    place = string(NFTA_SET_ELEM_LIST_TABLE, table) + string(NFTA_SET_ELEM_LIST_SET, target.name)
-    return place + nested(NFTA_SET_ELEM_LIST_ELEMENTS, *found)
+    place = string(nf.NFTA_SET_ELEM_LIST_TABLE, table) + string(
+        nf.NFTA_SET_ELEM_LIST_SET, target.name
+    )
+    return place + nested(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *found)
 
 
 def _type(fields: tuple[Field, ...]) -> int:
@@ -346,11 +290,11 @@ _TYPEOF: Final = {
     ETHER_SADDR.name: _payload_typeof(PROTO_DESC_ETHER, ETHHDR_SADDR),
     ETHER_DADDR.name: _payload_typeof(PROTO_DESC_ETHER, ETHHDR_DADDR),
     TH_DPORT.name: _payload_typeof(PROTO_DESC_TH, THDR_DPORT),
-    L4PROTO.name: _meta_typeof(NFT_META_L4PROTO),
-    META_MARK.name: _meta_typeof(NFT_META_MARK),
-    IIFNAME.name: _meta_typeof(NFT_META_IIFNAME),
+    L4PROTO.name: _meta_typeof(nf.NFT_META_L4PROTO),
+    META_MARK.name: _meta_typeof(nf.NFT_META_MARK),
+    IIFNAME.name: _meta_typeof(nf.NFT_META_IIFNAME),
     "numgen random mod 64": _typeof(
-        EXPR_NUMGEN, _number(0, NFT_NG_RANDOM) + _number(1, 64) + _number(2, 0)
+        EXPR_NUMGEN, _number(0, nf.NFT_NG_RANDOM) + _number(1, 64) + _number(2, 0)
     ),
 }
 

@@ -30,19 +30,6 @@ from netconf.nft.encoding import (
     IPCTNL_MSG_CT_DELETE,
     IPCTNL_MSG_CT_GET,
     NFGEN,
-    NFT_MSG_DELTABLE,
-    NFT_MSG_GETGEN,
-    NFT_MSG_GETOBJ,
-    NFT_MSG_GETSETELEM,
-    NFT_OBJECT_COUNTER,
-    NFTA_GEN_ID,
-    NFTA_OBJ_DATA,
-    NFTA_OBJ_NAME,
-    NFTA_OBJ_TABLE,
-    NFTA_OBJ_TYPE,
-    NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE,
-    NFTA_TABLE_NAME,
     NLM_F_DUMP,
     NLM_F_REQUEST,
     Batch,
@@ -62,6 +49,7 @@ from netconf.nft.encoding import (
     nftables,
     string,
 )
+from netconf.uapi import nf_tables as nf
 
 __all__ = ["Batch", "BatchError", "Enterable", "Flows", "NftSocket"]
 
@@ -172,30 +160,30 @@ class NftSocket:
 
     def counters(self, family: int, table: str) -> dict[str, int]:
         """Return packets by name of a table's named counters."""
-        body = string(NFTA_OBJ_TABLE, table)
-        body += attribute(NFTA_OBJ_TYPE, struct.pack("!I", NFT_OBJECT_COUNTER))
+        body = string(nf.NFTA_OBJ_TABLE, table)
+        body += attribute(nf.NFTA_OBJ_TYPE, struct.pack("!I", nf.NFT_OBJECT_COUNTER))
         found = {}
-        for payload in self.dump_raw(NFT_MSG_GETOBJ, family, body):
+        for payload in self.dump_raw(nf.NFT_MSG_GETOBJ, family, body):
             parts = dict(attributes(payload))
-            name = parts[NFTA_OBJ_NAME].rstrip(b"\0").decode()
+            name = parts[nf.NFTA_OBJ_NAME].rstrip(b"\0").decode()
             # The kernel's filter by table is only as good as its version.
-            if parts[NFTA_OBJ_TABLE].rstrip(b"\0").decode() == table:
-                found[name] = decode_counter(parts[NFTA_OBJ_DATA])
+            if parts[nf.NFTA_OBJ_TABLE].rstrip(b"\0").decode() == table:
+                found[name] = decode_counter(parts[nf.NFTA_OBJ_DATA])
         return found
 
     def generation(self) -> int:
         """Return the number of nftables commits in this namespace, whoever made them."""
 
         def ask(sequence: int) -> bytes:
-            kind = nftables(NFT_MSG_GETGEN)
+            kind = nftables(nf.NFT_MSG_GETGEN)
             return message(kind, NLM_F_REQUEST, sequence, socket.AF_UNSPEC, b"")
 
         (payload,) = self._request(ask)
-        return int.from_bytes(dict(attributes(payload))[NFTA_GEN_ID], "big")
+        return int.from_bytes(dict(attributes(payload))[nf.NFTA_GEN_ID], "big")
 
     def delete_table(self, family: int, table: str) -> None:
         """Delete a table with all in it; OSError ENOENT if there is none."""
-        kind, body = nftables(NFT_MSG_DELTABLE), string(NFTA_TABLE_NAME, table)
+        kind, body = nftables(nf.NFT_MSG_DELTABLE), string(nf.NFTA_TABLE_NAME, table)
         self._deleted = True
         self.transact(lambda number: [message(kind, NLM_F_REQUEST, number, family, body)])
 
@@ -226,9 +214,9 @@ class NftSocket:
         return self._retried(ask)
 
     def _elements(self, target: Set) -> Iterator[tuple[Element, int]]:
-        body = string(NFTA_SET_ELEM_LIST_TABLE, target.table)
-        body += string(NFTA_SET_ELEM_LIST_SET, target.name)
-        for payload in self.dump_raw(NFT_MSG_GETSETELEM, target.family, body):
+        body = string(nf.NFTA_SET_ELEM_LIST_TABLE, target.table)
+        body += string(nf.NFTA_SET_ELEM_LIST_SET, target.name)
+        for payload in self.dump_raw(nf.NFT_MSG_GETSETELEM, target.family, body):
             yield from decode_elements(target, payload)
 
     def get(self, kind: int, family: int, body: bytes) -> bytes | None:

@@ -36,7 +36,6 @@ from netconf.nft.encoding import (
     ELEMENTS_LIMIT,
     HEADER,
     NFGEN,
-    NFTA_SET_ELEM_LIST_ELEMENTS,
     Batch,
     Flows,
     attribute,
@@ -49,6 +48,7 @@ from netconf.nft.encoding import (
     matches,
     nested,
 )
+from netconf.uapi.nf_tables import NFTA_SET_ELEM_LIST_ELEMENTS
 
 VALUES = {
     IPV4_ADDR.name: st.ip_addresses(v=4).map(str),

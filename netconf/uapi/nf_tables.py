@@ -1,0 +1,215 @@
+"""The numbers of nf_tables and of the packets that it sees.
+
+Names and values are those of include/uapi/linux/netfilter/nf_tables.h; of netfilter.h,
+netfilter_ipv4.h and netfilter_bridge.h for hooks and priorities; of nf_nat.h, netlink.h,
+rtnetlink.h, if_arp.h, icmp.h and icmpv6.h for the few at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+NLM_F_EXCL: Final = 0x200
+NLM_F_APPEND: Final = 0x800
+
+NFT_MSG_NEWTABLE: Final = 0
+NFT_MSG_GETTABLE: Final = 1
+NFT_MSG_DELTABLE: Final = 2
+NFT_MSG_NEWCHAIN: Final = 3
+NFT_MSG_GETCHAIN: Final = 4
+NFT_MSG_NEWRULE: Final = 6
+NFT_MSG_GETRULE: Final = 7
+NFT_MSG_NEWSET: Final = 9
+NFT_MSG_GETSET: Final = 10
+NFT_MSG_NEWSETELEM: Final = 12
+NFT_MSG_GETSETELEM: Final = 13
+NFT_MSG_DELSETELEM: Final = 14
+NFT_MSG_GETGEN: Final = 16
+NFT_MSG_NEWOBJ: Final = 18
+NFT_MSG_GETOBJ: Final = 19
+
+NFTA_TABLE_NAME: Final = 1
+NFTA_TABLE_FLAGS: Final = 2
+NFTA_TABLE_USE: Final = 3
+NFT_TABLE_F_DORMANT: Final = 0x1
+
+NFTA_DATA_VERDICT: Final = 2
+NFTA_VERDICT_CODE: Final = 1
+NFTA_VERDICT_CHAIN: Final = 2
+NFTA_SET_ELEM_LIST_TABLE: Final = 1
+NFTA_SET_ELEM_LIST_SET: Final = 2
+NFTA_SET_ELEM_LIST_ELEMENTS: Final = 3
+NFTA_LIST_ELEM: Final = 1
+NFTA_SET_ELEM_KEY: Final = 1
+NFTA_SET_ELEM_DATA: Final = 2
+NFTA_SET_ELEM_EXPR: Final = 7
+NFTA_DATA_VALUE: Final = 1
+
+NFTA_SET_TABLE: Final = 1
+NFTA_SET_NAME: Final = 2
+NFTA_SET_FLAGS: Final = 3
+NFTA_SET_KEY_TYPE: Final = 4
+NFTA_SET_KEY_LEN: Final = 5
+NFTA_SET_DATA_TYPE: Final = 6
+NFTA_SET_DATA_LEN: Final = 7
+NFTA_SET_DESC: Final = 9
+NFTA_SET_ID: Final = 10
+NFTA_SET_TIMEOUT: Final = 11
+NFTA_SET_GC_INTERVAL: Final = 12
+NFTA_SET_USERDATA: Final = 13
+NFTA_SET_EXPR: Final = 17
+NFTA_SET_DESC_SIZE: Final = 1
+NFT_SET_CONSTANT: Final = 0x2
+NFT_SET_MAP: Final = 0x8
+NFT_SET_TIMEOUT: Final = 0x10
+NFT_SET_EVAL: Final = 0x20
+NFTA_SET_POLICY: Final = 8
+NFTA_SET_EXPRESSIONS: Final = 18
+
+NFTA_CHAIN_TABLE: Final = 1
+NFTA_CHAIN_NAME: Final = 3
+NFTA_CHAIN_HOOK: Final = 4
+NFTA_CHAIN_POLICY: Final = 5
+NFTA_CHAIN_TYPE: Final = 7
+NFTA_HOOK_HOOKNUM: Final = 1
+NFTA_HOOK_PRIORITY: Final = 2
+
+NFTA_EXPR_NAME: Final = 1
+NFTA_EXPR_DATA: Final = 2
+NFTA_RULE_TABLE: Final = 1
+NFTA_RULE_CHAIN: Final = 2
+NFTA_RULE_EXPRESSIONS: Final = 4
+
+NFT_OBJECT_COUNTER: Final = 1
+NFTA_GEN_ID: Final = 1
+NFTA_OBJ_TABLE: Final = 1
+NFTA_OBJ_NAME: Final = 2
+NFTA_OBJ_TYPE: Final = 3
+NFTA_OBJ_DATA: Final = 4
+
+NFT_REG_VERDICT: Final = 0
+NFT_REG_1: Final = 1
+NFT_REG32_00: Final = 8
+
+NF_DROP: Final = 0
+NF_ACCEPT: Final = 1
+NFT_JUMP: Final = -3
+NFT_GOTO: Final = -4
+NFT_RETURN: Final = -5
+
+NFTA_META_DREG: Final = 1
+NFTA_META_KEY: Final = 2
+NFTA_META_SREG: Final = 3
+NFT_META_MARK: Final = 3
+NFT_META_IIF: Final = 4
+NFT_META_IIFNAME: Final = 6
+NFT_META_OIFNAME: Final = 7
+NFT_META_IIFTYPE: Final = 8
+NFT_META_NFPROTO: Final = 15
+NFT_META_L4PROTO: Final = 16
+
+NFTA_PAYLOAD_DREG: Final = 1
+NFTA_PAYLOAD_BASE: Final = 2
+NFTA_PAYLOAD_OFFSET: Final = 3
+NFTA_PAYLOAD_LEN: Final = 4
+NFTA_PAYLOAD_SREG: Final = 5
+NFTA_PAYLOAD_CSUM_TYPE: Final = 6
+NFTA_PAYLOAD_CSUM_OFFSET: Final = 7
+NFTA_PAYLOAD_CSUM_FLAGS: Final = 8
+NFT_PAYLOAD_LL_HEADER: Final = 0
+NFT_PAYLOAD_NETWORK_HEADER: Final = 1
+NFT_PAYLOAD_TRANSPORT_HEADER: Final = 2
+NFT_PAYLOAD_CSUM_INET: Final = 1
+NFT_PAYLOAD_L4CSUM_PSEUDOHDR: Final = 1
+
+NFTA_CMP_SREG: Final = 1
+NFTA_CMP_OP: Final = 2
+NFTA_CMP_DATA: Final = 3
+NFT_CMP_EQ: Final = 0
+NFT_CMP_NEQ: Final = 1
+
+NFTA_BITWISE_SREG: Final = 1
+NFTA_BITWISE_DREG: Final = 2
+NFTA_BITWISE_LEN: Final = 3
+NFTA_BITWISE_MASK: Final = 4
+NFTA_BITWISE_XOR: Final = 5
+
+NFTA_IMMEDIATE_DREG: Final = 1
+NFTA_IMMEDIATE_DATA: Final = 2
+
+NFTA_LOOKUP_SET: Final = 1
+NFTA_LOOKUP_SREG: Final = 2
+NFTA_LOOKUP_DREG: Final = 3
+NFTA_LOOKUP_FLAGS: Final = 5
+NFT_LOOKUP_F_INV: Final = 1
+
+NFTA_DYNSET_SET_NAME: Final = 1
+NFTA_DYNSET_OP: Final = 3
+NFTA_DYNSET_SREG_KEY: Final = 4
+NFTA_DYNSET_FLAGS: Final = 9
+NFT_DYNSET_OP_UPDATE: Final = 1
+
+NFTA_CT_DREG: Final = 1
+NFTA_CT_KEY: Final = 2
+NFTA_CT_SREG: Final = 4
+NFT_CT_STATE: Final = 0
+NFT_CT_MARK: Final = 3
+
+NFTA_NAT_TYPE: Final = 1
+NFTA_NAT_FAMILY: Final = 2
+NFTA_NAT_REG_ADDR_MIN: Final = 3
+NFTA_NAT_REG_ADDR_MAX: Final = 4
+NFTA_NAT_REG_PROTO_MIN: Final = 5
+NFTA_NAT_REG_PROTO_MAX: Final = 6
+NFTA_NAT_FLAGS: Final = 7
+NFT_NAT_DNAT: Final = 1
+NF_NAT_RANGE_MAP_IPS: Final = 1
+NF_NAT_RANGE_PROTO_SPECIFIED: Final = 2
+
+NFTA_NG_DREG: Final = 1
+NFTA_NG_MODULUS: Final = 2
+NFTA_NG_TYPE: Final = 3
+NFTA_NG_OFFSET: Final = 4
+NFT_NG_RANDOM: Final = 1
+
+NFTA_FIB_DREG: Final = 1
+NFTA_FIB_RESULT: Final = 2
+NFTA_FIB_FLAGS: Final = 3
+NFT_FIB_RESULT_ADDRTYPE: Final = 3
+NFTA_FIB_F_DADDR: Final = 2
+
+NFTA_REJECT_TYPE: Final = 1
+NFTA_REJECT_ICMP_CODE: Final = 2
+NFT_REJECT_ICMP_UNREACH: Final = 0
+NFT_REJECT_TCP_RST: Final = 1
+NFT_REJECT_ICMPX_UNREACH: Final = 2
+NFT_REJECT_ICMPX_ADMIN_PROHIBITED: Final = 3
+
+NFTA_COUNTER_BYTES: Final = 1
+NFTA_COUNTER_PACKETS: Final = 2
+
+NFTA_OBJREF_IMM_TYPE: Final = 1
+NFTA_OBJREF_IMM_NAME: Final = 2
+
+NFPROTO_IPV4: Final = 2
+NFPROTO_IPV6: Final = 10
+NF_INET_PRE_ROUTING: Final = 0
+NF_INET_LOCAL_IN: Final = 1
+NF_INET_LOCAL_OUT: Final = 3
+NF_IP_PRI_BEFORE_DEFRAG: Final = -450
+"""Before fragments are put together (-400) and flows are looked up (-200)."""
+
+NF_IP_PRI_NAT_DST: Final = -100
+NF_IP_PRI_FILTER: Final = 0
+NF_BR_PRE_ROUTING: Final = 0
+NF_BR_LOCAL_IN: Final = 1
+NF_BR_FORWARD: Final = 2
+NF_BR_LOCAL_OUT: Final = 3
+NF_BR_PRI_FILTER_BRIDGED: Final = -200
+
+ARPHRD_ETHER: Final = 1
+LOOPBACK_IFINDEX: Final = 1
+RTN_LOCAL: Final = 2
+ICMP_PORT_UNREACH: Final = 3
+ICMPV6_PORT_UNREACH: Final = 4
+ICMPV6_ECHO_REQUEST: Final = 128
