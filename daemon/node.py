@@ -108,8 +108,8 @@ class Node:
         )
         self._keep_alive = KeepAlive(self._registry, self._workers.mesh, journal)
         self._audit = Audit(
-            self._registry, self._reconciler, self._workers.audit, config.addresses.vips,
-            config.addresses.ula, journal,
+            self._registry, self._reconciler, self._workers.audit, state,
+            lambda: self._mesh.facts, journal,
         )  # fmt: skip
         self._hold = Hold(
             store, self._membership, self._exchange, self._liveness, self._registry,
@@ -185,6 +185,4 @@ class Node:
         """Take over attachments, and set straight what this node says of them."""
         await self._lifecycle.adopt()
         self._reconciler.adopt_pairs(await self._workers.program.run(host.pairs))
-        for said in self._audit.outdated():
-            self._journal.warning("outdated", attachment=said)
         self._publisher.align(self._registry.values(), self._lifecycle.unreadable)

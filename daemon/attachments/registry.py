@@ -56,7 +56,7 @@ class Registry(Mapping[str, Attachment]):
             subscriber.added(attachment, fresh=fresh)
 
     def update(self, attachment: Attachment) -> None:
-        """Take note of another MTU; unknown attachments are not added."""
+        """Take note of another MTU or IPv6 network; unknown attachments are not added."""
         if attachment.id in self._attachments:
             self._attachments[attachment.id] = attachment
 

@@ -6,19 +6,24 @@
 3. A round of the standing audit reads back `AUDIT_AT_ONCE` attachments in turn, and each whose
    nftables somebody else has changed since (the kernel counts): so a thousand attachments cost
    little more than fifty.
-4. Once the hold has ended, each container whose ruleset another release made gets today's.
+4. Once the hold has ended, each container whose ruleset another release made gets today's, and
+   each that was attached before the cluster had an IPv6 network gets its part of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+import msgspec
 
 from daemon.attachments.registry import Registry
 from daemon.journal import Journal
 from daemon.reconcile.reconciler import Reconciler
 from daemon.workers import Pool
-from netconf.attach.attachment import Attachment
+from netconf.attach import readdress
+from netconf.attach.attachment import Attachment, NodeNet
+from netconf.attach.state import State
 from netconf.errors import KernelFailure, NoctuleError, UnknownContainer
 from netconf.nft import host, ruleset
 from netconf.program import actual
@@ -40,17 +45,16 @@ class Audit:
         registry: Registry,
         reconciler: Reconciler,
         pool: Pool,
-        vips: str,
-        ula: str,
+        state: State,
+        net: Callable[[], NodeNet],
         journal: Journal,
     ) -> None:
-        """`vips` is the CIDR of the VIPs, for a ruleset that must be loaded again; `ula` that of
-        the IPv6 network, or empty."""
+        """`net` tells of this node, once its mesh is up."""
         self._registry = registry
         self._reconciler = reconciler
         self._pool = pool
-        self._vips = vips
-        self._ula = ula
+        self._state = state
+        self._net = net
         self._journal = journal
         self._turn = 0
         """Where the next round of the standing audit begins."""
@@ -83,13 +87,13 @@ class Audit:
         return await self._of(list(self._registry.values()))
 
     async def upgrade(self) -> None:
-        """Give each attachment today's ruleset, one after the other (rule 4), and log it."""
+        """Bring each attachment up to date, one after the other (rule 4), and log it."""
         for attachment in list(self._registry.values()):
             if attachment.id not in self._registry:
                 continue
             programmed = self._reconciler.programmed(attachment.id)
             try:
-                said = await self._pool.run(self._reconciler.kernel.mend, attachment, self._vips)
+                made, said = await self._pool.run(self._upgrade, attachment)
             except UnknownContainer:
                 continue  # the collector takes it down
             except NoctuleError as error:
@@ -101,6 +105,12 @@ class Audit:
                     details=error.details,
                 )
                 continue
+            if made != attachment:
+                self._registry.update(made)
+                self._reconciler.changed(made)
+                self._journal.info(
+                    "IPv6 network added", attachment=made.id, service=made.service, ula=made.ula
+                )
             if said:
                 self._journal.info(
                     "ruleset replaced",
@@ -112,13 +122,17 @@ class Audit:
                 if programmed is not None and self._reconciler.distrust(attachment.id, programmed):
                     self._reconciler.wake()
 
+        for one in self.outdated():
+            self._journal.warning("outdated", attachment=one)
+
     def outdated(self) -> list[str]:
         """Say which containers have another IPv6 network than the node, and so keep it."""
+        ula = self._net().ula
         return [
             f"{made.id} ({made.service}): addresses.ula was {made.ula or 'absent'} and is "
-            f"{self._ula or 'absent'}; recreate the container"
+            f"{ula or 'absent'}; recreate the container"
             for made in self._registry.values()
-            if made.ula != self._ula
+            if made.ula != ula
         ]
 
     async def _of(self, due: Iterable[Attachment]) -> list[str]:
@@ -140,6 +154,16 @@ class Audit:
 
     # --- in a worker thread
 
+    def _upgrade(self, attachment: Attachment) -> tuple[Attachment, list[str]]:
+        """Return the attachment as it is now, and what was wrong with its ruleset."""
+        net = self._net()
+        if attachment.ula or not net.ula:
+            return attachment, self._reconciler.kernel.mend(attachment, net.vips)
+        # Closed before open: the ruleset first.
+        wanted = msgspec.structs.replace(attachment, ula=net.ula)
+        said = self._reconciler.kernel.mend(wanted, net.vips)
+        return readdress.add_ipv6(net, self._state, attachment.id) or attachment, said
+
     def _disturbed(self, attachments: Iterable[Attachment]) -> list[Attachment]:
         """Return those whose nftables changed since they were last programmed or read."""
         found = []
@@ -156,7 +180,7 @@ class Audit:
     def _compare(self, attachment: Attachment, programmed: Desired) -> list[str]:
         kernel = self._reconciler.kernel
         try:
-            if said := kernel.mend(attachment, self._vips):
+            if said := kernel.mend(attachment, self._net().vips):
                 return said
             return actual.differences(kernel.observe(attachment), programmed, attachment.ula)
         except UnknownContainer:

@@ -89,6 +89,12 @@ class Reconciler:
         """Change nothing of `attachment` any more."""
         self._entries.pop(attachment.id, None)
 
+    def changed(self, attachment: Attachment) -> None:
+        """`attachment` has another IPv6 network: read it back, and program it anew."""
+        if (entry := self._entries.get(attachment.id)) is not None:
+            entry.attachment, entry.programmed = attachment, None
+            self.wake()
+
     async def released(self, attachment_id: str) -> None:
         """Close the sockets in the attachment's namespace, after a change under way."""
         await self._pool.run(self.kernel.forget, attachment_id)

@@ -53,8 +53,11 @@ TCI: Final = raw("@ll,112,8", nf.NFT_PAYLOAD_LL_HEADER, 14, 1)
 """The byte after the EtherType is TCI and AN (IEEE 802.1AE 9.3)."""
 ENCRYPTED: Final = 0x0C
 """E and C."""
-EXPLICIT: Final = 0xB0
-"""V, SC and SCB: another version, an SCI in the frame, a broadcast from a single-copy ring."""
+VERSION: Final = 0x80
+"""V: another version than today's."""
+EXPLICIT: Final = 0x30
+"""SC and SCB: an SCI in the frame, a broadcast from a single-copy ring. Adjacent bits, and those of
+`VERSION` apart: nft 1.1 lists a mask with a gap as what it is not."""
 
 MESH, PORTS = "bat0", "vh*"
 
@@ -145,7 +148,12 @@ HOST_RULESET: Final = Ruleset(
                     PLAINTEXT,
                 ),
                 rule(
-                    '@ll,112,8 & 0xb0 != 0x0 counter name "foreign" drop',
+                    '@ll,112,8 & 0x80 != 0x0 counter name "foreign" drop',
+                    masked_neq(TCI, bytes((VERSION,)), bytes(1)),
+                    FOREIGN,
+                ),
+                rule(
+                    '@ll,112,8 & 0x30 != 0x0 counter name "foreign" drop',
                     masked_neq(TCI, bytes((EXPLICIT,)), bytes(1)),
                     FOREIGN,
                 ),

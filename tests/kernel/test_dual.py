@@ -10,9 +10,11 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from netconf import names
+from netconf.attach import readdress
 from netconf.attach.attachment import Attachment
 from netconf.errors import CheckFailure, KernelFailure
 from netconf.namespace import Namespace
@@ -23,7 +25,7 @@ from netconf.program.actual import differences
 from netconf.program.desired import EMPTY, Desired, Peer
 from netconf.program.programmer import Programmer
 from tests.kernel.client_server import ULA, echo_request
-from tests.kernel.conftest import SECRET, Container, MeshNode, pairs
+from tests.kernel.conftest import SECRET, VIPS, Container, MeshNode, pairs
 from tests.kernel.sandbox import nodes
 from tests.kernel.test_attach import LIMIT, ip_json, until
 
@@ -72,7 +74,7 @@ class World:
     def program(self, made: Attachment, old: Desired | None, new: Desired) -> None:
         self.programmer.admit(made.id)
         self.programmer.apply(made, old, new, lambda: SECRET)
-        assert differences(self.programmer.observe(made), new, ULA) == []
+        assert differences(self.programmer.observe(made), new, made.ula) == []
 
     def socket(self, box: int, family: int, kind: int, protocol: int = 0) -> socket.socket:
         with Namespace.open(self.boxes[box].sandbox.path) as netns, netns.enter():
@@ -114,6 +116,35 @@ def carries(ours: socket.socket, theirs: socket.socket) -> None:
     assert theirs.recv(1) == b"x"
     theirs.send(b"y")
     assert ours.recv(1) == b"y"
+
+
+def test_a_network_that_comes_later_reaches_containers_that_run(
+    mesh_nodes: tuple[MeshNode, MeshNode], container: MakeContainer
+) -> None:
+    later = [place.net for place in mesh_nodes]
+    for place in mesh_nodes:
+        place.net = msgspec.structs.replace(place.net, ula="")
+    with contextlib.closing(World(mesh_nodes, container)) as world:
+        world.meet()
+        flow = world.dial(VIP, 80)
+        carries(*flow)
+        for net, place, made, view in zip(
+            later, mesh_nodes, (world.web, world.api), world.views, strict=True
+        ):
+            place.net = net
+            assert world.programmer.mend(msgspec.structs.replace(made, ula=net.ula), VIPS) != []
+            for _ in range(2):
+                with place.sandbox.ns.enter():
+                    added = readdress.add_ipv6(net, place.state, made.id)
+                if added is not None:
+                    world.program(added, None, view)
+            assert added is None  # the second time there is nothing to do
+            place.check(made.id)
+        carries(*flow)
+        six = names.address6_of(VIP, ULA)
+        carries(*world.dial(six, 80))
+        with pytest.raises(ConnectionRefusedError):
+            world.dial(six, 81)
 
 
 def test_a_service_is_reached_in_both_families_and_no_more_than_allowed(world: World) -> None:

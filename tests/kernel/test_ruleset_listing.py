@@ -18,8 +18,24 @@ from tests.kernel.sandbox import Node, nodes, run
 VIPS = "10.80.0.0/16"
 CONTAINER = container_ruleset(VIPS, ULA)
 
-SPELLINGS: dict[str, str] = {}
-"""What this package's texts say, by what nft 1.1 says."""
+SPELLINGS = {
+    "ct state new tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset": (
+        "ct state new tcp flags != syn / fin,syn,rst,ack reject with tcp reset"
+    ),
+    "ct state invalid tcp flags & (fin | rst) == fin reject with tcp reset": (
+        "ct state invalid tcp flags fin / fin,rst reject with tcp reset"
+    ),
+    '@ll,116,2 != 0x3 counter name "plaintext" drop': (
+        '@ll,112,8 & 0xc != 0xc counter name "plaintext" drop'
+    ),
+    '@ll,112,1 != 0x0 counter name "foreign" drop': (
+        '@ll,112,8 & 0x80 != 0x0 counter name "foreign" drop'
+    ),
+    '@ll,114,2 != 0x0 counter name "foreign" drop': (
+        '@ll,112,8 & 0x30 != 0x0 counter name "foreign" drop'
+    ),
+}
+"""What our texts, which are nft 1.0.6's, say, by what nft 1.1.3 says."""
 
 
 @pytest.fixture(scope="module")

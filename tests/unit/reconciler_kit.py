@@ -24,7 +24,8 @@ from daemon.reconcile.audit import Audit
 from daemon.reconcile.planning import Work
 from daemon.reconcile.reconciler import Reconciler
 from daemon.workers import Pool
-from netconf.attach.attachment import Attachment
+from netconf.attach.attachment import Attachment, NodeNet
+from netconf.attach.state import State
 from netconf.namespace import Namespace, identity
 from netconf.nft.elements import Key, Set
 from netconf.program import programmer
@@ -34,6 +35,10 @@ from tests.unit.test_program import ULA, FakeContainer
 LIMIT = 10.0
 OWN = "/proc/self/ns/net"
 Pair = tuple[str, str]
+NET = NodeNet(
+    cluster="lab", node="n1", pool="10.64.0.0/12", slice="10.64.16.0/20", vips="10.80.0.0/16",
+    mtu=1468, ula=ULA,
+)  # fmt: skip
 
 
 class Container(FakeContainer):
@@ -153,6 +158,7 @@ class Stage:
         self.write_key()
         self.attachments: dict[str, Attachment] = {}
         self.registry = Registry()
+        self.state = State(folder / "state")
         self.now = 0.0
         """The reconciler's clock, in seconds."""
         self.views: dict[str, Desired] = {}
@@ -201,7 +207,7 @@ class Stage:
             made.hold = hold
             made.passed = count
             self.registry.subscribe(made)
-            self.audit = Audit(self.registry, made, pool, "10.80.0.0/16", ULA, Journal())
+            self.audit = Audit(self.registry, made, pool, self.state, lambda: NET, Journal())
             for attachment in self.attachments.values():
                 self.registry.add(attachment, fresh=True)
             running = asyncio.ensure_future(made.run())
