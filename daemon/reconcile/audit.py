@@ -21,7 +21,7 @@ from daemon.attachments.registry import Registry
 from daemon.journal import Journal
 from daemon.reconcile.reconciler import Reconciler
 from daemon.workers import Pool
-from netconf.attach import readdress
+from netconf.attach import host_ports, readdress
 from netconf.attach.attachment import Attachment, NodeNet
 from netconf.attach.state import State
 from netconf.errors import KernelFailure, NoctuleError, UnknownContainer
@@ -189,8 +189,8 @@ class Audit:
             return [error.message]
 
     def _restore_host(self, attachments: Iterable[Attachment]) -> list[str]:
-        """Mend the host filter, its pairs and surplus ports excepted; say what was wrong."""
-        found = ruleset.ensure_host()
+        """Mend the host filter, its pairs excepted; say what was wrong."""
+        found = ruleset.ensure_host() + host_ports.close_surplus(self._state)
         present = host.ports()
         for attachment in attachments:
             port = (attachment.vh, attachment.mac)

@@ -24,6 +24,7 @@ from daemon.reconcile.audit import Audit
 from daemon.reconcile.planning import Work
 from daemon.reconcile.reconciler import Reconciler
 from daemon.workers import Pool
+from netconf.attach import host_ports
 from netconf.attach.attachment import Attachment, NodeNet
 from netconf.attach.state import State
 from netconf.namespace import Namespace, identity
@@ -154,10 +155,12 @@ class Stage:
         monkeypatch.setattr(module, "host", self.kernel)
         monkeypatch.setattr(audit_module, "host", self.kernel)
         monkeypatch.setattr(audit_module, "ruleset", self.kernel)
+        monkeypatch.setattr(host_ports, "host", self.kernel)
         self.key = folder / "key"
         self.write_key()
         self.attachments: dict[str, Attachment] = {}
         self.registry = Registry()
+        self.folder = folder
         self.state = State(folder / "state")
         self.now = 0.0
         """The reconciler's clock, in seconds."""
@@ -182,6 +185,7 @@ class Stage:
             salt="11" * 32, an=0, mtu=1468, phase="ready", ula=self.kernel.ula,
         )  # fmt: skip
         self.attachments[made.id] = made
+        self.state.save(made)
         self.kernel.add_port(made.vh, made.mac)
         return made
 

@@ -402,6 +402,29 @@ def test_an_audit_does_not_bring_a_port_back_that_is_going(
     stage.run(scene)
 
 
+def test_a_port_that_no_attachment_has_is_closed(stage: Stage) -> None:
+    one, two = stage.add(1), stage.add(2)
+    kernel = stage.kernel
+    strays = [("vh0000000000ff", one.mac), (one.vh, two.mac), ("eth0", one.mac)]
+    unreadable = stage.add(3)
+    (damaged,) = (path for path in stage.folder.rglob(f"*{unreadable.id}*") if path.is_file())
+    damaged.write_text("{")
+
+    async def scene(made: Reconciler) -> None:
+        await made.request()
+        assert await stage.audit.full() == []
+        kernel._ports |= set(strays)
+        assert await stage.audit.full() == [
+            f"host filter: port {port} of {mac} should not be there" for port, mac in sorted(strays)
+        ]
+        assert kernel.ports() == {(a.vh, a.mac) for a in (one, two, unreadable)}
+        kernel.add_port(*strays[0])
+        with stage.state.holding(strays[0][0].removeprefix("vh")):  # an ADD is at work
+            assert await stage.audit.full() == []
+
+    stage.run(scene)
+
+
 def test_a_ruleset_removed_by_hand_comes_back(stage: Stage) -> None:
     one = stage.add(1)
     stage.views[one.id] = view(*PEERS)

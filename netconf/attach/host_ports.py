@@ -1,0 +1,50 @@
+"""Ports of the host filter that no attachment has: found, and closed.
+
+A state file is written before its port is opened, and removed after it is closed. So the ports are
+read first: one that is there without a file then is nobody's, unless its attachment ended or began
+anew meanwhile. Hence a second look, under the attachment's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import Final
+
+from netconf import names
+from netconf.attach.state import State
+from netconf.errors import TryAgain
+from netconf.nft import host
+
+PATIENCE: Final = 1.0
+"""Seconds; whoever works on the attachment that long is looked at again by the next audit."""
+
+_OURS: Final = re.compile(f"{names.host_end('')}([0-9a-f]{{12}})")
+
+
+def close_surplus(state: State) -> list[str]:
+    """Close, in the calling thread's namespace, what is nobody's; return a sentence for each."""
+    there = host.ports()
+    known = {(made.vh, made.mac) for made in state.all()}
+    return [
+        f"host filter: port {port} of {mac} should not be there"
+        for port, mac in sorted(there - known)
+        if _close(state, port, mac)
+    ]
+
+
+def _close(state: State, port: str, mac: str) -> bool:
+    """Close a port unless its attachment has it; tell if it was closed."""
+    with contextlib.ExitStack() as held:
+        if owner := _OURS.fullmatch(port):
+            try:
+                held.enter_context(state.holding(owner[1], PATIENCE))
+            except TryAgain:
+                return False
+            made = state.get(owner[1])
+            if made is not None and (made.phase == "unreadable" or made.mac == mac):
+                return False
+        if (port, mac) not in host.ports():
+            return False
+        host.del_port(port, mac)
+    return True
