@@ -24,7 +24,7 @@ LARGEST = (1 << 63) - 1
 
 def limits(value: object) -> dict[str, int] | None:
     """Return what the daemon is asked for, None for no limit; Failure 7 names the field."""
-    fields = object_of(value, WHERE)
+    fields = object_of(value, WHERE, tuple(FIELDS))
     for name in fields:
         if name not in FIELDS:
             raise invalid(f"{WHERE}.{name}", f"unknown field; known are {', '.join(FIELDS)}")

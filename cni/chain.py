@@ -2,7 +2,8 @@
 
 CNI specification, section 5 of each version.
 
-1. Of the same version, it is passed on as it came, whatever it contains.
+1. Of the same version, it is passed on as it came, whatever it contains; only names that Go
+   would take for the specification's are spelt like those.
 2. Of another supported version, it is converted: ``ips[].version`` exists only before 1.0.0, and
    what 1.1.0 brought to interfaces and routes only from then on.
 """
@@ -14,6 +15,12 @@ from cni.errors import INCOMPATIBLE_VERSION, Failure
 from cni.fields import list_of, object_of
 from cni.result import SUPPORTED, since
 
+_NAMES = ("cniVersion", "interfaces", "ips", "routes", "dns")
+_ENTRIES = {
+    "interfaces": ("name", "mac", "mtu", "sandbox", "socketPath", "pciID"),
+    "ips": ("interface", "address", "gateway", "version"),
+    "routes": ("dst", "gw", "mtu", "advmss", "priority", "table", "scope"),
+}
 _NEW_IN_1_1_0 = {
     "interfaces": ("mtu", "socketPath", "pciID"),
     "routes": ("mtu", "advmss", "priority", "table", "scope"),
@@ -22,7 +29,7 @@ _NEW_IN_1_1_0 = {
 
 def previous(value: object, version: str) -> dict[str, object]:
     """Return prevResult in the shape of `version`; Failure 1 or 7 names the field."""
-    result = object_of(value, "prevResult")
+    result = object_of(value, "prevResult", _NAMES)
     theirs = result.get("cniVersion") or version
     if theirs not in SUPPORTED or not isinstance(theirs, str):
         raise Failure(
@@ -35,9 +42,9 @@ def previous(value: object, version: str) -> dict[str, object]:
         from cni.dns import settings
 
         found["dns"] = settings(result["dns"], "prevResult.dns")
-    for name in ("interfaces", "ips", "routes"):
+    for name, names in _ENTRIES.items():
         where = f"prevResult.{name}"
-        entries = [object_of(entry, where) for entry in list_of(result.get(name), where)]
+        entries = [object_of(entry, where, names) for entry in list_of(result.get(name), where)]
         found[name] = entries if theirs == version else _converted(name, entries, version)
     return found
 

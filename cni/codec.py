@@ -1,10 +1,18 @@
-"""JSON text, by the interpreter's own scanner and encoder.
+"""JSON text, by the interpreter's own scanner and encoder, and Go's way of matching names.
 
 1. The package ``json`` is a thin layer over the C module ``_json``, but importing it brings
    ``re``, ``enum`` and ``collections``: 8 ms, as long as the interpreter's whole start.
    Hence ``_json`` itself; tests/unit/test_cni_codec.py holds both to the same answers.
 2. Reading follows RFC 8259: no NaN, no Infinity, nothing after the value.
 3. Writing is ASCII, so that no string can be refused on its way out.
+4. Runtimes and other plugins are written in Go, whose decoder (encoding/json, "Unmarshal" and
+   fold.go) takes a key for the struct field of exactly that name, or else for the one that
+   differs in case only. containerd relies on it: it passes ``IngressRate`` for ``ingressRate``.
+   `matched` does the same for every object that Go would read into a struct. The keys of what
+   Go would read into a map (capabilities, annotations) mean what they are.
+5. Where several keys of one object mean the same field, the later in the text counts, whichever
+   of them is spelt exactly. Objects are joined, key by key, as Go decodes the second into the
+   struct that the first has filled. null replaces nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +20,17 @@ from __future__ import annotations
 from _json import encode_basestring_ascii, make_encoder, make_scanner
 
 _SPACE = " \t\n\r"
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the object of `pairs`; a key that comes twice stands where it came last (rule 5)."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        found.clear()
+        for name, value in pairs:
+            found.pop(name, None)
+            found[name] = value
+    return found
 
 
 def _constant(name: str) -> object:
@@ -30,7 +49,7 @@ class _Reading:
 
     strict = True
     object_hook = None
-    object_pairs_hook = None
+    object_pairs_hook = staticmethod(_object)
     parse_float = staticmethod(_float)
     parse_int = int
     parse_constant = staticmethod(_constant)
@@ -65,6 +84,32 @@ def decode(data: bytes) -> object:
     if end != len(text):
         raise ValueError(f"more text after the value, at character {end}")
     return value
+
+
+def matched(value: dict[str, object], names: tuple[str, ...]) -> dict[str, object]:
+    """Return `value` with each key that Go would take for one of `names` spelt like it.
+
+    Keys that mean none of the names stay as they are. Rules 4 and 5.
+    """
+    if all(key in names for key in value):
+        return value
+    folded = {_folded(name): name for name in names}
+    found: dict[str, object] = {}
+    for key, new in value.items():
+        name = key if key in names else folded.get(_folded(key), key)
+        old = found.pop(name, None)
+        if new is None:
+            new = old
+        elif isinstance(old, dict) and isinstance(new, dict):
+            new = {**{key: old[key] for key in old if key not in new}, **new}
+        found[name] = new
+    return found
+
+
+def _folded(name: str) -> str:
+    # Go folds character by character. Besides A to Z only two characters fold to an ASCII
+    # letter: the Kelvin sign, which lower() takes for k, and the long s, which it leaves.
+    return name.lower().replace("\u017f", "s")
 
 
 def encode(value: object) -> str:

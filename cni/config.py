@@ -7,17 +7,20 @@ CNI specification 1.1.0, sections 1 and 3; CONVENTIONS.md for capabilities and `
 2. A misspelt field must not be ignored silently: unknown fields are refused, except those that
    the specification reserves. DEL, GC and STATUS look at no more than they need, because they
    must work on whatever ADD was given.
-3. The service is the first of: args.cni.service, CNI_ARGS NOCTULE_SERVICE, the first alias that
-   policy knows, service. Policy is the daemon's: all candidates are sent to it, in this order.
+   Names of fields are matched as Go's decoder would (`cni.codec`, rule 4).
+3. The service is the first of: args.cni.service, CNI_ARGS NOCTULE_SERVICE, the pod's annotation
+   noctule.io/service, the first alias that policy knows, what podNames makes of the pod's name
+   (`cni.pods`), service. Policy is the daemon's: all candidates are sent to it, in this order.
 4. The addresses, at most one of each family, are the first of: runtimeConfig.ips,
    args.cni.ips, CNI_ARGS IP; where ``ipam.type`` names a plugin, these are for that plugin, and
    it says the addresses. The MAC is the first of: runtimeConfig.mac, CNI_ARGS MAC.
-5. An absent list of valid attachments is not an empty one; null, which Go writes for a list
-   nobody made, counts as absent: not collecting is mended later, collecting too much is not.
+5. Without a list of valid attachments GC removes nothing; with an empty list it removes all.
+   null, which Go writes for a list that nobody made, counts as no list: what is not collected
+   now can be collected later, what is collected too early cannot be brought back.
 6. Who calls is the field ``runtime``, or else the name of the parent process's executable.
    Runtimes that share a network are kept apart by it (`cni.gc`).
-7. What few calls have (prevResult, limits, DNS settings) is read by modules of its own, and
-   only when it is there.
+7. What few calls have (prevResult, limits, DNS settings, pods) is read by modules of its own,
+   which are imported only when it is there.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from posix import getppid, readlink
 
 from cni import environment
 from cni.client import AttachRequest, Candidate
-from cni.codec import decode, encode
-from cni.environment import Environment
+from cni.codec import decode, encode, matched
+from cni.environment import Arguments, Environment
 from cni.errors import (
     DECODING_FAILURE,
     INCOMPATIBLE_VERSION,
@@ -35,20 +38,36 @@ from cni.errors import (
     INVALID_ENVIRONMENT,
     Failure,
 )
-from cni.fields import addresses_of, invalid, list_of, mac_of, object_of, text_of, unsupported
+from cni.fields import (
+    addresses_of,
+    invalid,
+    list_of,
+    mac_of,
+    map_of,
+    object_of,
+    text_of,
+    unsupported,
+)
 from cni.result import SUPPORTED, since
 
 SOCKET = "/run/noctule/noctuled.sock"
 SOCKET_PATH_LIMIT = 107
 """Bytes; UNIX_PATH_MAX of include/uapi/linux/un.h without the closing zero."""
 
-OURS = ("service", "key", "socket", "runtime")
+OURS = ("service", "key", "socket", "runtime", "podNames")
 STANDARD = (
     "cniVersion", "cniVersions", "name", "type", "capabilities", "runtimeConfig", "args",
     "prevResult", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "dns", "ipam", "ipMasq",
 )  # fmt: skip
 RESERVED = "cni.dev/"
-CAPABILITIES = ("aliases", "bandwidth", "dns", "ips", "mac")
+VALID = ("cni.dev/valid-attachments", "cni.dev/attachments")
+"""GC's list. Spec 1.1.0 first misspelt the key; libcni sends both (its issue 1101)."""
+
+NAMES = (*OURS, *STANDARD, *VALID)
+ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+"""The capability by which containerd passes the annotations of a pod."""
+
+CAPABILITIES = ("aliases", "bandwidth", "dns", "ips", "mac", ANNOTATIONS)
 DELEGATED_CAPABILITIES = ("ipRanges",)
 """What a runtime may pass to the plugin that ``ipam.type`` names, through us."""
 
@@ -62,7 +81,10 @@ class Network:
     __slots__ = ("_fields", "data", "name", "version")
 
     def __init__(self, version: str, name: str, fields: dict[str, object], data: bytes) -> None:
-        """`version` is supported, `name` is valid, `fields` and `data` are as they came."""
+        """`version` is supported, `name` is valid, `data` is as it came.
+
+        `fields` is what `data` decodes to, with the names in `NAMES` spelt so.
+        """
         self.version = version
         self.name = name
         self.data = data
@@ -81,7 +103,7 @@ class Network:
     @property
     def ipam(self) -> str:
         """The plugin that says the addresses; empty if the daemon does. Failure 7."""
-        ipam = object_of(self._fields.get("ipam"), "ipam")
+        ipam = object_of(self._fields.get("ipam"), "ipam", ("type",))
         if not ipam or ipam == {"type": ""}:
             return ""
         name = text_of(ipam.get("type"), "ipam.type")
@@ -107,7 +129,7 @@ class Network:
         """The path of the network's secret; Failure 7 if there is none."""
         if self._fields.get("key") is None:
             raise invalid("key", 'missing; set {"file": PATH} to the file with the secret')
-        key = object_of(self._fields["key"], "key")
+        key = object_of(self._fields["key"], "key", ("file",))
         for name in key:
             if name != "file":
                 raise invalid(f"key.{name}", "unknown field; key has only file")
@@ -121,25 +143,10 @@ class Network:
         self._refuse_unknown()
         self._refuse_unsupported()
         arguments = environment.arguments(call.args)
-        args = object_of(object_of(self._fields.get("args"), "args").get("cni"), "args.cni")
-        runtime = object_of(self._fields.get("runtimeConfig"), "runtimeConfig")
-
-        services: list[Candidate] = []
-        if args.get("service") is not None:
-            name = text_of(args["service"], "args.cni.service")
-            services.append(Candidate(name, "args.cni.service"))
-        if arguments.service:
-            services.append(Candidate(arguments.service, "CNI_ARGS NOCTULE_SERVICE"))
-        services += [Candidate(name, "alias") for name in self._aliases(runtime)]
-        if self._fields.get("service") is not None:
-            services.append(Candidate(text_of(self._fields["service"], "service"), "service"))
-        if not services:
-            raise invalid(
-                "service",
-                "missing; set it in the network configuration, or let the runtime name it by "
-                "args.cni.service, NOCTULE_SERVICE in CNI_ARGS, or a network alias",
-            )
-
+        args = object_of(self._fields.get("args"), "args", ("cni",))
+        args = object_of(args.get("cni"), "args.cni", ("service", "ips"))
+        runtime = self._runtime_config()
+        services = self._services(args, arguments, runtime)
         address = address6 = None
         if not self.ipam:
             address, address6 = _asked(runtime, args, arguments.address)
@@ -173,20 +180,20 @@ class Network:
 
     def dns(self) -> list[dict[str, object]]:
         """Return the DNS settings of the configuration and of the runtime; Failure 7."""
-        runtime = object_of(self._fields.get("runtimeConfig"), "runtimeConfig")
+        runtime = self._runtime_config()
         found = [(self._fields.get("dns"), "dns"), (runtime.get("dns"), "runtimeConfig.dns")]
         if not any(settings for settings, _ in found):
             return []
         from cni import dns
 
-        return [dns.settings(settings, where) for settings, where in found]
+        return [dns.asked(settings, where) for settings, where in found]
 
     def valid_attachments(self) -> list[tuple[str, str]] | None:
         """Return GC's list of (container, ifname) to keep; None if there is no list (rule 5)."""
-        # Spec 1.1.0 first misspelt the key; libcni sends both (its issue 1101).
-        for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
+        for key in VALID:
             if self._fields.get(key) is not None:
-                pairs = [object_of(entry, key) for entry in list_of(self._fields[key], key)]
+                names = ("containerID", "ifname")
+                pairs = [object_of(entry, key, names) for entry in list_of(self._fields[key], key)]
                 return [
                     (
                         text_of(pair.get("containerID"), f"{key}.containerID"),
@@ -207,14 +214,59 @@ class Network:
         if self._fields.get("ipMasq"):
             raise unsupported("ipMasq", True, "a replica has no way out to masquerade: remove it")
         known = (*CAPABILITIES, *DELEGATED_CAPABILITIES) if self.ipam else CAPABILITIES
-        capabilities = object_of(self._fields.get("capabilities"), "capabilities")
-        runtime = object_of(self._fields.get("runtimeConfig"), "runtimeConfig")
+        # For Go it is a map: a runtime passes nothing for a capability in other capitals.
+        capabilities = map_of(self._fields.get("capabilities"), "capabilities")
+        runtime = self._runtime_config()
         for prefix, fields in (("capabilities", capabilities), ("runtimeConfig", runtime)):
             for name, value in fields.items():
                 if value and name not in known:
                     raise unsupported(
                         f"{prefix}.{name}", value, f"noctule offers {', '.join(known)}"
                     )
+
+    def _runtime_config(self) -> dict[str, object]:
+        names = (*CAPABILITIES, *DELEGATED_CAPABILITIES)
+        return object_of(self._fields.get("runtimeConfig"), "runtimeConfig", names)
+
+    def _services(
+        self, args: dict[str, object], arguments: Arguments, runtime: dict[str, object]
+    ) -> list[Candidate]:
+        """Return the names that may be the service (rule 3); Failure 7 if there is none."""
+        found: list[Candidate] = []
+        if args.get("service") is not None:
+            name = text_of(args["service"], "args.cni.service")
+            found.append(Candidate(name, "args.cni.service"))
+        if arguments.service:
+            found.append(Candidate(arguments.service, "CNI_ARGS NOCTULE_SERVICE"))
+        if runtime.get(ANNOTATIONS):
+            from cni import pods
+
+            if name := pods.annotated(runtime[ANNOTATIONS], f"runtimeConfig.{ANNOTATIONS}"):
+                found.append(Candidate(name, "annotation"))
+        found += [Candidate(name, "alias") for name in self._aliases(runtime)]
+        if self._fields.get("podNames") is not None:
+            from cni import pods
+
+            if name := pods.named(self._fields["podNames"], arguments.pod):
+                found.append(Candidate(name, "pod name"))
+        if self._fields.get("service") is not None:
+            found.append(Candidate(text_of(self._fields["service"], "service"), "service"))
+        if not found:
+            raise invalid("service", self._missing(arguments.pod))
+        return found
+
+    def _missing(self, pod: str) -> str:
+        """Return what is wrong if nothing names the service, and how to mend it."""
+        if not pod:
+            return (
+                "missing; set it in the network configuration, or let the runtime name it by "
+                "args.cni.service, NOCTULE_SERVICE in CNI_ARGS, or a network alias"
+            )
+        return (
+            f"missing for pod {pod!r}; annotate the pod with noctule.io/service and declare the "
+            f"capability {ANNOTATIONS}, or set service, or podNames with a pattern that fits, "
+            "in the network configuration"
+        )
 
     def _aliases(self, runtime: dict[str, object]) -> list[str]:
         aliases = runtime.get("aliases")
@@ -234,14 +286,15 @@ def read(data: bytes, verb: str) -> Network:
         ) from None
     if not isinstance(value, dict):
         raise Failure(DECODING_FAILURE, "network configuration on stdin must be a JSON object")
-    name = text_of(value.get("name"), "name")
+    fields = matched(value, NAMES)
+    name = text_of(fields.get("name"), "name")
     if not environment.valid_name(name):
         raise invalid(
             "name",
             f"{name!r} must begin with a letter or digit and hold only letters, digits, '_', '.' "
             "and '-'",
         )
-    return Network(_version(value, verb), name, value, data)
+    return Network(_version(fields, verb), name, fields, data)
 
 
 def version_of(data: bytes) -> str:
@@ -250,7 +303,7 @@ def version_of(data: bytes) -> str:
         value = decode(data)
     except ValueError:
         return ""
-    version = value.get("cniVersion") if isinstance(value, dict) else None
+    version = matched(value, NAMES).get("cniVersion") if isinstance(value, dict) else None
     return version if isinstance(version, str) and version in SUPPORTED else ""
 
 

@@ -5,16 +5,36 @@ CNI specification 1.1.0, section 5 "dns"; CONVENTIONS.md for the capability ``dn
 1. The attachment's own name server comes first: a container's resolver asks in this order, and
    only ours knows the names of services. Others follow in the order given, each once.
 2. Search domains and options are joined in the same way; the first domain counts.
+3. Both vocabularies are known wherever settings are asked for: the specification's
+   (nameservers, search) and the capability's (servers, searches). What a configuration or a
+   runtime asks for beyond them is refused; what other plugins report beyond them is passed on.
 """
 
 from __future__ import annotations
 
-from cni.fields import list_of, object_of, text_of
+from cni.fields import invalid, list_of, object_of, text_of
 
-_RUNTIME = {"servers": "nameservers", "searches": "search"}
-"""The capability's names for what the specification calls otherwise."""
+_LISTS = {
+    "nameservers": "nameservers",
+    "servers": "nameservers",
+    "search": "search",
+    "searches": "search",
+    "options": "options",
+}
+"""Each list's name in the specification, by the names it may come under."""
 
-_LISTS = ("nameservers", "search", "options")
+_NAMES = (*_LISTS, "domain")
+
+
+def asked(value: object, where: str) -> dict[str, object]:
+    """Return the settings that somebody asks for, as `settings` does.
+
+    Failure 7 also for an unknown field that says anything.
+    """
+    for name, given in object_of(value, where, _NAMES).items():
+        if given and name not in _NAMES:
+            raise invalid(f"{where}.{name}", f"unknown field; known are {', '.join(_NAMES)}")
+    return settings(value, where)
 
 
 def settings(value: object, where: str) -> dict[str, object]:
@@ -22,16 +42,16 @@ def settings(value: object, where: str) -> dict[str, object]:
 
     `where` is the field the value came from.
     """
-    fields = object_of(value, where)
     found: dict[str, object] = {}
-    for name, given in fields.items():
-        key = _RUNTIME.get(name, name)
-        if key in _LISTS:
-            found[key] = [
-                text_of(entry, f"{where}.{name}") for entry in list_of(given, f"{where}.{name}")
-            ]
-        elif key == "domain" and given:
-            found[key] = text_of(given, f"{where}.{name}")
+    for name, given in object_of(value, where, _NAMES).items():
+        field = f"{where}.{name}"
+        if name in _LISTS:
+            entries = [text_of(entry, field) for entry in list_of(given, field)]
+            before = found.get(_LISTS[name], [])
+            assert isinstance(before, list)
+            found[_LISTS[name]] = before + entries
+        elif given:
+            found[name] = text_of(given, field) if name == "domain" else given
     return found
 
 
@@ -39,12 +59,11 @@ def joined(all_settings: list[dict[str, object]]) -> dict[str, object]:
     """Return `all_settings` as one, the first first."""
     result: dict[str, object] = {}
     for one in all_settings:
-        for key in _LISTS:
-            values = one.get(key)
-            if isinstance(values, list) and values:
+        for key, value in one.items():
+            if key not in _LISTS:
+                result.setdefault(key, value)
+            elif isinstance(value, list) and value:
                 known = result.setdefault(key, [])
                 assert isinstance(known, list)
-                known += [value for value in values if value not in known]
-        if one.get("domain"):
-            result.setdefault("domain", one["domain"])
+                known += [entry for entry in value if entry not in known]
     return result

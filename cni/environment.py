@@ -8,6 +8,7 @@ names are validated, is as in the reference library (pkg/skel, pkg/utils).
 3. An interface name is 1 to 15 bytes, not ``.`` or ``..``, without ``/``, ``:`` and white
    space; nor ``%``, which the kernel would take for a pattern (``dev_alloc_name``).
 4. CNI_ARGS is ``KEY=VALUE;KEY=VALUE``. An unknown key is an error unless IgnoreUnknown is set.
+   Keys are matched exactly, as the reference library does (pkg/types, LoadArgs).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _NAME = _INITIAL | frozenset("_.-")
 
 _ARGUMENTS = ("IgnoreUnknown", "IP", "MAC", "NOCTULE_SERVICE")
 _ORCHESTRATOR = "K8S_"  # pod name, namespace, uid, sandbox: sent by every Kubernetes runtime
+_POD = "K8S_POD_NAME"
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -66,13 +68,14 @@ class Environment:
 class Arguments:
     """What CNI_ARGS asks for; empty strings where it asks for nothing."""
 
-    __slots__ = ("address", "mac", "service")
+    __slots__ = ("address", "mac", "pod", "service")
 
-    def __init__(self, address: str = "", mac: str = "", service: str = "") -> None:
+    def __init__(self, address: str = "", mac: str = "", service: str = "", pod: str = "") -> None:
         """Values as the runtime wrote them, not yet validated."""
         self.address = address
         self.mac = mac
         self.service = service
+        self.pod = pod
 
 
 def valid_name(name: str) -> bool:
@@ -149,7 +152,7 @@ def arguments(text: str) -> Arguments:
             raise Failure(
                 INVALID_ENVIRONMENT, f"CNI_ARGS: {pair!r} must be KEY=VALUE, pairs split by ';'"
             )
-        if key in _ARGUMENTS:
+        if key in _ARGUMENTS or key == _POD:
             values[key] = value
         elif not key.startswith(_ORCHESTRATOR):
             unknown.append(key)
@@ -165,4 +168,9 @@ def arguments(text: str) -> Arguments:
             f"CNI_ARGS: unknown keys {', '.join(unknown)}; known are {', '.join(_ARGUMENTS)} and "
             f"{_ORCHESTRATOR}*, or set IgnoreUnknown=1",
         )
-    return Arguments(values.get("IP", ""), values.get("MAC", ""), values.get("NOCTULE_SERVICE", ""))
+    return Arguments(
+        values.get("IP", ""),
+        values.get("MAC", ""),
+        values.get("NOCTULE_SERVICE", ""),
+        values.get(_POD, ""),
+    )

@@ -10,7 +10,7 @@ CNI specification 1.1.0, section 5 "Error".
 
 from __future__ import annotations
 
-from cni.codec import encode
+from cni.codec import encode, matched
 
 # Section 5, "Error"; the names are those of pkg/types in containernetworking/cni.
 INCOMPATIBLE_VERSION = 1
@@ -58,7 +58,8 @@ def relayed(value: object) -> Failure | None:
     """
     if not isinstance(value, dict):
         return None
-    code, message, details = value.get("code"), value.get("msg"), value.get("details", "")
+    given = matched(value, ("code", "msg", "details"))
+    code, message, details = given.get("code"), given.get("msg"), given.get("details", "")
     if type(code) is not int or not 0 < code < 1 << 31:
         return None
     if not isinstance(message, str) or not message:

@@ -2,13 +2,15 @@
 
 1. A value of the wrong type is a Failure that names the field, its value and what it must be.
 2. null counts as absent: Go writes it for a list or a map that nobody made.
+3. Whoever reads an object says the names of the fields it knows. They are matched as Go's
+   decoder would (`cni.codec`, rules 4 and 5); the keys of a map are matched exactly.
 """
 
 from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_pton
 
-from cni.codec import encode
+from cni.codec import encode, matched
 from cni.errors import INVALID_CONFIG, UNSUPPORTED_FIELD, Failure
 
 
@@ -33,8 +35,19 @@ def text_of(value: object, field: str) -> str:
     return value
 
 
-def object_of(value: object, field: str) -> dict[str, object]:
-    """Return `value`, an object or none at all; Failure 7 names the `field`."""
+def object_of(value: object, field: str, names: tuple[str, ...]) -> dict[str, object]:
+    """Return `value`, an object or none at all, with the known `names` spelt so.
+
+    Failure 7 names the `field`.
+    """
+    return matched(map_of(value, field), names)
+
+
+def map_of(value: object, field: str) -> dict[str, object]:
+    """Return `value`, an object or none at all, with its keys as they came.
+
+    Failure 7 names the `field`.
+    """
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -166,11 +166,13 @@ def _error(name: str, verb: str, code: int, stdout: bytes) -> Failure:
 def _lease(name: str, stdout: bytes) -> Lease:
     where = f"ipam: the result of {name}"
     try:
-        result = object_of(decode(stdout), where)
+        result = object_of(decode(stdout), where, ("ips", "routes", "dns"))
     except ValueError as problem:
         raise Failure(INTERNAL, f"{where} is not JSON", str(problem)) from None
     said = [
-        text_of(object_of(ip, f"{where}: ips").get("address"), f"{where}: ips.address")
+        text_of(
+            object_of(ip, f"{where}: ips", ("address",)).get("address"), f"{where}: ips.address"
+        )
         for ip in list_of(result.get("ips"), f"{where}: ips")
     ]
     four, six = addresses_of(said, f"{where}: ips", INVALID_CONFIG)

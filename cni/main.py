@@ -19,7 +19,7 @@ from posix import write
 from time import monotonic
 
 from cni import environment
-from cni.codec import decode, encode
+from cni.codec import decode, encode, matched
 from cni.errors import INTERNAL, INVALID_ENVIRONMENT, IO_FAILURE, Failure
 from cni.result import LATEST, SUPPORTED
 
@@ -140,7 +140,7 @@ def _asked() -> str:
         value = decode(received)
     except (OSError, ValueError):
         return ""
-    asked = value.get("cniVersion") if isinstance(value, dict) else None
+    asked = matched(value, ("cniVersion",)).get("cniVersion") if isinstance(value, dict) else None
     return asked if isinstance(asked, str) else ""
 
 

@@ -62,5 +62,7 @@ def run(case: Case) -> None:
         valid = network.valid_attachments()
         # Collecting too much cannot be mended: an absent list must never become an empty one.
         given = json.loads(stdin)
-        listed = [given.get(f"cni.dev/{key}") for key in ("valid-attachments", "attachments")]
-        require((valid is None) == (listed == [None, None]), "an absent list is not an empty one")
+        names = ("cni.dev/valid-attachments", "cni.dev/attachments")
+        listed = [value for name, value in given.items() if name.casefold() in names]
+        absent = all(value is None for value in listed)
+        require((valid is None) == absent, "an absent list is not an empty one")

@@ -6,7 +6,7 @@ import json
 from random import Random
 from typing import Any
 
-from cni.config import OURS, STANDARD
+from cni.config import ANNOTATIONS, OURS, STANDARD
 from tests.fuzz.mutate import Mutator
 
 VERBS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
@@ -51,6 +51,17 @@ DOCUMENTS: tuple[dict[str, Any], ...] = (
         "dns": {"nameservers": ["192.0.2.1"], "domain": "x", "search": ["x"], "options": ["y"]},
     },
     {**PLAIN, "cniVersion": "0.4.0", "runtimeConfig": {"aliases": ["web"]}, "prevResult": RESULT},
+    {
+        **{name: value for name, value in PLAIN.items() if name != "service"},
+        "podNames": ["{service}-{replicaset}-{random}", "{service}-{ordinal}"],
+        "capabilities": {ANNOTATIONS: True, "bandwidth": True, "dns": True},
+        "runtimeConfig": {
+            ANNOTATIONS: {"noctule.io/service": "web", "other.io/x": "y"},
+            "bandwidth": {"IngressRate": 8, "IngressBurst": 8, "EgressRate": 8, "EgressBurst": 8},
+            "dns": {"Servers": ["192.0.2.2"], "Searches": ["z"], "Options": None},
+        },
+        "PrevResult": {"Interfaces": [{"Name": "lo", "Sandbox": NETNS}], "IPs": [], "DNS": {}},
+    },
     {**PLAIN, "cniVersion": "0.3.1", "ipMasq": False, "disableCheck": True},
     {
         **PLAIN,
@@ -65,7 +76,9 @@ WORDS = (
     "sandbox", "mtu", "gateway", "dst", "containerID", "ifname", "cni.dev/valid-attachments",
     "cni.dev/attachments", "cni.dev/other", "portMappings", "bandwidth", "infinibandGUID", "static",
     "host-local", "noctule", NETNS, "/proc/self/ns/net", "c0ffee", "10.64.16.5/12", "1.1.0",
-    "0.4.0",
+    "0.4.0", "Service", "KEY", "dns", "DNS", "Servers", "IPs", "IngressRate", "noctule.io/service",
+    "noctule.io/x", "{service}", "{service}-{ordinal}", "{random}", ANNOTATIONS,
+    "CNI.dev/Attachments",
 )  # fmt: skip
 
 
