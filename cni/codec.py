@@ -12,25 +12,42 @@
    Go would read into a map (capabilities, annotations) mean what they are.
 5. Where several keys of one object mean the same field, the later in the text counts, whichever
    of them is spelt exactly. Objects are joined, key by key, as Go decodes the second into the
-   struct that the first has filled. null replaces nothing.
+   struct that the first has filled. null replaces nothing. Keys that are equal, which no
+   runtime writes, are brought together first, in the same way.
 """
 
 from __future__ import annotations
 
 from _json import encode_basestring_ascii, make_encoder, make_scanner
 
+LEVELS = 8
+"""To how many levels objects are joined (rule 5): more than any field lies deep, and few enough
+that no text makes the interpreter run out of stack."""
+
 _SPACE = " \t\n\r"
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object of `pairs`; a key that comes twice stands where it came last (rule 5)."""
+    """Return the object of `pairs`, of which some may have the same key (rule 5)."""
     found = dict(pairs)
     if len(found) < len(pairs):
         found.clear()
         for name, value in pairs:
-            found.pop(name, None)
-            found[name] = value
+            _put(found, name, value)
     return found
+
+
+def _put(found: dict[str, object], name: str, new: object, levels: int = LEVELS) -> None:
+    """Let `new` count as the field `name`, after what that field was before (rule 5)."""
+    old = found.pop(name, None)
+    if new is None:
+        new = old
+    elif levels and isinstance(old, dict) and isinstance(new, dict):
+        joined = dict(old)
+        for key, value in new.items():
+            _put(joined, key, value, levels - 1)
+        new = joined
+    found[name] = new
 
 
 def _constant(name: str) -> object:
@@ -96,13 +113,7 @@ def matched(value: dict[str, object], names: tuple[str, ...]) -> dict[str, objec
     folded = {_folded(name): name for name in names}
     found: dict[str, object] = {}
     for key, new in value.items():
-        name = key if key in names else folded.get(_folded(key), key)
-        old = found.pop(name, None)
-        if new is None:
-            new = old
-        elif isinstance(old, dict) and isinstance(new, dict):
-            new = {**{key: old[key] for key in old if key not in new}, **new}
-        found[name] = new
+        _put(found, key if key in names else folded.get(_folded(key), key), new)
     return found
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, cast
 
 import pytest
 
+from cni.codec import decode, matched
 from tests.e2e.bare import Bare, bare
 from tests.e2e.cluster import NETWORK, Cluster, Failed
 from tests.e2e.inventory import Bag, inventory, settle
@@ -201,6 +203,59 @@ def test_a_failed_add_leaves_no_cache(library: Library, box: Bare) -> None:
     # The chain broke after us, and the library does not clean up: its caller calls del.
     assert library.cached() == []
     library("del", library.conflist("1.0.0"), box)
+
+
+def test_names_match_as_gos_decoder_matches_them(tmp_path: Path) -> None:
+    """The same texts, with fields in all spellings and twice, to Go's decoder and to ours."""
+    random = Random(8)
+    texts = [_arguments(random) for _ in range(1000)]
+    file = tmp_path / "texts"
+    file.write_text(json.dumps(texts))
+    theirs = json.loads(run(str(CLIENT), "decode", str(file)).stdout)
+    assert len(theirs) == len(texts)
+    for text, expected in zip(texts, theirs, strict=True):
+        assert _matched(text) == expected, text
+    assert len({json.dumps(one) for one in theirs}) > 100
+
+
+def _arguments(random: Random) -> str:
+    """Return an object of capability arguments, of which some are not known."""
+
+    def spelt(name: str) -> str:
+        other = random.choice((name, name.upper(), name.capitalize(), name.swapcase()))
+        return random.choice((other, other, other.replace("s", "ſ").replace("k", "\u212a"), "x"))
+
+    def number() -> str:
+        return str(random.randrange(1, 100))
+
+    def texts() -> str:
+        return json.dumps([random.choice("abc") for _ in range(random.randrange(1, 3))])
+
+    def one(*values: tuple[str, Callable[[], str]]) -> str:
+        # No two keys are equal: runtimes write what they hold in a map.
+        chosen = (random.choice(values) for _ in range(random.randrange(6)))
+        spellings = {spelt(name): value for name, value in chosen}
+        return "{" + ", ".join(f'"{name}": {value()}' for name, value in spellings.items()) + "}"
+
+    return one(
+        ("bandwidth", lambda: one(("ingressRate", number), ("egressRate", number))),
+        ("dns", lambda: one(("servers", texts), ("searches", texts))),
+        ("mask", lambda: json.dumps(random.choice("abc"))),
+    )
+
+
+def _matched(text: str) -> dict[str, Any]:
+    """Return what our decoder makes of it, without what it does not know."""
+    known = {"bandwidth": ("ingressRate", "egressRate"), "dns": ("servers", "searches"), "mask": ()}
+    whole: Any = matched(cast(dict[str, object], decode(text.encode())), tuple(known))
+    found: dict[str, Any] = {"bandwidth": {}}
+    for name in known.keys() & whole.keys():
+        if name == "mask":
+            found[name] = whole[name]
+        else:
+            inner = matched(whole[name], known[name])
+            found[name] = {key: inner[key] for key in inner if key in known[name]}
+    return found
 
 
 def test_the_client_itself(library: Library) -> None:

@@ -48,6 +48,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         ('{"dns": {"a": 1, "b": 2}, "DNS": {"b": 3}}', {"dns": {"a": 1, "b": 3}}),
         ('{"dns": {"a": 1}, "DNS": {"A": 2}, "Dns": {"a": 3}}', {"dns": {"A": 2, "a": 3}}),
         ('{"dns": {"a": 1}, "DNS": [2]}', {"dns": [2]}),
+        ('{"dns": {"a": 1, "b": 2}, "dns": {"b": 3}}', {"dns": {"a": 1, "b": 3}}),
+        ('{"x": {"y": {"a": 1}}, "x": {"y": {"b": 2}}}', {"x": {"y": {"a": 1, "b": 2}}}),
         # null says nothing.
         ('{"ingressRate": 1, "IngressRate": null}', {"ingressRate": 1}),
         ('{"ingressRate": null, "IngressRate": 1}', {"ingressRate": 1}),

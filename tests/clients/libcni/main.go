@@ -1,5 +1,5 @@
 // Command libcni calls CNI plugins through the reference library, as container
-// runtimes do; tests/e2e/test_libcni.py drives it.
+// runtimes do; tests/clients/test_libcni.py drives it.
 //
 //	libcni VERB CONFLIST [CONTAINER NETNS]
 //
@@ -9,6 +9,7 @@
 //	cached    print the result that add left in the cache
 //	version   print what each plugin of the list supports
 //	validate  print the capabilities of the list, if every plugin serves its version
+//	decode    print what Go's decoder makes of each text in the list in that file
 //
 // Rules
 //
@@ -59,6 +60,9 @@ func run(arguments []string) (interface{}, error) {
 	if len(arguments) != 2 && len(arguments) != 4 {
 		return nil, errors.New("usage: libcni VERB CONFLIST [CONTAINER NETNS]")
 	}
+	if arguments[0] == "decode" {
+		return decode(arguments[1])
+	}
 	list, err := libcni.ConfListFromFile(arguments[1])
 	if err != nil {
 		return nil, err
@@ -91,6 +95,39 @@ func run(arguments []string) (interface{}, error) {
 		return library.GetNetworkListCachedResult(list, call)
 	}
 	return nil, fmt.Errorf("no such verb: %s", arguments[0])
+}
+
+// capabilities is what a plugin in Go would declare for capability arguments
+// that are structs, values and lists.
+type capabilities struct {
+	Bandwidth struct {
+		IngressRate int `json:"ingressRate,omitempty"`
+		EgressRate  int `json:"egressRate,omitempty"`
+	} `json:"bandwidth"`
+	DNS *struct {
+		Servers  []string `json:"servers,omitempty"`
+		Searches []string `json:"searches,omitempty"`
+	} `json:"dns,omitempty"`
+	Mask string `json:"mask,omitempty"`
+}
+
+// decode returns, for each text of the JSON list in the file, what it says of capabilities.
+func decode(file string) (interface{}, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	if err := json.Unmarshal(content, &texts); err != nil {
+		return nil, err
+	}
+	decoded := make([]capabilities, len(texts))
+	for index, text := range texts {
+		if err := json.Unmarshal([]byte(text), &decoded[index]); err != nil {
+			return nil, fmt.Errorf("%s: %w", text, err)
+		}
+	}
+	return decoded, nil
 }
 
 // versions returns the versions of the specification that each plugin of the list supports.
