@@ -27,7 +27,9 @@ def image(path: Path) -> Path:
         "etc/passwd": b"root:x:0:0:root:/:/bin/sh\n",
     })  # fmt: skip
     config = {
-        "architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"]},
+        "architecture": "amd64", "os": "linux",
+        # The command serves where the image is a pod's pause image: nothing else starts it bare.
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["sleep", "1000000"]},
         "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
     }  # fmt: skip
     blobs = [layer, json.dumps(config).encode()]

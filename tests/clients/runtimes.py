@@ -24,6 +24,7 @@ from netconf.names import NAMESERVER
 from tests import vanishing
 from tests.clients.image import IMAGE, image
 from tests.e2e.cluster import NETWORK, Cluster
+from tests.e2e.inventory import Bag, inventory
 from tests.e2e.machine import run, until
 
 PORT = 8080
@@ -189,10 +190,12 @@ class Containerd(Runtime):
     """
 
     kind = "containerd"
+    namespace = "default"
+    """containerd's own, for images and containers; not the kernel's."""
 
     def open(self) -> None:
         """Start containerd and load the image."""
-        (self.folder / "config.toml").write_text(_CONTAINERD.format(folder=self.folder))
+        (self.folder / "config.toml").write_text(self.configuration())
         (self.folder / "resolv.conf").write_text(f"nameserver {NAMESERVER}\n")
         (self.folder / "cache").mkdir()
         for place in ("/etc/cni/net.d", "/var/lib/cni"):
@@ -204,7 +207,12 @@ class Containerd(Runtime):
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment,
             )  # fmt: skip
         until((self.folder / "sock").exists, "containerd to listen")
-        self("image", "import", str(image(self.folder / "image.tar")))
+        archive = str(image(self.folder / "image.tar"))
+        self("--namespace", self.namespace, "image", "import", archive)
+
+    def configuration(self) -> str:
+        """Return containerd's configuration."""
+        return _CONTAINERD.format(folder=self.folder)
 
     def command(self, *arguments: str, service: str = "web") -> list[str]:
         """Return the words of ``ctr …`` where the network's container is a `service`."""
@@ -276,6 +284,20 @@ def leftovers(*runtimes: Runtime) -> list[str]:
     """Return a line for each mount of these and for each namespace that has a name."""
     names = [f"namespace {path.name}" for path in vanishing.listed(Path("/run/netns"))]
     return sorted(names + [mount for one in runtimes for mount in one.mounts()])
+
+
+def replicas(cluster: Cluster, node: str) -> dict[str, Any]:
+    """Return the replicas on `node`, by address."""
+    return {one["address"]: one for one in cluster.status(node)["replicas"] if one["node"] == node}
+
+
+def picture(*runtimes: Runtime) -> Bag:
+    """All that could be left on the nodes of these."""
+    bag: Bag = Bag()
+    for one in runtimes:
+        bag.update(inventory(one.cluster, one.node))
+    bag.update(leftovers(*runtimes))
+    return bag
 
 
 def _processes(program: str) -> list[tuple[int, list[str]]]:

@@ -6,34 +6,17 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from tests.clients.runtimes import Containerd, Podman, Runtime, asking, leftovers, serving
-from tests.e2e.cluster import NETWORK, POLICY, Cluster
-from tests.e2e.conftest import telling
-from tests.e2e.inventory import Bag, inventory, settle
+from tests.clients.runtimes import Containerd, Podman, asking, picture, replicas, serving
+from tests.e2e.cluster import NETWORK, Cluster
+from tests.e2e.inventory import inventory, settle
 from tests.e2e.machine import until
 
 PATH = os.environ["PATH"]
 MANY = {True: 50, False: 10}
 """Containers of one Podman, in full size and otherwise."""
-
-
-@pytest.fixture(scope="module")
-def cluster(_machine: None, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Two nodes on one segment."""
-    with telling(Cluster(), request) as made:
-        made.start("n1", "n2")
-        made.meet("n1", "n2")
-        made.apply(POLICY)
-        for node in ("n1", "n2"):
-            # What a daemon opens for its first attachment stays open.
-            made.add(f"first-{node}", node, "web")
-            made.delete(f"first-{node}")
-        until(lambda: _quality(made, "n1", "n2") > 0, "a path on the mesh")
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +29,6 @@ def podman(cluster: Cluster) -> Iterator[Podman]:
 def containerd(cluster: Cluster) -> Iterator[Containerd]:
     with Containerd(cluster, "n2") as made:
         yield made
-
-
-def _quality(cluster: Cluster, node: str, other: str) -> float:
-    nodes = cluster.status(node)["nodes"]
-    return float(next(one["quality"] for one in nodes if one["node"] == other))
-
-
-def replicas(cluster: Cluster, node: str) -> dict[str, Any]:
-    """Return the replicas on `node`, by address."""
-    return {one["address"]: one for one in cluster.status(node)["replicas"] if one["node"] == node}
-
-
-def picture(*runtimes: Runtime) -> Bag:
-    """All that could be left on the nodes of these."""
-    bag: Bag = Bag()
-    for one in runtimes:
-        bag.update(inventory(one.cluster, one.node))
-    bag.update(leftovers(*runtimes))
-    return bag
 
 
 def test_talk_by_name(cluster: Cluster, podman: Podman, containerd: Containerd) -> None:

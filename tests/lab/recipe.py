@@ -43,6 +43,8 @@ PACKAGES = (
     "crun",
     "docker.io",
     "podman",
+    # For tests/clients/cri.py.
+    "python3-grpcio",
     "runc",
 )
 
