@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,20 @@ from daemon.model import policy_file
 from tests.unit.model_kit import VIPS, compile
 
 EXAMPLES = Path(__file__).parents[2] / "packaging" / "examples"
+
+
+OPERATING = EXAMPLES.parents[1] / "docs" / "operating.md"
+CONFLISTS = re.findall(r"```json\n(\{\"cniVersion\".*?)```", OPERATING.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("text", CONFLISTS, ids=["one service", "pods"])
+def test_a_conflist_of_the_documentation_works(text: str) -> None:
+    whole = json.loads(text)
+    (ours,) = whole["plugins"]
+    data = json.dumps({"cniVersion": whole["cniVersion"], "name": whole["name"], **ours})
+    call = Environment("ADD", "c", "/n", "eth0", "IgnoreUnknown=1;K8S_POD_NAME=web-0")
+    request = conflist.read(data.encode(), "ADD").request(call)
+    assert [candidate.name for candidate in request.services] == ["web"]
 
 
 def test_node_and_policy_belong_together() -> None:
