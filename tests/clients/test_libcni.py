@@ -196,6 +196,33 @@ def test_del_when_the_namespace_is_gone(library: Library, lone: Cluster, box: Ba
     del lone.containers["other"]
 
 
+def test_gc_and_status(library: Library, lone: Cluster, box: Bare) -> None:
+    """The library has both from 1.2 on, for lists of 1.1.0; an older one's client says so."""
+    conflist = library.conflist("1.1.0")
+    try:
+        library("status", conflist)
+    except Failed as failed:
+        assert "older than 1.2" in str(failed)
+        return
+    lost = library.conflist("1.1.0", key={"file": "/nowhere.key"})
+    with pytest.raises(Failed, match=r"/nowhere\.key") as caught:
+        library("status", lost)
+    assert caught.value.code == 50
+
+    conflist = library.conflist("1.1.0")
+    library("add", conflist, box)
+    other = bare(lone, "other", "web")
+    library("add", conflist, other)
+    # What the library still has in its cache it deletes itself; for the rest there is our GC.
+    (library.folder / "cache" / "results" / f"{NETWORK}-other-eth0").unlink()
+    library("gc", conflist, box)
+    assert len(lone.status("n1")["replicas"]) == 1
+    library("check", conflist, box)
+    library("del", conflist, box)
+    other.kill()
+    del lone.containers["other"]
+
+
 def test_a_failed_add_leaves_no_cache(library: Library, box: Bare) -> None:
     broken = library.conflist("1.0.0", {"type": "nowhere"})
     with pytest.raises(Failed, match="nowhere"):

@@ -8,7 +8,7 @@ source=tests/clients/libcni
 packages=(golang-go golang-github-appc-cni-dev)
 tests/lab/setup.sh "${packages[@]}"
 
-stamp=$({ cat $source/main.go $source/build.sh; dpkg-query -W "${packages[@]}"; } | sha256sum)
+stamp=$({ cat $source/*; dpkg-query -W "${packages[@]}"; } | sha256sum)
 if [ -x build/libcni ] && [ "$stamp" = "$(cat build/libcni.stamp 2>/dev/null)" ]; then
     exit
 fi
@@ -19,7 +19,12 @@ if [ -n "$unformatted" ]; then
     echo "libcni: run gofmt -w $unformatted" >&2
     exit 1
 fi
+# The library has GC and STATUS from its 1.2 on.
+tags=
+if grep -qs GCNetworkList /usr/share/gocode/src/github.com/containernetworking/cni/libcni/api.go; then
+    tags=gc_status
+fi
 # Debian's copy of the library, and no network.
 export GO111MODULE=off GOPATH=/usr/share/gocode CGO_ENABLED=0
-go build -trimpath -ldflags '-s -w' -o build/libcni ./$source
+go build -tags "$tags" -trimpath -ldflags '-s -w' -o build/libcni ./$source
 echo "$stamp" >build/libcni.stamp

@@ -9,6 +9,8 @@
 //	cached    print the result that add left in the cache
 //	version   print what each plugin of the list supports
 //	validate  print the capabilities of the list, if every plugin serves its version
+//	gc        remove all attachments but CONTAINER's, where the library has it
+//	status    ask whether add would work, where the library has it
 //	decode    print what Go's decoder makes of each text in the list in that file
 //
 // Rules
@@ -76,6 +78,8 @@ func run(arguments []string) (interface{}, error) {
 		return versions(ctx, library, list)
 	case "validate":
 		return library.ValidateNetworkList(ctx, list)
+	case "status":
+		return nil, status(ctx, library, list)
 	}
 	if len(arguments) != 4 {
 		return nil, fmt.Errorf("%s needs a CONTAINER and a NETNS", arguments[0])
@@ -91,6 +95,8 @@ func run(arguments []string) (interface{}, error) {
 		return nil, library.CheckNetworkList(ctx, list, call)
 	case "del":
 		return nil, library.DelNetworkList(ctx, list, call)
+	case "gc":
+		return nil, collect(ctx, library, list, call)
 	case "cached":
 		return library.GetNetworkListCachedResult(list, call)
 	}
