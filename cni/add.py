@@ -5,8 +5,8 @@ CNI specification 1.1.0, section 2 "ADD".
 1. The daemon attaches. If nobody listens, the executable does, through `cni.fallback`.
 2. If the daemon takes too long, the runtime is told to try again; it calls DEL in between.
 3. If the daemon died over the work, the executable undoes what is there and starts anew.
-4. An address that a delegated plugin said is given back if it cannot be used. If nobody knows
-   whether it is in use (2), the DEL that the runtime owes gives it back.
+4. An address that a delegated plugin gave is given back if it cannot be used. If it is not known
+   whether it is in use (2), it is not given back now: the runtime's DEL does that.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _delegated(
 
 
 def _attach(socket: str, request: client.AttachRequest) -> client.Attached:
-    """Attach; a Silence if nobody can know how that ended, or if it did not begin."""
+    """Attach; Silence if the outcome is not known, or if the work was not begun."""
     try:
         return client.attach(socket, request)
     except client.Absent:
@@ -82,7 +82,7 @@ def _refuse_own_namespace(call: Environment) -> None:
     try:
         theirs, ours = stat(call.netns), stat("/proc/self/ns/net")
     except (OSError, ValueError):
-        return  # whoever opens it says precisely what is wrong with it
+        return  # the daemon opens it too, and its error names the cause
     if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
         raise Failure(
             INVALID_NETNS,

@@ -4,7 +4,8 @@
    ``_socket``: ``http.client`` costs 30 ms to import and ``socket`` 9 ms, and both serve
    cases that a local socket does not have.
 2. Nobody listens: `Absent`; nothing was sent, so the caller may do the work itself.
-3. Somebody listens but does not answer within `ANSWER` seconds: `Late`; it may still be at it.
+3. Somebody listens but does not answer within `ANSWER` seconds: `Late`; the daemon may still
+   be doing the work.
 4. The connection ends without an answer that makes sense: `Lost`; the work may be half done.
 5. The socket's path is unusable, such as no socket at all: `Unreachable`.
 6. An answer that is an error is raised as the `Failure` it describes.
@@ -40,8 +41,8 @@ ANSWER = 20.0
 queues them for seconds; and runtimes give up on a plugin only after minutes."""
 
 DYING = 1.0
-"""Seconds. A process that was killed has closed all it had after milliseconds; asked only when
-an answer broke off, so nobody waits for it otherwise."""
+"""Seconds that `listening` waits. The kernel closes what a killed process had open within
+milliseconds. Only a call whose answer broke off waits for this."""
 
 _LARGEST = 64 << 20  # bytes of an answer; the status of a large cluster is the longest
 

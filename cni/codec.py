@@ -90,7 +90,7 @@ def decode(data: bytes) -> object:
             value, end = _scan(text, 0)
         except SystemError:
             # The scanner can only raise json.decoder.JSONDecodeError if that was imported, and
-            # fails without an exception if not. A text that is wrong may cost the import.
+            # fails without an exception if not. Only texts that are wrong pay for the import.
             import json.decoder  # noqa: F401
 
             value, end = _scan(text, 0)

@@ -5,10 +5,11 @@
    STATUS says what would keep the daemon from starting.
 2. The state folder is the socket's, or where the daemon's link beside the socket leads.
 3. All of it happens under the state's lock, which the daemon takes too.
-4. What the daemon wrote at its first start since boot (``node.json``) is needed to attach, and
-   proves that there may be something to detach.
-5. One line on stderr, the runtime's log, says what was done: the daemon is not there to.
-6. This is the one module that imports `netconf`, and so the place where its errors become ours.
+4. ``node.json``, which the daemon writes at its first start since boot, is needed to attach.
+   Where it is missing, nothing was attached since boot and there is nothing to detach.
+5. Each change is logged as one line on stderr, which runtimes keep in their logs, because no
+   daemon is there to log it.
+6. This is the one module that imports ``netconf``, so ``netconf``'s errors become `Failure` here.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Addresses that another plugin says: delegated IPAM.
+"""Delegated IPAM: another plugin gives the address.
 
 CNI specification 1.1.0, section 4; pkg/invoke of the reference library.
 
 1. ``ipam.type`` is looked up in CNI_PATH and run with our environment and our stdin; what it
    writes on stderr is ours too.
-2. It must say one IPv4 address, of this node's slice: MAC, SCI and IPv6 address all follow from
-   it. An IPv6 address it may say if that is the one which follows. Prefix lengths and gateways
-   do not count, for the interface has its network's and leads nowhere else; routes are
-   refused, since nobody would forward what they attract.
-3. After an ADD of its that failed, or whose address could not be used, it is called with DEL.
+2. It must give one IPv4 address, of this node's slice: MAC, SCI and IPv6 address all follow from
+   it. It may also give the IPv6 address that follows. Prefix lengths and gateways are ignored,
+   because the interface uses its network's prefix length and has no gateway; routes are refused,
+   because no node would forward packets that take them.
+3. If its ADD fails, or its address cannot be used, it is called with DEL.
 4. Its errors are passed on with its name before them.
 """
 
@@ -51,7 +51,7 @@ ETXTBSY = 26  # asm-generic/errno.h; importing errno costs more than the number
 
 
 class Lease:
-    """What the plugin said."""
+    """What the plugin gave."""
 
     __slots__ = ("address", "address6", "dns")
 
@@ -63,7 +63,7 @@ class Lease:
 
 
 def add(call: Environment, network: Network) -> Lease:
-    """Have an address said; on a Failure it is given back."""
+    """Run the plugin's ADD; on a Failure its address is given back."""
     try:
         return _lease(network.ipam, run(call, network, "ADD"))
     except Failure as failure:
@@ -82,7 +82,7 @@ def give_back(call: Environment, network: Network, failure: Failure) -> Failure:
 
 
 def refused(network: Network, lease: Lease, failure: Failure) -> Failure:
-    """Return `failure`, or what it means if it is about the address that the plugin said."""
+    """Return `failure`, in terms of the plugin if it is about the address that the plugin gave."""
     if not failure.message.startswith("address:"):
         return failure
     return Failure(

@@ -9,7 +9,8 @@ CNI specification 1.1.0, section 2.
 4. VERSION needs no network configuration and no other variable. The version on stdin comes
    back; a runtime that says nothing within `SILENCE` gets the latest, because stdin may be a
    terminal or a pipe that nobody closes, and the reference library does not read it at all.
-5. The process may be killed at any time: what it did is in `netconf`'s or the daemon's state.
+5. The process may be killed at any time: what it did until then is recorded in the state that
+   ``netconf`` or the daemon keeps, and the next call completes or undoes it.
 """
 
 from __future__ import annotations

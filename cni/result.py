@@ -29,7 +29,7 @@ def since(version: str, first: str) -> bool:
 
 
 def objects_of(previous: dict[str, object], name: str) -> list[dict[str, object]]:
-    """Return a list of prevResult, as `cni.chain` has validated it."""
+    """Return the list `name` of prevResult, whose shape `cni.chain` has checked."""
     entries = previous.get(name, [])
     assert isinstance(entries, list)
     return entries

@@ -2,11 +2,11 @@
 
 CNI specification 1.1.0, section 2 "STATUS".
 
-1. The daemon answers for itself. Without it ADD gives a closed attachment only, which is less
-   than a runtime should schedule on: code 50, and what keeps it from starting, if that can be
-   seen from here.
-2. Code 51, if containers that run suffer too, wins over 50.
-3. Whoever would be asked for the address is asked too.
+1. The daemon is asked. Without it ADD makes a closed attachment only, so a runtime should not
+   start containers here: code 50, with what would keep the daemon from starting, if that can be
+   found out without it.
+2. Code 51 (running containers suffer too) is returned rather than 50 where both apply.
+3. Then the delegated plugin is asked, if there is one.
 """
 
 from __future__ import annotations
