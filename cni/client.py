@@ -85,7 +85,9 @@ class Candidate:
     __slots__ = ("name", "origin")
 
     def __init__(self, name: str, origin: str) -> None:
-        """`origin`: ``args.cni.service``, ``CNI_ARGS NOCTULE_SERVICE``, ``alias``, ``service``."""
+        """`origin`: ``args.cni.service``, ``CNI_ARGS NOCTULE_SERVICE``, ``annotation``, ``alias``,
+        ``pod name`` or ``service``. Only an alias counts just where policy knows it.
+        """
         self.name = name
         self.origin = origin
 
