@@ -1,4 +1,4 @@
-# Every target sets up what it needs on a fresh Debian 12, as root.
+# Every target sets up what it needs on a fresh Debian 12 or 13, as root.
 #
 #   make demo                        a service mesh, encrypted, in one machine
 #   make test                        all tests, some of them on a real kernel
@@ -10,24 +10,30 @@
 #   make packages                    the .deb, in dist/
 #
 # NATIVE=1 uses this machine's own kernel instead of booting one;
+# KERNEL=6.12 (Debian 13's, the default), 6.1 (Debian 12's) or sid (the newest, fetched when asked
+# for) is which one is booted;
 # TIMEOUT=seconds limits each boot, CPUS=number is what it gets.
 
 TIMEOUT ?= 2700
 CPUS    ?=
+KERNEL  ?=
 NATIVE  ?=
 ARGS    ?=
 
 VENV    := .venv/bin
 LAB     := $(VENV)/python -m tests.lab
 HERE    := $(filter-out 0,$(NATIVE))
-RUN     := $(LAB) run --timeout $(TIMEOUT) $(if $(CPUS),--cpus $(CPUS)) $(if $(HERE),--native)
+RUN     := $(LAB) run --timeout $(TIMEOUT) $(if $(CPUS),--cpus $(CPUS)) \
+           $(if $(KERNEL),--kernel $(KERNEL)) $(if $(HERE),--native)
 TYPED   := $(wildcard cni netconf daemon) tests/lab tests/parts.py tests/vanishing.py
 PARTS   := $(VENV)/python -m tests.parts
 
 # With what each part needs: a group for each word, and + between parts of one group.
 ALL      = lint unit $(GUEST)
+# Kernels other than the lab's own.
+BOOTED  := kernel-6.1:image+ipv4:image
 GUEST   := image packages libcni \
-	e2e:image+clients:image,libcni+kernel:image+packaged:image,packages$(if $(HERE),,+ipv4:image)
+	e2e:image+clients:image,libcni+kernel:image+packaged:image,packages$(if $(HERE),,+$(BOOTED))
 
 # The package, and what it is made of.
 VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' daemon/version.py)
@@ -36,7 +42,7 @@ SOURCES := $(shell find cni netconf daemon packaging -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test parts lint unit fuzz guest kernel ipv4 e2e clients packaged soak libcni bench \
-        lab shell image packages install clean
+        kernel-6.1 lab shell image packages install clean
 
 help:
 	@sed -n '/^\#/!q; s/^\# \{0,1\}//p' Makefile
@@ -73,6 +79,10 @@ guest: setup
 kernel e2e clients packaged: setup
 	$(RUN) tests/lab/guest-tests.sh tests/$@ $(ARGS)
 
+# What talks to the kernel must do so on the older release's as well.
+kernel-6.1: setup
+	$(RUN) --kernel 6.1 tests/lab/guest-tests.sh tests/kernel $(ARGS)
+
 # A kernel that was told to have no IPv6 is another kernel.
 ipv4: setup
 	$(RUN) --append ipv6.disable=1 tests/lab/guest-tests.sh tests/kernel/test_ipv4.py $(ARGS)
@@ -96,7 +106,7 @@ lab: setup
 	@$(RUN) $(SCRIPT) $(ARGS)
 
 shell: setup
-	@$(LAB) shell
+	@$(LAB) shell $(if $(KERNEL),--kernel $(KERNEL))
 
 image: setup
 	@$(LAB) image

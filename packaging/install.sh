@@ -36,8 +36,10 @@ done
 [[ $prefix == /* ]] || usage
 
 checkout=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
-# The interpreter the executables name, so that the bytecode is the one they read.
+# The interpreter the executables name.
 python=/usr/bin/python3
+# What compiles for it: itself, unless its version is not this machine's.
+compiler=${PYTHON:-$python}
 read -ra pip <<<"${PIP:-$python -m pip}"
 
 new=$(mktemp -d -p "$(mkdir -p "$root$prefix" && echo "$root$prefix")" .new-XXXXXX)
@@ -95,12 +97,12 @@ done
 find "$new/lib" -name __pycache__ -prune -exec rm -rf {} +
 # Unchecked, because only this script changes these files, and an import then
 # saves a stat; the path is the one tracebacks shall show.
-"$python" -m compileall -q --invalidation-mode unchecked-hash -s "$new" -p "$prefix" "$new/lib"
+"$compiler" -m compileall -q --invalidation-mode unchecked-hash -s "$new" -p "$prefix" "$new/lib"
 
 if [ "$deps" = yes ]; then
     "${pip[@]}" install --quiet --no-compile --target "$new/deps" \
         -r "$checkout/packaging/requirements.txt"
-    "$python" -m compileall -q --invalidation-mode unchecked-hash -s "$new" -p "$prefix" "$new/deps"
+    "$compiler" -m compileall -q --invalidation-mode unchecked-hash -s "$new" -p "$prefix" "$new/deps"
     swap deps
 fi
 swap lib

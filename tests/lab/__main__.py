@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tests.lab import image, kvm, machine, native, payload, recipe, sources
+from tests.lab import image, kernel, kvm, machine, native, payload, recipe, sources
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,6 +26,11 @@ def parser() -> argparse.ArgumentParser:
     for verb in (run, shell):
         verb.add_argument("--cpus", type=int, default=2, metavar="N")
         verb.add_argument("--memory", default="4G")
+        verb.add_argument(
+            "--kernel",
+            choices=(*recipe.KERNELS, recipe.NEWEST),
+            help=f"which of Debian's kernels to boot; {recipe.NEWEST}'s is fetched when asked for",
+        )
     run.add_argument("--timeout", type=float, metavar="SECONDS")
     run.add_argument("--icount", action="store_true", help="one cpu, one instruction is 1 ns")
     run.add_argument("--append", default="", metavar="WORDS", help="for the kernel's command line")
@@ -48,8 +53,8 @@ def main() -> int:
             return _shell(args)
         if not args.script.is_file():
             return _failed(f"no such script: {args.script}")
-        if args.native and args.append:
-            return _failed("--append is for a kernel that is booted; leave out --native")
+        if args.native and (args.append or args.kernel):
+            return _failed("--append and --kernel are for what is booted; leave out --native")
         return _run_native(args) if args.native else _run(args)
     except (image.BuildError, native.MissingError, sources.NoSourcesError) as error:
         return _failed(str(error))
@@ -61,32 +66,40 @@ def _image() -> image.Image:
     return image.ready(recipe.load(), image.cache_folder())
 
 
+def _kernel(built: image.Image, name: str | None) -> kernel.Kernel:
+    if name == recipe.NEWEST:
+        return image.newest_kernel(recipe.load(), image.cache_folder())
+    return built.kernel(name or next(iter(recipe.KERNELS)))
+
+
 def _run(args: argparse.Namespace) -> int:
     built = _image()
-    fast = not args.icount and kvm.works(built, image.cache_folder())
+    booted = _kernel(built, args.kernel)
+    fast = not args.icount and kvm.works(booted, image.cache_folder())
     options = machine.Options(args.cpus, args.memory, args.icount, fast, args.append)
     with _workplace() as work:
         text, carried = payload.guest_command(args.script, args.arguments, recipe.CHECKOUT)
         files = {"command": text, "environment": payload.environment({"NOCTULE_LAB": "1"})}
-        _stage_lab(work / "root", files, args.script if carried else None)
+        _stage_lab(work / "root", files, args.script if carried else None, built.python)
         log = work / "console"
-        return _report(machine.run(_boot(built, options, work), args.timeout, log), log)
+        return _report(machine.run(_boot(built, booted, options, work), args.timeout, log), log)
 
 
 def _shell(args: argparse.Namespace) -> int:
     if not sys.stdin.isatty():
         return _failed("a shell needs a terminal")
     built = _image()
-    fast = kvm.works(built, image.cache_folder())
+    booted = _kernel(built, args.kernel)
+    fast = kvm.works(booted, image.cache_folder())
     options = machine.Options(args.cpus, args.memory, False, fast)
     with _workplace() as work:
         size = os.get_terminal_size(0)
         terminal = f"stty rows {size.lines} cols {size.columns}\ncd {payload.CHECKOUT}\n"
         extra = {"TERM": os.environ.get("TERM", "linux")}
         files = {"interactive": terminal, "environment": payload.environment(extra)}
-        _stage_lab(work / "root", files, None)
+        _stage_lab(work / "root", files, None, built.python)
         log = work / "console"
-        return _report(machine.shell(_boot(built, options, work), log), log)
+        return _report(machine.shell(_boot(built, booted, options, work), log), log)
 
 
 def _run_native(args: argparse.Namespace) -> int:
@@ -96,7 +109,7 @@ def _run_native(args: argparse.Namespace) -> int:
         root = work / "root"
         (root / "mnt").mkdir(parents=True)
         (root / "usr").mkdir()
-        payload.stage_code(recipe.CHECKOUT, root)
+        payload.stage_code(recipe.CHECKOUT, root, Path("/usr/bin/python3"))
         text, carried = payload.guest_command(args.script, args.arguments, recipe.CHECKOUT)
         if carried:
             text = text.replace(f"/run/lab/{args.script.name}", str(args.script.resolve()))
@@ -105,23 +118,25 @@ def _run_native(args: argparse.Namespace) -> int:
         return _report(native.run(script, args.timeout), None)
 
 
-def _stage_lab(root: Path, files: dict[str, str], script: Path | None) -> None:
+def _stage_lab(root: Path, files: dict[str, str], script: Path | None, python: Path) -> None:
     """Put what the guest's init reads into /run/lab, and the checkout beside it."""
     lab = root / "run/lab"
     lab.mkdir(parents=True)
     for name, text in files.items():
         (lab / name).write_text(text)
-    shutil.copy(recipe.LAB / "init.sh", lab / "init")
+    shutil.copy(recipe.LAB / "guest/init.sh", lab / "init")
     (lab / "init").chmod(0o755)
     if script is not None:
         shutil.copy(script, lab / script.name)
-    payload.stage_code(recipe.CHECKOUT, root)
+    payload.stage_code(recipe.CHECKOUT, root, python)
 
 
-def _boot(built: image.Image, options: machine.Options, work: Path) -> list[str]:
+def _boot(
+    built: image.Image, booted: kernel.Kernel, options: machine.Options, work: Path
+) -> list[str]:
     payload.pack(work / "root", work / "payload.tar")
-    command = machine.base_command(built, options)
-    command += machine.disks(built, work / "payload.tar")
+    command = machine.base_command(booted, options)
+    command += machine.disks(built, work / "payload.tar", booted)
     return command + machine.shared_folder(recipe.CHECKOUT)
 
 

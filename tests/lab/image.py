@@ -1,4 +1,4 @@
-"""The image: a root filesystem, its kernel and its initramfs, built once.
+"""The image: root filesystems on one disk, and the kernels to boot it with, built once.
 
 Rules
 1. An image lives in a folder named by its recipe's digest; a folder with that
@@ -8,6 +8,10 @@ Rules
 3. Nothing ever writes to a finished image: boots use throw-away overlays.
 4. The newest two recipes stay, so that going back and forth between two
    branches builds nothing.
+5. No root filesystem has a kernel.  Each kernel has its modules on a disk of its
+   own, so that any of them boots the same image.
+6. What the guest will execute as bytecode is compiled by the guest's interpreter,
+   which the image keeps for the host to run.
 """
 
 from __future__ import annotations
@@ -27,15 +31,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import kernel, sources
-from tests.lab.recipe import SUITE, Recipe
+from tests.lab.kernel import Kernel
+from tests.lab.recipe import NEWEST, NEWEST_DAYS, OLDER, PYTHON, Recipe, Root
 
 KEEP = 2
 # Sparse: room for a test's containers, paid for only when used.
 SIZE = "8G"
 PREFIX = "opt/noctule"
-BARE = "srv/bare"
-# Every manylinux level up to the image's glibc (2.36); pip takes them literally.
+# Every manylinux level up to glibc 2.36, Debian 12's; pip takes them literally.
 PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1))
+# Manuals and translations are a third of the files and nobody reads them here.
+LEFT_OUT = tuple(f"/usr/share/{name}/*" for name in ("doc", "locale", "man"))
+# Apt prefers the root's own release, but for what is borrowed with its dependencies.
+PIN = """\
+Package: *
+Pin: release n={older}*
+Pin-Priority: 100
+
+Package: {borrowed}
+Pin: release n={older}*
+Pin-Priority: 1001
+"""
 
 
 class BuildError(Exception):
@@ -53,12 +69,13 @@ class Image:
         return self.folder / "root.ext4"
 
     @property
-    def kernel(self) -> Path:
-        return self.folder / "vmlinux"
+    def python(self) -> Path:
+        """The guest's interpreter, for this machine to run."""
+        return self.folder / "python/python3"
 
-    @property
-    def initramfs(self) -> Path:
-        return self.folder / "initramfs"
+    def kernel(self, name: str) -> Kernel:
+        """One of the recipe's kernels."""
+        return Kernel(self.folder / "kernels" / name)
 
 
 def cache_folder() -> Path:
@@ -79,6 +96,21 @@ def ready(recipe: Recipe, cache: Path) -> Image:
     return image
 
 
+def newest_kernel(recipe: Recipe, cache: Path) -> Kernel:
+    """The newest kernel that Debian has, fetched now unless that was done lately."""
+    folder = cache / f"{recipe.digest}.{NEWEST}"
+    with _locked(cache / f"{recipe.digest}.lock"):
+        if folder.is_dir() and time.time() - folder.stat().st_mtime > NEWEST_DAYS * 86400:
+            shutil.rmtree(folder)
+        if not folder.is_dir():
+            progress = Progress()
+            progress.phase(f"fetching the kernel of {NEWEST}")
+            with tempfile.TemporaryDirectory(prefix=f"{recipe.digest}.new-", dir=cache) as work:
+                _kernel(NEWEST, Path(work) / "tree", Kernel(Path(work) / "made"))
+                (Path(work) / "made").rename(folder)
+    return Kernel(folder)
+
+
 def native_packages(recipe: Recipe, cache: Path) -> Path:
     """A folder with the image's deps and dev, for this machine itself."""
     cache.mkdir(parents=True, exist_ok=True)
@@ -89,8 +121,9 @@ def native_packages(recipe: Recipe, cache: Path) -> Path:
             progress.phase("installing Python packages")
             scratch = cache / f"{recipe.digest}.native-new"
             shutil.rmtree(scratch, ignore_errors=True)
-            _python(recipe, scratch)
-            _compile(["/usr/bin/python3"], scratch / PREFIX)
+            # .venv is of /usr/bin/python3, which runs them.
+            _python(recipe, scratch, f"{sys.version_info.major}.{sys.version_info.minor}")
+            _compile(Path("/usr/bin/python3"), scratch)
             scratch.rename(folder)
     return folder / PREFIX
 
@@ -112,7 +145,8 @@ def prune(cache: Path, current: str) -> None:
         doomed = cache / f"{name}.old"
         (cache / name).rename(doomed)
         shutil.rmtree(doomed)
-        shutil.rmtree(cache / f"{name}.native", ignore_errors=True)
+        for beside in ("native", NEWEST):
+            shutil.rmtree(cache / f"{name}.{beside}", ignore_errors=True)
 
 
 def _build(recipe: Recipe, image: Image, cache: Path) -> None:
@@ -122,20 +156,18 @@ def _build(recipe: Recipe, image: Image, cache: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix=f"{recipe.digest}.new-", dir=cache))
     try:
         root = folder / "root"
-        progress.phase(f"installing Debian {SUITE} ({len(recipe.packages)} packages)")
-        _debootstrap(recipe, folder, root)
+        progress.phase(
+            f"installing Debian: {len(recipe.roots)} roots, {len(recipe.kernels)} kernels"
+        )
+        _debian(recipe, folder, root)
         progress.phase("installing Python packages")
-        _python(recipe, root)
+        _python(recipe, root, PYTHON)
         progress.phase("compiling them")
-        # By the image's own interpreter: only it knows its bytecode.
-        _compile(["chroot", str(root), "python3"], Path("/") / PREFIX)
-        progress.phase("making kernel, initramfs and disk")
-        target = Image(folder)
-        release = _kernel_release(root)
-        packed = (root / f"boot/vmlinuz-{release}").read_bytes()
-        target.kernel.write_bytes(kernel.uncompressed(packed))
-        target.initramfs.write_bytes(kernel.initramfs(root, release))
-        _run("mkfs.ext4", "-q", "-O", "^has_journal", "-d", str(root), str(target.disk), SIZE)
+        _keep_interpreter(root, folder / "python")
+        _compile(Image(folder).python, root)
+        progress.phase("making the disk")
+        disk = str(Image(folder).disk)
+        _run("mkfs.ext4", "-q", "-O", "^has_journal", "-d", str(root), disk, SIZE)
         shutil.rmtree(root)
         folder.chmod(0o755)
         folder.rename(image.folder)
@@ -145,66 +177,123 @@ def _build(recipe: Recipe, image: Image, cache: Path) -> None:
     progress.phase("image ready")
 
 
-def _debootstrap(recipe: Recipe, folder: Path, root: Path) -> None:
-    lines, options = sources.read()
-    (folder / "sources.list").write_text("\n".join(lines) + "\n")
-    (folder / "apt.conf").write_text("\n".join(options) + "\n")
-    bare = folder / "bare"
-    # Side by side, as most of their time is dpkg's, which uses one processor.
-    with ThreadPoolExecutor() as pool:
-        for done in [
-            pool.submit(_mmdebstrap, "minbase", recipe.packages, folder, root),
-            pool.submit(_mmdebstrap, "essential", recipe.bare, folder, bare),
-        ]:
-            done.result()
-    bare.rename(root / BARE)
-    (folder / "sources.list").unlink()
-    (folder / "apt.conf").unlink()
+def _debian(recipe: Recipe, folder: Path, root: Path) -> None:
+    """Make all root filesystems and kernels."""
+    trees = {place: folder / f"tree{number}" for number, place in enumerate(recipe.roots)}
+    # Side by side, as most of their time is dpkg's, which uses one processor; the
+    # largest first, so that none is left to run alone at the end.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [pool.submit(_root, made, trees[place]) for place, made in recipe.roots.items()]
+        for name, suite in recipe.kernels.items():
+            tree, made = folder / f"kernel-{name}", Image(folder).kernel(name)
+            jobs.append(pool.submit(_kernel, suite, tree, made))
+        for job in jobs:
+            job.result()
+    for place, tree in trees.items():  # the image's own root comes first
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        tree.rename(root if place == "." else root / place)
 
 
-def _mmdebstrap(variant: str, packages: tuple[str, ...], folder: Path, root: Path) -> None:
-    # INITRD=No: Debian's initrd is slow to make, and ours is in kernel.py.
-    _run(
-        "env",
-        "INITRD=No",
-        "mmdebstrap",
-        f"--variant={variant}",
-        "--quiet",
-        f"--include={','.join(packages)}",
-        f"--aptopt={folder / 'apt.conf'}",
-        # Manuals and translations are a third of the files and nobody reads them here.
-        "--dpkgopt=path-exclude=/usr/share/man/*",
-        "--dpkgopt=path-exclude=/usr/share/doc/*",
-        "--dpkgopt=path-exclude=/usr/share/locale/*",
-        SUITE,
-        str(root),
-        str(folder / "sources.list"),
+def _root(wanted: Root, target: Path) -> None:
+    _mmdebstrap(wanted.suite, wanted.variant, wanted.packages, target, borrowed=wanted.borrowed)
+
+
+def _kernel(suite: str, tree: Path, made: Kernel) -> None:
+    """Fetch the kernel of a release into `made`; `tree` is where its packages are unpacked."""
+    made.folder.mkdir(parents=True)
+    hardware = [f"/usr/lib/modules/*/kernel/{name}/*" for name in kernel.HARDWARE]
+    hardware += [f"/lib/modules/*/kernel/{name}/*" for name in kernel.HARDWARE]
+    packages = ("linux-image-amd64", "busybox-static")
+    _mmdebstrap(suite, "extract", packages, tree, left_out=(*LEFT_OUT, *hardware))
+    modules = tree / "usr/lib/modules"
+    [release] = sorted(path.name for path in modules.iterdir())
+    kernel.unpack_modules(modules / release)
+    _run("depmod", "--basedir", str(tree), release)
+    packed = (tree / f"boot/vmlinuz-{release}").read_bytes()
+    made.image.write_bytes(kernel.uncompressed(packed))
+    made.initramfs.write_bytes(kernel.initramfs(tree, release))
+    # As little room as its files take; nobody writes to it.
+    blocks = sum(path.stat().st_blocks for path in modules.rglob("*")) // 2
+    size = f"{blocks * 5 // 4 + 16384}k"
+    _run("mkfs.ext4", "-q", "-O", "^has_journal", "-d", str(modules), str(made.modules), size)
+    shutil.rmtree(tree)
+
+
+def _mmdebstrap(
+    suite: str,
+    variant: str,
+    packages: tuple[str, ...],
+    target: Path,
+    *,
+    left_out: tuple[str, ...] = LEFT_OUT,
+    borrowed: tuple[str, ...] = (),
+) -> None:
+    lines, options = sources.read(suite)
+    with tempfile.TemporaryDirectory() as given:
+        files = {name: Path(given) / name for name in ("sources.list", "apt.conf", "pin")}
+        command = ["mmdebstrap", f"--variant={variant}", "--quiet", f"--aptopt={files['apt.conf']}"]
+        command += [f"--include={','.join((*packages, *borrowed))}"]
+        command += [f"--dpkgopt=path-exclude={pattern}" for pattern in left_out]
+        if variant == "extract":
+            # Where no package's script has made these links, files would lie beside them.
+            command.append(
+                "--setup-hook=for name in bin sbin lib lib64; do "
+                'mkdir -p "$1/usr/$name"; ln -s "usr/$name" "$1/$name"; done'
+            )
+        if borrowed:
+            lines += sources.read(OLDER)[0]
+            files["pin"].write_text(PIN.format(older=OLDER, borrowed=" ".join(borrowed)))
+            pin = '"$1/etc/apt/preferences.d/borrowed"'
+            command.append(f"--setup-hook=install -D -m 644 {shlex.quote(str(files['pin']))} {pin}")
+        files["sources.list"].write_text("\n".join(lines) + "\n")
+        files["apt.conf"].write_text("\n".join(options) + "\n")
+        Path(given).chmod(0o755)
+        _run(*command, suite, str(target), str(files["sources.list"]))
+
+
+def _keep_interpreter(root: Path, folder: Path) -> None:
+    """Copy the interpreter of `root`, with a command that runs it on whatever this machine is.
+
+    Its own loader and C library come along, as the host's may be older.
+    """
+    (folder / "lib").mkdir(parents=True)
+    (folder / "bin").mkdir()
+    name = f"python{PYTHON}"
+    standard = shutil.ignore_patterns("test", "idlelib", "ensurepip", "__pycache__")
+    shutil.copytree(root / "usr/lib" / name, folder / "lib" / name, symlinks=True, ignore=standard)
+    shutil.copy(root / "usr/bin" / name, folder / "bin")
+    libraries = root / "usr/lib/x86_64-linux-gnu"
+    for needed in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1"):
+        shutil.copy(libraries / needed, folder / "lib")
+    shutil.copy(libraries / "ld-linux-x86-64.so.2", folder / "lib/loader")
+    command = folder / "python3"
+    command.write_text(
+        "#!/bin/sh\n"
+        'here=$(dirname "$(realpath "$0")")\n'
+        'PYTHONHOME=$here exec "$here/lib/loader" --library-path "$here/lib" '
+        f'"$here/bin/{name}" "$@"\n'
     )
+    command.chmod(0o755)
 
 
-def _python(recipe: Recipe, root: Path) -> None:
+def _python(recipe: Recipe, root: Path, version: str) -> None:
     # From the host, so that the image needs no pip and the guest no network.
     for name, requirements in (("deps", recipe.deps), ("dev", recipe.dev)):
         target = root / PREFIX / name
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps"]
         command += ["--disable-pip-version-check", "--target", str(target), "--only-binary=:all:"]
-        command += ["--implementation", "cp", "--python-version", "3.11"]
+        command += ["--implementation", "cp", "--python-version", version]
         for platform in PLATFORMS:
             command += ["--platform", platform]
         _run(*command, *requirements)
 
 
-def _compile(python: list[str], prefix: Path) -> None:
+def _compile(python: Path, root: Path) -> None:
+    """Compile Noctule's packages below `root`, as seen from there."""
     # Unchecked, because nothing edits these files, and each import saves a stat.
-    command = [*python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
-    _run(*command, f"{prefix}/deps", f"{prefix}/dev")
-
-
-def _kernel_release(root: Path) -> str:
-    releases = sorted(path.name for path in (root / "lib/modules").iterdir())
-    if len(releases) != 1:
-        raise BuildError(f"expected one kernel in the image, found {releases}")
-    return releases[0]
+    command = [str(python), "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    command += ["-s", str(root), "-p", "/"]
+    _run(*command, *(str(root / PREFIX / name) for name in ("deps", "dev")))
 
 
 def _run(*command: str) -> None:

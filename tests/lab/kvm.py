@@ -14,8 +14,7 @@ import tempfile
 from pathlib import Path
 
 from tests.lab import machine
-from tests.lab.image import Image
-from tests.lab.kernel import PROBE, PROBE_ANSWER
+from tests.lab.kernel import PROBE, PROBE_ANSWER, Kernel
 
 # Under working KVM the answer comes in about a second.
 LIMIT = 5.0
@@ -23,7 +22,7 @@ DEVICE = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def works(image: Image, cache: Path) -> bool:
+def works(kernel: Kernel, cache: Path) -> bool:
     """The answer for this machine, asked for once per boot of it."""
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return False
@@ -31,14 +30,16 @@ def works(image: Image, cache: Path) -> bool:
     boot_id = _BOOT_ID.read_text().strip()
     answer = recall(remembered, boot_id)
     if answer is None:
-        answer = boots(image, machine.Options(cpus=1, memory="512M", kvm=True, append=PROBE), LIMIT)
+        answer = boots(
+            kernel, machine.Options(cpus=1, memory="512M", kvm=True, append=PROBE), LIMIT
+        )
         remember(remembered, boot_id, answer)
     return answer
 
 
-def boots(image: Image, options: machine.Options, limit: float) -> bool:
+def boots(kernel: Kernel, options: machine.Options, limit: float) -> bool:
     """Whether a machine so configured reaches user space within `limit` seconds."""
-    command = [*machine.base_command(image, options), "-serial", "stdio"]
+    command = [*machine.base_command(kernel, options), "-serial", "stdio"]
     with tempfile.TemporaryFile() as log:
         qemu = machine.spawn(command, log)
         try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.lab.image import Image
+from tests.lab.kernel import Kernel
 
 QEMU = "qemu-system-x86_64"
 # As of timeout(1): 124 for a script that ran out of time, 125 when the lab
@@ -65,19 +66,22 @@ def accelerator(options: Options) -> list[str]:
     return ["-accel", "tcg,thread=multi", "-smp", str(options.cpus), "-cpu", "max"]
 
 
-def base_command(image: Image, options: Options) -> list[str]:
+def base_command(kernel: Kernel, options: Options) -> list[str]:
     """A machine with a kernel, a serial line and nothing else."""
     append = f"console=ttyS0 quiet panic=-1 apparmor=0 no_timer_check {options.append}"
     command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     command += ["-machine", "q35", "-m", options.memory, *accelerator(options)]
-    command += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
+    command += ["-kernel", str(kernel.image), "-initrd", str(kernel.initramfs)]
     return [*command, "-append", append.strip()]
 
 
-def disks(image: Image, payload: Path) -> list[str]:
-    """The image, of which only a throw-away overlay is written, and the payload."""
+def disks(image: Image, payload: Path, kernel: Kernel) -> list[str]:
+    """The image, of which only a throw-away overlay is written, the payload, and modules."""
     root = f"file={image.disk},format=raw,if=virtio,snapshot=on,cache=unsafe,discard=unmap"
-    return ["-drive", root, "-drive", f"file={payload},format=raw,if=virtio,readonly=on"]
+    disks = ["-drive", root]
+    for path in (payload, kernel.modules):
+        disks += ["-drive", f"file={path},format=raw,if=virtio,readonly=on"]
+    return disks
 
 
 def shared_folder(checkout: Path) -> list[str]:

@@ -7,20 +7,16 @@ shared folder are ten times slower.
 
 from __future__ import annotations
 
-import compileall
 import os
-import py_compile
 import shlex
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 PREFIX = Path("/opt/noctule")
 CHECKOUT = PREFIX / "checkout"
-GUEST_PYTHON = (3, 11)
 PACKAGES = ("cni", "netconf", "daemon")
 
 ENVIRONMENT = {
@@ -52,24 +48,21 @@ def _visible(path: Path) -> bool:
     return not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
-def stage_code(checkout: Path, root: Path) -> None:
-    """Put the checkout, and Noctule installed from it, under `root`."""
+def stage_code(checkout: Path, root: Path, python: Path) -> None:
+    """Put the checkout, and Noctule installed from it, under `root`; `python` compiles both."""
     copy = root / CHECKOUT.relative_to("/")
     for path in source_files(checkout):
         target = copy / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(checkout / path, target)
-    if sys.version_info[:2] == GUEST_PYTHON:
-        compileall.compile_dir(
-            copy,
-            ddir=str(CHECKOUT),
-            quiet=2,  # a syntax error is the script's to report
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )
+    command = [str(python), "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
+    # A syntax error is the script's to report.
+    subprocess.run([*command, "-s", str(root), "-p", "/", str(copy)], check=False)
     if any((copy / name).is_dir() for name in PACKAGES):
         install = ["bash", str(copy / "packaging/install.sh"), "--no-deps"]
         install += ["--prefix", str(PREFIX), "--root", str(root)]
-        subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
+        compiler = os.environ | {"PYTHON": str(python)}
+        subprocess.run(install, check=True, stdout=subprocess.DEVNULL, env=compiler)
 
 
 def guest_command(script: Path, arguments: Sequence[str], checkout: Path) -> tuple[str, bool]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 LAB = Path(__file__).resolve().parent
 CHECKOUT = LAB.parent.parent
 
-SUITE = "bookworm"
+SUITE = "trixie"
+OLDER = "bookworm"
+# The interpreter of SUITE, for which wheels are chosen.
+PYTHON = "3.13"
+
+# Kernels, each with the suite it is taken from.  The first is what boots unless told
+# otherwise; the others of the image are what nodes of an older release run.
+KERNELS = {"6.12": SUITE, "6.1": OLDER}
+# The newest kernel there is, fetched only when asked for and again after this many days.
+NEWEST = "sid"
+NEWEST_DAYS = 7.0
 
 PACKAGES = (
-    "linux-image-amd64",
-    # busybox, statically linked, is all the userland the initramfs has.
-    "busybox-static",
     # What Noctule runs on.
     "batctl",
     "ca-certificates",
@@ -28,6 +36,7 @@ PACKAGES = (
     "udev",
     # What its tests observe it with.
     "bash",
+    "busybox-static",
     "dbus",
     "ethtool",
     "iperf3",
@@ -42,15 +51,41 @@ PACKAGES = (
     "containernetworking-plugins",
     "crun",
     "docker.io",
-    "podman",
     # For tests/clients/cri.py.
     "python3-grpcio",
     "runc",
 )
 
-# The second root, /srv/bare: a node as small as one gets, which has systemd and what the
-# package asks for, and neither Python nor this checkout.
-BARE = ("kmod", "systemd", "systemd-sysv")
+# From OLDER, with what only OLDER has of its dependencies: Podman 5 speaks no CNI any more.
+BORROWED = ("podman",)
+
+# A node as small as one gets: systemd and what the package asks for, and neither Python
+# nor this checkout.
+BARE = ("kmod", "libffi8", "libssl3", "systemd", "systemd-sysv")
+
+
+@dataclass(frozen=True)
+class Root:
+    """One root filesystem: what mmdebstrap is asked for."""
+
+    suite: str
+    variant: str
+    packages: tuple[str, ...]
+    borrowed: tuple[str, ...] = ()
+    """Packages that come from OLDER."""
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal for roots that are built alike."""
+        return self.suite, self.variant, sorted(self.packages), sorted(self.borrowed)
+
+
+# By their place in the image.  The last has the nft of its release too, to compare with.
+ROOTS = {
+    ".": Root(SUITE, "minbase", PACKAGES, BORROWED),
+    f"srv/{SUITE}": Root(SUITE, "essential", BARE),
+    f"srv/{OLDER}": Root(OLDER, "essential", (*BARE, "nftables")),
+}
 
 # The part of requirements-dev.txt a guest needs; linters stay on the host, so
 # that bumping one does not rebuild every image.
@@ -76,8 +111,8 @@ CODE = ("recipe.py", "sources.py", "image.py", "kernel.py")
 class Recipe:
     """Everything an image's content follows from."""
 
-    packages: tuple[str, ...]
-    bare: tuple[str, ...]
+    roots: Mapping[str, Root]
+    kernels: Mapping[str, str]
     deps: tuple[str, ...]
     dev: tuple[str, ...]
     code: tuple[bytes, ...]
@@ -86,7 +121,8 @@ class Recipe:
     def digest(self) -> str:
         """A name for this recipe: equal recipes, and only those, share it."""
         sha = hashlib.sha256()
-        for part in (self.packages, self.bare, self.deps, self.dev):
+        roots = [(place, root.identity) for place, root in self.roots.items()]
+        for part in (roots, self.kernels.items(), self.deps, self.dev):
             sha.update(repr(sorted(part)).encode())
         for text in self.code:
             sha.update(hashlib.sha256(text).digest())
@@ -109,8 +145,8 @@ def load(checkout: Path = CHECKOUT) -> Recipe:
     packaging = checkout / "packaging"
     dev = requirements((packaging / "requirements-dev.txt").read_text())
     return Recipe(
-        packages=PACKAGES,
-        bare=BARE,
+        roots=ROOTS,
+        kernels=KERNELS,
         deps=requirements((packaging / "requirements.txt").read_text()),
         dev=for_guest(dev),
         code=tuple((LAB / name).read_bytes() for name in CODE),

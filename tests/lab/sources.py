@@ -2,6 +2,14 @@
 
 No mirror is named in this repository.  Whatever the administrator chose, a
 local mirror, a proxy, a snapshot, builds the image too.
+
+Rules
+1. A Debian mirror carries every current release.  What this machine's apt knows of
+   its own release therefore says where each other one lies: the codename is
+   replaced, and nothing else.
+2. Updates and security updates belong to a stable release; sid has neither, and
+   nothing here uses backports.
+3. Archives of other origins are never used, whatever release they claim to be for.
 """
 
 from __future__ import annotations
@@ -9,37 +17,41 @@ from __future__ import annotations
 import re
 import subprocess
 
-from tests.lab.recipe import SUITE
-
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 # How to reach a mirror and how to trust its dates; the rest of the host's apt
 # settings are about the host.
 _INHERITED = re.compile(r"^Acquire::(https?|ftp|Check-|Retries|Max-)", re.IGNORECASE)
-_FORMAT = "$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)"
+_FORMAT = "$(ORIGIN)|$(CODENAME)|$(COMPONENT)|$(REPO_URI)"
+_UNSTABLE = "sid"
+_POCKETS = ("updates", "security")
 
 
 class NoSourcesError(Exception):
-    """This machine's apt knows no archive of the release the lab boots."""
+    """This machine's apt knows no Debian archive."""
 
 
-def debian_lines(index_targets: str, suite: str = SUITE) -> list[str]:
-    """sources.list lines for Debian's own archives among apt's index targets.
+def debian_lines(index_targets: str, suite: str) -> list[str]:
+    """sources.list lines for the release `suite`, from apt's index targets.
 
-    Third-party archives say another Origin, whatever suite they claim.
+    Of several releases that apt knows, each archive is taken once.
     """
     lines = []
     for row in index_targets.splitlines():
-        origin, release, component, uri = row.split("|")
-        ours = origin == "Debian" and release.partition("-")[0] == suite
-        if ours and component == "main":
-            line = f"deb [signed-by={KEYRING}] {uri} {release} {component}"
-            if line not in lines:
-                lines.append(line)
-    if not any(f" {suite} main" in line for line in lines):
+        origin, codename, component, uri = row.split("|")
+        pocket = codename.partition("-")[2]
+        if origin != "Debian" or component != "main" or pocket not in ("", *_POCKETS):
+            continue
+        if pocket and suite == _UNSTABLE:
+            continue
+        wanted = f"{suite}-{pocket}" if pocket else suite
+        line = f"deb [signed-by={KEYRING}] {uri} {wanted} main"
+        if line not in lines:
+            lines.append(line)
+    if not any(line.endswith(f" {suite} main") for line in lines):
         raise NoSourcesError(
-            f"apt on this machine knows no Debian {suite} archive; "
-            f"add one to its sources and run 'apt-get update'"
+            "apt on this machine knows no Debian archive; "
+            "add one to its sources and run 'apt-get update'"
         )
     return lines
 
@@ -51,10 +63,10 @@ def inherited_options(config_dump: str) -> list[str]:
     ]
 
 
-def read() -> tuple[list[str], list[str]]:
-    """This machine's (sources.list lines, apt options)."""
+def read(suite: str) -> tuple[list[str], list[str]]:
+    """(sources.list lines, apt options) for a Debian release, by codename."""
     targets = ["apt-get", "indextargets", "--format", _FORMAT, "Created-By: Packages"]
-    lines = debian_lines(_output(targets))
+    lines = debian_lines(_output(targets), suite)
     return lines, inherited_options(_output(["apt-config", "dump", "Acquire"]))
 
 

@@ -1,7 +1,7 @@
 """Nodes that boot: each runs systemd as process 1, on a root without Python, on this kernel.
 
-1. The root is the image's second one, Debian's essential packages and what the package asks
-   for, under an overlay that is thrown away. The checkout cannot be seen from inside.
+1. A root has Debian's essential packages and what the package asks for, and lies under an
+   overlay that is thrown away. The checkout cannot be seen from inside.
 2. What is started here as a runtime would start it runs inside; what only observes (sockets in
    containers, questions to the daemon) runs outside, where there is Python.
 3. A container is a network namespace with a path in the node's ``/run/netns``, made after the
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,23 @@ from tests.e2e.cluster import PLUGIN, Cluster
 from tests.e2e.container import Container
 from tests.e2e.machine import run, until
 
-ROOT = Path("/srv/bare")
+TRIXIE, BOOKWORM = Path("/srv/trixie"), Path("/srv/bookworm")
+BOOKWORM_GLIBC = (2, 36)
 SECRET = "/run/secrets/mesh.key"
 """Of another user, as a container's secret may be."""
 SOCKET = "/run/noctule/noctuled.sock"
 STARTING = 300.0
 """Seconds for a unit to start."""
+
+
+def oldest_root(package: Path) -> Path:
+    """Return the root of the oldest release on which a package runs: not one older than where
+    it was built, as its dependency on the C library says."""
+    fields = run("dpkg-deb", "--field", str(package), "Depends").stdout
+    needed = re.search(r"\blibc6 \(>= (\d+)\.(\d+)\)", fields)
+    assert needed, f"the package depends on no C library: {fields}"
+    major, minor = needed.groups()
+    return BOOKWORM if (int(major), int(minor)) <= BOOKWORM_GLIBC else TRIXIE
 
 
 class Inside(Container):
@@ -70,14 +82,14 @@ class Booted(Cluster):
         for node in self._machines:
             _remove_cgroup(Path("/sys/fs/cgroup") / node)
 
-    def boot(self, *nodes: str) -> None:
-        """Start machines, and wait until all units of each have started."""
-        for node in nodes:
+    def boot(self, nodes: dict[str, Path]) -> None:
+        """Start a machine on each node's root, and wait until all its units have started."""
+        for node, root in nodes.items():
             work = self.base / "machine" / node
             work.mkdir(parents=True)
             with (work / "console").open("wb") as console:
                 self._machines[node] = subprocess.Popen(
-                    [Path(__file__).parent / "boot.sh", node, ROOT, work],
+                    [Path(__file__).parent / "boot.sh", node, root, work],
                     stdout=console,
                     stderr=console,
                 )

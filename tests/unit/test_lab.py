@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import lzma
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.lab import __main__ as lab
 from tests.lab import image, kernel, kvm, machine, native, payload, sources
-from tests.lab.recipe import PACKAGES, Recipe, for_guest, load, requirements
+from tests.lab.recipe import ROOTS, Recipe, Root, for_guest, load, requirements
 
-RECIPE = Recipe(packages=("a", "b"), bare=("c",), deps=("x==1",), dev=("y==1",), code=(b"code",))
+ROOT = Root("trixie", "minbase", ("a", "b"), ("c",))
+RECIPE = Recipe(
+    roots={".": ROOT}, kernels={"1": "trixie"}, deps=("x==1",), dev=("y==1",), code=(b"code",)
+)
+
+
+def rooted(**changes: Any) -> Recipe:
+    """The recipe with another root."""
+    return dataclasses.replace(RECIPE, roots={".": dataclasses.replace(ROOT, **changes)})
 
 
 # The recipe.
@@ -22,14 +35,18 @@ def test_equal_recipes_share_a_digest() -> None:
 
 
 def test_the_order_of_packages_is_not_part_of_the_recipe() -> None:
-    assert dataclasses.replace(RECIPE, packages=("b", "a")).digest == RECIPE.digest
+    assert rooted(packages=("b", "a")).digest == RECIPE.digest
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        dataclasses.replace(RECIPE, packages=("a",)),
-        dataclasses.replace(RECIPE, bare=()),
+        rooted(packages=("a",)),
+        rooted(packages=("a", "b", "c"), borrowed=()),
+        rooted(suite="bookworm"),
+        rooted(variant="essential"),
+        dataclasses.replace(RECIPE, roots={"srv": ROOT}),
+        dataclasses.replace(RECIPE, kernels={"1": "bookworm"}),
         dataclasses.replace(RECIPE, deps=("x==2",)),
         dataclasses.replace(RECIPE, dev=("y==2",)),
         dataclasses.replace(RECIPE, deps=("y==1",), dev=("x==1",)),
@@ -54,7 +71,7 @@ def test_linters_stay_on_the_host() -> None:
 
 def test_every_requirement_of_this_checkout_is_pinned() -> None:
     recipe = load()
-    assert recipe.packages == PACKAGES
+    assert recipe.roots == ROOTS
     assert all("==" in line for line in recipe.deps + recipe.dev)
 
 
@@ -64,23 +81,38 @@ TARGETS = """\
 Debian|bookworm|main|http://mirror.invalid/debian/
 Debian|bookworm|main|http://mirror.invalid/debian/
 Debian|bookworm|contrib|http://mirror.invalid/debian/
+Debian|bookworm-updates|main|http://mirror.invalid/debian/
+Debian|bookworm-backports|main|http://mirror.invalid/debian/
 Debian|bookworm-security|main|http://mirror.invalid/security/
-Debian|trixie|main|http://mirror.invalid/debian/
-Third Party|bookworm|main|http://other.invalid/
+Third Party|trixie|main|http://other.invalid/
 """
 
 
-def test_only_debians_own_main_archives_of_the_release_are_used() -> None:
-    lines = sources.debian_lines(TARGETS)
-    assert [line.split("] ")[1] for line in lines] == [
-        "http://mirror.invalid/debian/ bookworm main",
-        "http://mirror.invalid/security/ bookworm-security main",
+def archives(targets: str, suite: str) -> list[str]:
+    return [line.split("] ")[1] for line in sources.debian_lines(targets, suite)]
+
+
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_only_debians_own_main_archives_of_the_release_are_used(suite: str) -> None:
+    assert archives(TARGETS, suite) == [
+        f"http://mirror.invalid/debian/ {suite} main",
+        f"http://mirror.invalid/debian/ {suite}-updates main",
+        f"http://mirror.invalid/security/ {suite}-security main",
     ]
+
+
+def test_sid_has_neither_updates_nor_security_updates() -> None:
+    assert archives(TARGETS, "sid") == ["http://mirror.invalid/debian/ sid main"]
+
+
+def test_of_two_releases_that_apt_knows_each_archive_is_taken_once() -> None:
+    both = TARGETS + TARGETS.replace("bookworm", "trixie")
+    assert archives(both, "trixie") == archives(TARGETS, "trixie")
 
 
 def test_a_machine_without_debian_sources_is_told_what_to_do() -> None:
     with pytest.raises(sources.NoSourcesError, match="apt-get update"):
-        sources.debian_lines("Third Party|bookworm|main|http://other.invalid/\n")
+        sources.debian_lines("Third Party|bookworm|main|http://other.invalid/\n", "trixie")
 
 
 def test_only_options_about_reaching_a_mirror_are_inherited() -> None:
@@ -107,13 +139,13 @@ def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pruning_removes_images_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("a", "b", "c", "d.new-x"):
+    for name in ("a", "b", "c", "d.new-x", "c.sid"):
         (tmp_path / name).mkdir()
     (tmp_path / "kvm.json").touch()
     image.prune(tmp_path, "c")
     left = {path.name for path in tmp_path.iterdir()}
     assert len(left & {"a", "b"}) == 1
-    assert left >= {"c", "d.new-x", "kvm.json"}
+    assert left >= {"c", "c.sid", "d.new-x", "kvm.json"}
 
 
 # Kernel and initramfs.
@@ -149,11 +181,40 @@ def test_cpio_entries_are_aligned_and_ended() -> None:
     assert b"TRAILER!!!" in data
 
 
-def test_a_kernel_not_packed_by_xz_is_left_alone() -> None:
-    packed = bytearray(0x1000)
-    packed[0x24C] = 16  # the payload's length
-    packed[0x200:0x204] = b"\x1f\x8b\x08\x00"  # gzip's magic
-    assert kernel.uncompressed(bytes(packed)) == packed
+def zstd(data: bytes) -> bytes:
+    return subprocess.run(["zstd", "-qc"], input=data, stdout=subprocess.PIPE, check=True).stdout
+
+
+def bzimage(stream: bytes) -> bytes:
+    """A kernel's file as the boot protocol has it, with a size after the compressed stream."""
+    payload = stream + (4711).to_bytes(4, "little")
+    image = bytearray(0x400)
+    image[0x1F1] = 1  # the set-up code's sectors, beside the first
+    image[0x24C:0x250] = len(payload).to_bytes(4, "little")
+    return bytes(image) + payload + b"what follows"
+
+
+@pytest.mark.parametrize("pack", [lzma.compress, zstd])
+def test_a_packed_kernel_is_unpacked(pack: Callable[[bytes], bytes]) -> None:
+    assert kernel.uncompressed(bzimage(pack(b"\x7fELF"))) == b"\x7fELF"
+
+
+def test_a_kernel_packed_in_another_way_is_left_alone() -> None:
+    packed = bzimage(gzip.compress(b"\x7fELF"))
+    assert kernel.uncompressed(packed) == packed
+
+
+def test_modules_are_unpacked_where_they_lie(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/a.ko.xz").write_bytes(lzma.compress(b"a"))
+    (tmp_path / "b.ko.zst").write_bytes(zstd(b"b"))
+    (tmp_path / "c.ko").write_bytes(b"c")
+    (tmp_path / "modules.dep").touch()
+    kernel.unpack_modules(tmp_path)
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"a.ko", "b.ko", "c.ko", "modules.dep"}
+    assert (tmp_path / "net/a.ko").read_bytes() == b"a"
+    assert (tmp_path / "b.ko").read_bytes() == b"b"
 
 
 # What each boot brings along.
@@ -205,9 +266,11 @@ def test_emulation_uses_every_cpu() -> None:
 
 
 def test_the_image_is_never_written() -> None:
-    root, packed = machine.disks(image.Image(Path("/i")), Path("/p.tar"))[1::2]
+    booted = kernel.Kernel(Path("/i/kernels/1"))
+    root, packed, modules = machine.disks(image.Image(Path("/i")), Path("/p.tar"), booted)[1::2]
     assert "snapshot=on" in root
     assert "readonly=on" in packed
+    assert "readonly=on" in modules
 
 
 def test_an_answer_about_kvm_holds_until_the_machine_boots_again(tmp_path: Path) -> None:
@@ -237,12 +300,16 @@ def test_what_follows_the_script_is_the_scripts() -> None:
 
 def test_options_of_a_run() -> None:
     args = lab.parser().parse_args(
-        ["run", "--memory", "2G", "--timeout", "9.5", "--icount", "--native", "a.sh"]
+        ["run", "--memory", "2G", "--timeout", "9.5", "--icount", "--kernel", "6.1", "a.sh"]
     )
-    assert (args.memory, args.timeout, args.icount, args.native) == ("2G", 9.5, True, True)
+    assert (args.memory, args.timeout, args.icount, args.kernel) == ("2G", 9.5, True, "6.1")
+    assert not args.native
 
 
-@pytest.mark.parametrize("line", [[], ["run"], ["fly"], ["run", "--cpus", "many", "a.sh"]])
+@pytest.mark.parametrize(
+    "line",
+    [[], ["run"], ["fly"], ["run", "--cpus", "many", "a.sh"], ["run", "--kernel", "2.4", "a.sh"]],
+)
 def test_nonsense_is_refused(line: list[str]) -> None:
     with pytest.raises(SystemExit):
         lab.parser().parse_args(line)

@@ -35,9 +35,9 @@ for pair in cni/main:/opt/cni/bin/noctule daemon/main:/usr/local/bin/noctuled \
     fi
 done
 
-expect 'the checkout on guest disk' test -f "$NOCTULE_CHECKOUT/tests/lab/selftest.sh"
-if [ -d /src/tests ]; then
-    expect '/src readable' test -r /src/tests/lab/selftest.sh
+expect 'the checkout on guest disk' test -f "$NOCTULE_CHECKOUT/tests/lab/guest/selftest.sh"
+if [[ $NOCTULE_BUILD == /src/* ]]; then  # booted, not on this machine itself
+    expect '/src readable' test -r /src/tests/lab/guest/selftest.sh
     expect '/src read-only' bash -c '! touch /src/selftest 2>/dev/null'
 fi
 expect '/dev/stdout reopens' bash -c 'echo >/dev/stdout'

@@ -6,6 +6,9 @@ export PATH=/opt/cni/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 export HOME=/root LANG=C.UTF-8
 
 mount -t proc proc /proc
+# The kernel's own modules, which are not the image's; what is mounted below needs some.
+mkdir -p /lib/modules
+mount -t ext4 -o ro /dev/vdc /lib/modules
 mount -t sysfs sysfs /sys
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
