@@ -2,12 +2,16 @@
 # Builds the bundle, dist/noctule, and from it the Debian package: build.sh PACKAGE.deb
 #
 # What both consist of is in noctule.spec and debian/; Makefile says when they are built.
+# The interpreter is this machine's own, and so are the C libraries that the package then
+# depends on: it runs on this release of Debian and later ones.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 package=${1:?usage: build.sh PACKAGE.deb}
 version=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' daemon/version.py)
 
-tests/lab/setup.sh binutils gcc libexpat1-dev libpython3.11-dev zlib1g-dev
+tests/lab/setup.sh
+python=python$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_python_version())')
+tests/lab/setup.sh binutils dpkg-dev gcc libexpat1-dev "lib$python-dev" zlib1g-dev
 .venv/bin/pip install --quiet --disable-pip-version-check -r packaging/requirements-build.txt
 # A fixed seed orders what is compiled: equal sources make equal files.
 PYTHONHASHSEED=0 .venv/bin/python -m PyInstaller --noconfirm --log-level ERROR \
@@ -28,7 +32,7 @@ install -m 644 -t "$root/lib/systemd/system" packaging/*.service
 doc=$root/usr/share/doc/noctule
 cp -r packaging/examples "$doc/examples"
 install -m 644 packaging/debian/copyright "$doc/copyright"
-for info in .venv/lib/python3.11/site-packages/*.dist-info; do
+for info in ".venv/lib/$python/site-packages"/*.dist-info; do
     name=$(basename "$info" .dist-info)
     # The packages of requirements.txt, and no others that happen to be in .venv.
     grep -qixF "${name/-/==}" <(sed 's/-/_/g; s/ .*//' packaging/requirements.txt) || continue
@@ -36,8 +40,18 @@ for info in .venv/lib/python3.11/site-packages/*.dist-info; do
     install -D -m 644 -t "$doc/licenses/$name" "${licenses[@]}"
 done
 
+# Which packages have the libraries that the executables and modules are linked with, and from
+# which version on; it wants to see a source package.
+mkdir "$root/debian"
+printf 'Source: noctule\n\nPackage: noctule\nArchitecture: amd64\n' >"$root/debian/control"
+mapfile -t linked < <(find "$root/usr/lib/noctule/package" -type f \( -perm -1 -o -name '*.so*' \))
+libraries=$(cd "$root" && dpkg-shlibdeps --ignore-missing-info -O "${linked[@]/#$root\//}")
+rm -r "$root/debian"
+libraries=${libraries#shlibs:Depends=}
+
+size=$(du -sk --exclude=DEBIAN "$root" | cut -f1)
 for file in control postinst prerm postrm; do
-    sed "s/@VERSION@/$version/; s/@SIZE@/$(du -sk --exclude=DEBIAN "$root" | cut -f1)/" \
+    sed "s/@VERSION@/$version/; s/@SIZE@/$size/; s/@LIBRARIES@/$libraries/" \
         "packaging/debian/$file" >"$root/DEBIAN/$file"
 done
 chmod 755 "$root"/DEBIAN/p*
