@@ -9,6 +9,8 @@ added here has a default.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from netconf.attach.attachment import HostInterface
@@ -200,11 +202,33 @@ class PolicyState(msgspec.Struct, kw_only=True):
     """The signed record in force, base64; "" without one."""
 
 
+Reached = Literal["live", "accepted", "stale", "refused", "unreachable"]
+"""How far a policy got at a node: its kernel agrees; the daemon believes it, and the kernel does
+not agree yet; the daemon holds another version that wins; the daemon does not believe it; nobody
+answered."""
+
+
+class NodeOutcome(msgspec.Struct, kw_only=True):
+    """How far a policy got at one node."""
+
+    node: str
+    outcome: Reached
+    ms: float | None = None
+    """Milliseconds until the node's kernel sets agreed, as measured here; of ``live`` only."""
+    reason: str = ""
+    """Of every other outcome, in words."""
+
+
 class PolicyApplied(msgspec.Struct, kw_only=True):
-    """``POST /v1/policy``: where the new version is live by now."""
+    """``POST /v1/policy``: where the new version is live by now.
+
+    With ``?wait=0`` it is published and nobody is asked: `live`, `silent` and `nodes` are empty.
+    """
 
     version: int
     live: dict[str, float]
     """Milliseconds until the node's kernel sets agreed, as measured here."""
     silent: list[str]
-    """Nodes that are known and did not confirm in time."""
+    """All other nodes of the cluster, whatever the reason."""
+    nodes: list[NodeOutcome] = []
+    """Every node of the cluster, by name; empty from a daemon of 0.1.0."""

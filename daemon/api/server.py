@@ -73,8 +73,8 @@ class Service(Protocol):
     def policy_state(self) -> PolicyState:
         """The policy in force."""
 
-    async def apply_policy(self, envelope: bytes) -> PolicyApplied:
-        """Accept, publish and wait for a new version."""
+    async def apply_policy(self, envelope: bytes, *, wait: bool) -> PolicyApplied:
+        """Accept and publish a new version, and `wait` for the nodes' kernels."""
 
 
 def peer_uid(transport_socket: socket.socket) -> int:
@@ -188,7 +188,8 @@ class Api:
             envelope = base64.b64decode(body.envelope, validate=True)
         except ValueError as error:
             raise DecodeFailure(f"envelope: not base64: {error}") from error
-        return _answer(await self._service.apply_policy(envelope))
+        wait = request.query.get("wait") != "0"
+        return _answer(await self._service.apply_policy(envelope, wait=wait))
 
     async def _status(self, request: web.Request) -> web.Response:
         return _answer(await self._service.status())

@@ -91,8 +91,8 @@ class NodeService:
         """The policy in force."""
         return self._rollout.state()
 
-    async def apply_policy(self, envelope: bytes) -> PolicyApplied:
-        """Accept a new version, and wait until the nodes that live have it in their kernels."""
-        applied = await self._rollout.apply(envelope)
+    async def apply_policy(self, envelope: bytes, *, wait: bool) -> PolicyApplied:
+        """Accept a new version, and `wait` until the nodes have it in their kernels."""
+        applied = await self._rollout.apply(envelope, wait=wait)
         await self._saver.write()
         return applied

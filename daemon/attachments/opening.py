@@ -61,7 +61,7 @@ class Opening:
         near = {policy.by_id[number].name for number in policy.neighbours(service.id)}
         nodes = {replica.node for replica in self._store.replicas() if replica.service in near}
         answers = await self._exchange.confirm(sealed, sorted(nodes), self._within)
-        missing = sorted(node for node, seconds in answers.items() if seconds is None)
+        missing = sorted(node for node, answer in answers.items() if not answer.live)
         if not programmed:
             return "closed: this node's own sets could not be programmed yet"
         return f"gave up on {', '.join(missing)}" if missing else f"{len(answers)} confirmed"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from daemon.cluster.confirmation import BELIEVED, LATE, Confirmation, read
 from daemon.cluster.liveness import Liveness
 from daemon.cluster.publisher import Publisher
 from daemon.fabric.interface import Fabric, FabricError
@@ -25,9 +26,6 @@ from netconf.errors import DecodeFailure
 
 SYNC_WITHIN = 5.0
 """Seconds for a whole Sync; a thousand records take well under one."""
-BELIEVED = (Outcome.ACCEPTED, Outcome.KNOWN)
-LATE = "not programmed yet"
-"""The outcome of a Confirm whose record was believed."""
 CONFIRM_WITHIN = 1.0
 """Seconds after which a Confirm is answered without waiting for the kernel any longer."""
 
@@ -100,16 +98,7 @@ class Exchange:
             yours = self._store.highest(asked.node)
             envelopes = self._publisher.everything()
             return [records.encode_message(part) for part in records.parts(envelopes, yours)]
-        verdict = self.offer(asked.envelope)
-        outcome = verdict.outcome
-        if outcome not in BELIEVED:
-            return [records.encode_message(records.Ack(outcome.value))]
-        # A record that the publication brought first may still be on its way to the kernel.
-        # A policy is in the kernel only where every attachment is as it says.
-        strict = verdict.key == self._store.keys.policy
-        done, _ = await asyncio.wait([self._program(strict=strict)], timeout=CONFIRM_WITHIN)
-        agreed = any(future.result() for future in done)
-        return [records.encode_message(records.Ack(outcome.value if agreed else LATE))]
+        return [records.encode_message(await self.accept(asked.envelope, CONFIRM_WITHIN))]
 
     # --- what the rest of the daemon asks
 
@@ -127,24 +116,45 @@ class Exchange:
             )
         return verdict
 
+    async def accept(self, envelope: bytes, within: float) -> records.Ack:
+        """Offer one record, and wait at most `within` seconds until the kernel agrees with it."""
+        verdict = self.offer(envelope)
+        if verdict.outcome not in BELIEVED:
+            return self._ack(verdict)
+        # A record that the publication brought first may still be on its way to the kernel.
+        # A policy is in the kernel only where every attachment is as it says.
+        strict = verdict.key == self._store.keys.policy
+        done, _ = await asyncio.wait([self._program(strict=strict)], timeout=within)
+        after = self.offer(envelope)
+        if after.outcome not in BELIEVED:
+            return self._ack(after)
+        if not done:
+            return records.Ack(LATE, f"its kernel does not agree after {within:g} s")
+        if not any(future.result() for future in done):
+            return records.Ack(LATE, "its kernel could not be changed; its log says why")
+        return records.Ack(verdict.outcome.value)
+
     async def confirm(
         self, envelope: bytes, nodes: Iterable[str], within: float
-    ) -> dict[str, float | None]:
-        """Bring `envelope` to `nodes`; return the seconds each took, None for no answer."""
+    ) -> dict[str, Confirmation]:
+        """Bring `envelope` to `nodes`, but for this one; return what each made of it.
+
+        Whoever has not answered after `within` seconds is unreachable.
+        """
         question = records.encode_message(records.Confirm(envelope))
         began = time.monotonic()
 
-        async def one(node: str) -> float | None:
+        async def one(node: str) -> Confirmation:
+            if node not in self._liveness.alive:
+                return Confirmation("unreachable", "its daemon is not there")
             try:
                 replies = await self._fabric.ask(node, question, within)
                 answers = [records.decode_answer(reply) for reply in replies]
-            except (FabricError, DecodeFailure):
-                return None
-            if any(isinstance(a, records.Ack) and a.outcome in BELIEVED for a in answers):
-                return time.monotonic() - began
-            return None
+            except (FabricError, DecodeFailure) as error:
+                return Confirmation("unreachable", error.message)
+            return read(answers, time.monotonic() - began)
 
-        names = [node for node in nodes if node != self._node and node in self._liveness.alive]
+        names = [node for node in nodes if node != self._node]
         return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
 
     async def close(self) -> None:
@@ -152,6 +162,14 @@ class Exchange:
         await self._tasks.close()
 
     # --- how
+
+    def _ack(self, verdict: Verdict) -> records.Ack:
+        """Return the answer to a Confirm whose record is not held here."""
+        reason = verdict.reason
+        held = self._store.envelope(verdict.key) if verdict.outcome is Outcome.STALE else None
+        if held is not None:
+            reason = f"it holds version {records.decode(held).version}"
+        return records.Ack(verdict.outcome.value, reason)
 
     def _sync(self, node: str) -> None:
         """Ask `node` for everything, or once more when it has answered: a burst costs two."""

@@ -4,6 +4,8 @@
    tells nobody.
 2. Where it is live is what kernels say, not what was sent: each node answers when its own sets
    agree.
+3. Every node of the cluster is told apart (``daemon.cluster.confirmation``), those too that
+   policy lists and nobody here ever heard of: an old policy may be in force there.
 """
 
 from __future__ import annotations
@@ -13,17 +15,22 @@ import base64
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from daemon.api.messages import PolicyApplied, PolicyState
+from daemon.cluster.confirmation import Confirmation, read
 from daemon.cluster.exchange import Exchange
 from daemon.cluster.membership import Membership
 from daemon.config import Config
 from daemon.journal import Journal
-from daemon.model.store import Store, Verdict
+from daemon.model.store import Outcome, Store, Verdict
 from daemon.reconcile.reconciler import Reconciler
 from netconf.errors import InvalidConfig
 
 CONFIRM_WITHIN = 5.0
 """Seconds ``policy apply`` waits for each node."""
+AGAIN = 0.2
+"""Seconds before a node whose kernel does not agree yet is asked again."""
 
 
 class Rollout:
@@ -79,8 +86,8 @@ class Rollout:
             envelope=base64.b64encode(envelope).decode() if envelope else "",
         )
 
-    async def apply(self, envelope: bytes) -> PolicyApplied:
-        """Accept a new version, and wait until the nodes that live have it in their kernels.
+    async def apply(self, envelope: bytes, *, wait: bool = True) -> PolicyApplied:
+        """Accept a new version here and publish it; `wait` until all nodes were asked about it.
 
         Raises InvalidConfig when it is not accepted here.
         """
@@ -89,19 +96,58 @@ class Rollout:
         verdict = self._exchange.offer(envelope)
         policy = self._store.policy()
         if not verdict.changed or verdict.key != key or policy is None:
-            raise InvalidConfig(
-                f"policy: not accepted: {verdict.outcome}"
-                + (f": {verdict.reason}" if verdict.reason else "")
-                + "; sign the next version with the authority's key"
-            )
+            raise self._refusal(verdict)
+        version = policy.version
         self._publish(key, envelope)
-        others = sorted(self._membership.others())
-        programmed = self._reconciler.request(strict=True)
-        confirming = asyncio.ensure_future(self._exchange.confirm(envelope, others, CONFIRM_WITHIN))
-        agreed = await programmed
-        live = {self._config.node: (time.monotonic() - began) * 1e3} if agreed else {}
-        confirmed = (await confirming).items()
-        live |= {node: seconds * 1e3 for node, seconds in confirmed if seconds is not None}
-        silent = sorted({self._config.node, *others} - live.keys())
-        self._journal.info("policy applied", version=policy.version, live=live, silent=silent)
-        return PolicyApplied(version=policy.version, live=live, silent=silent)
+        if not wait:
+            self._journal.info("policy accepted", version=version)
+            return PolicyApplied(version=version, live={}, silent=[])
+        others = self._membership.others()
+        found = dict(
+            await asyncio.gather(
+                self._until_live(self._config.node, envelope, began),
+                *(self._until_live(node, envelope, began) for node in others),
+            )
+        )
+        for node in (self._membership.speakers() or frozenset()) - found.keys():
+            found[node] = Confirmation("unreachable", "it was never heard of here")
+        nodes = [found[node].of(node) for node in sorted(found)]
+        live = {one.node: one.ms for one in nodes if one.ms is not None}
+        silent = [one.node for one in nodes if one.outcome != "live"]
+        self._journal.info("policy applied", version=version, live=live, silent=silent)
+        return PolicyApplied(version=version, live=live, silent=silent, nodes=nodes)
+
+    async def _until_live(
+        self, node: str, envelope: bytes, began: float
+    ) -> tuple[str, Confirmation]:
+        """Ask `node` until its kernel agrees, `CONFIRM_WITHIN` is over, or asking is in vain."""
+        found = await self._ask(node, envelope, CONFIRM_WITHIN)
+        while found.outcome == "accepted":
+            await asyncio.sleep(AGAIN)
+            left = began + CONFIRM_WITHIN - time.monotonic()
+            if left <= 0:
+                break
+            again = await self._ask(node, envelope, left)
+            if again.outcome == "unreachable":
+                break  # the time was over first: what it said before still holds
+            found = again
+        return node, msgspec.structs.replace(found, seconds=time.monotonic() - began)
+
+    async def _ask(self, node: str, envelope: bytes, within: float) -> Confirmation:
+        if node == self._config.node:
+            return read([await self._exchange.accept(envelope, within)], within)
+        return (await self._exchange.confirm(envelope, [node], within))[node]
+
+    def _refusal(self, verdict: Verdict) -> InvalidConfig:
+        """Return the sentence for a policy that is not accepted here."""
+        held = self._store.policy()
+        if verdict.outcome is Outcome.STALE and held is not None:
+            return InvalidConfig(
+                f"policy: not accepted: stale: another version won; this node holds policy "
+                f"{held.version}; apply again to sign the one after it"
+            )
+        reason = f": {verdict.reason}" if verdict.reason else ""
+        return InvalidConfig(
+            f"policy: not accepted: {verdict.outcome}{reason}; sign the next version with the "
+            "authority's key"
+        )

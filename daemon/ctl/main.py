@@ -2,7 +2,8 @@
 
 1. Every verb has ``--json``; without it, people get a table or a sentence.
 2. A failure is one sentence on stderr that names the field and the fix, and exit status 1;
-   a wrong command line is 2; ``verify`` that finds differences is 3.
+   a wrong command line is 2. 3 is ``verify`` that finds differences, and ``policy apply`` whose
+   policy is not live on every node, because another version won or for any other reason.
 3. Keys are read here and never sent: the daemon sees signed records only.
 """
 
@@ -12,7 +13,6 @@ import argparse
 import base64
 import sys
 import time
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import msgspec
@@ -20,13 +20,14 @@ import msgspec
 from daemon import config
 from daemon.api.messages import PolicyApplied, PolicyState, Status, Verification
 from daemon.ctl import client, pki, show
-from daemon.model import policy, records
-from daemon.model.identity import SigningKey
-from daemon.model.keys import Keys
+from daemon.ctl.signing import Signing
+from daemon.model import policy
 from daemon.paths import Paths
 from netconf.errors import IOFailure, NoctuleError
 
 DEFAULT_SOCKET = Paths().socket
+NOT_AS_HOPED = 3
+"""The exit status of a command that was done and whose answer is not the one hoped for."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     apply.add_argument("file", type=Path, help="policy.yaml")
     apply.add_argument("--key", type=Path, required=True, help="the authority's private key (PEM)")
+    apply.add_argument("--no-wait", action="store_true", help="publish, and ask no node about it")
+    apply.add_argument(
+        "--first", action="store_true", help="the cluster never had a policy, or all are lost"
+    )
+    apply.add_argument(
+        "--vips", metavar="CIDR", default="", help="addresses.vips was changed to this everywhere"
+    )
 
     keys = verbs.add_parser("pki", help="Make keys and certificates; needs no daemon.")
     actions = keys.add_subparsers(dest="action", required=True)
@@ -96,35 +104,25 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.verb == "verify":
         found = client.ask(path, "GET", "/v1/verify", Verification, within=client.VERIFY_WITHIN)
         _print(arguments, found, show.verification(found))
-        return 3 if found.differences else 0
+        return NOT_AS_HOPED if found.differences else 0
     return _apply(arguments, path)
 
 
 def _apply(arguments: argparse.Namespace, path: Path) -> int:
     document = policy.parse(_read(arguments.file).decode("utf-8", "replace"))
-    authority = SigningKey.of(pki.AUTHORITY, arguments.key, "--key")
+    signing = Signing(arguments.key)
     state = client.ask(path, "GET", "/v1/policy", PolicyState)
-    keys = Keys(state.cluster)
-    previous = records.decode(base64.b64decode(state.envelope)) if state.envelope else None
-    compiled = policy.compile(
-        document,
-        records.policy_of(previous) if previous else None,
-        IPv4Network(state.vips),
-        state.version + 1,
-    )
-    signed = records.seal(keys, keys.policy, state.version + 1, compiled, authority)
-    body = msgspec.json.encode({"envelope": base64.b64encode(signed).decode()})
-    applied = client.ask(path, "POST", "/v1/policy", PolicyApplied, body)
-    slowest = max(applied.live.values(), default=0.0)
-    total = len(applied.live) + len(applied.silent)
-    text = (
-        f"policy {applied.version} is live on {len(applied.live)} of {total} nodes "
-        f"after {slowest:.0f} ms"
-    )
-    if applied.silent:
-        text += f"; no answer from {', '.join(applied.silent)}: they take it when they return"
-    _print(arguments, applied, text)
-    return 0
+    signed = signing.next(document, state, first=arguments.first, vips=arguments.vips)
+    for notice in signed.notices:
+        print(f"noctulectl: {notice}", file=sys.stderr)
+    body = msgspec.json.encode({"envelope": base64.b64encode(signed.record).decode()})
+    target = "/v1/policy?wait=0" if arguments.no_wait else "/v1/policy"
+    applied = client.ask(path, "POST", target, PolicyApplied, body)
+    if arguments.no_wait:
+        _print(arguments, applied, f"policy {signed.version} is published; no node was asked")
+        return 0
+    _print(arguments, applied, show.applied(applied))
+    return NOT_AS_HOPED if applied.silent else 0
 
 
 def _pki(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """Certificates for a cluster that has no Swarm to issue them. Runs offline, on files.
 
 1. ``init`` makes a CA and a policy authority signed by it; ``issue`` makes one node's pair.
-2. Nothing is ever overwritten: an existing file is an error that names it.
+2. Nothing is ever overwritten: an existing file is an error that names it. Beside the
+   authority's key lies an empty file: it has signed no policy yet (``daemon.ctl.signing``).
 3. Keys are ECDSA P-256, PKCS #8 without a password, mode 0600 from the first byte.
 4. A certificate is in force from BACKDATE before now, for clocks that differ.
 5. The CA and the authority last ten years: replacing them means touching every node. A
@@ -38,14 +39,21 @@ LONG = timedelta(days=3652)
 NODE_LIFE = timedelta(days=731)
 
 
+def last_signed_beside(key: Path) -> Path:
+    """Return the file that keeps what an authority's private `key` signed last."""
+    return key.with_name(f"{key.name.removesuffix('.key')}.policy")
+
+
 def init(directory: Path, cluster: str, now: float) -> list[Path]:
-    """Write ca.crt, ca.key, authority.crt and authority.key; return their paths.
+    """Write ca.crt, ca.key, authority.crt, authority.key and authority.policy; return their paths.
 
     `directory` is made if missing; `now` is in seconds since the epoch. Raises InvalidConfig
     for a file that exists or a `cluster` that is no name, IOFailure when writing fails.
     """
     _check_name(cluster, "cluster")
     paths = [directory / f"{name}.{kind}" for name in ("ca", AUTHORITY) for kind in ("crt", "key")]
+    last_signed = last_signed_beside(paths[-1])
+    paths.append(last_signed)
     _check_absent(paths)
     start = datetime.fromtimestamp(now, UTC)
     ca_key = ec.generate_private_key(ec.SECP256R1())
@@ -70,6 +78,7 @@ def init(directory: Path, cluster: str, now: float) -> list[Path]:
         raise IOFailure(f"{directory}: cannot make it: {error.strerror}") from error
     _write_pair(directory / "ca", ca, ca_key)
     _write_pair(directory / AUTHORITY, authority, key)
+    files.create(last_signed, b"")
     return paths
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from daemon.api.messages import Status, Verification
+from daemon.api.messages import NodeOutcome, PolicyApplied, Status, Verification
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -125,3 +125,30 @@ def verification(report: Verification) -> str:
     if report.outdated:
         said += [f"{report.node}: made before an upgrade or another configuration:"]
     return "\n".join(said + report.outdated)
+
+
+def applied(report: PolicyApplied) -> str:
+    """Return where a policy is live, and a line for each node where it is not."""
+    slowest = max(report.live.values(), default=0.0)
+    total = len(report.live) + len(report.silent)
+    said = [
+        f"policy {report.version} is live on {len(report.live)} of {total} nodes "
+        f"after {slowest:.0f} ms"
+    ]
+    told = {one.node: one for one in report.nodes}
+    said += [_shortfall(node, told.get(node)) for node in report.silent]
+    if any(one.outcome == "stale" for one in report.nodes):
+        said.append("another version won; apply again to sign the one after it")
+    return "\n".join(said)
+
+
+def _shortfall(node: str, told: NodeOutcome | None) -> str:
+    """Say why a policy is not live on a node; `told` is None from a daemon of 0.1.0."""
+    if told is None:
+        return f"{node}: no answer; it takes the policy when it returns"
+    match told.outcome:
+        case "unreachable":
+            return f"{node}: unreachable: {told.reason}; it takes the policy when it returns"
+        case "accepted":
+            return f"{node}: accepted, and not in its kernel yet: {told.reason}"
+    return f"{node}: {told.outcome}: {told.reason}"

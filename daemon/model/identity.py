@@ -32,6 +32,11 @@ class SigningKey:
         """Load a PEM file; IOFailure or InvalidConfig names `field`."""
         return cls(name, _private(read(path, field), field))
 
+    @property
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        """The public half of the key."""
+        return self._key.public_key()
+
     def sign(self, data: bytes) -> bytes:
         """Return the signature (DER) of `data`."""
         return self._key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
@@ -70,11 +75,6 @@ class Identity(SigningKey):
                 f"{field}.key: does not belong to {field}.certificate; use the pair issued together"
             )
         return cls(certificate.decode(), leaf, private)
-
-    @property
-    def public_key(self) -> ec.EllipticCurvePublicKey:
-        """The public half of the key."""
-        return self._key.public_key()
 
     def certify(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         """Return the certificate that `builder` describes, signed as a CA does."""

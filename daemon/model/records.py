@@ -53,6 +53,12 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     body: bytes
     signature: Annotated[bytes, Meta(max_length=80)]
 
+    @property
+    def order(self) -> tuple[int, bytes, bytes]:
+        """Of two records under one key the one with the greater `order` wins, everywhere: the
+        higher version, then the greater body (then signature) bytes, an arbitrary choice."""
+        return (self.version, self.body, self.signature)
+
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     """Who a node is and where; signed with the key of the certificate it carries."""

@@ -183,7 +183,7 @@ class Store:
         if held is not None:
             if held.envelope == envelope:
                 return Outcome.KNOWN
-            if _order(envelope) < _order(held.envelope):
+            if envelope.order < held.envelope.order:
                 return Outcome.STALE
         return Outcome.STALE if self._unlisted(key, envelope) else None
 
@@ -327,7 +327,3 @@ def _rank(data: bytes) -> bool:
         return not decode(data).key.endswith("/info")
     except DecodeFailure:
         return True
-
-
-def _order(envelope: Envelope) -> tuple[int, bytes, bytes]:
-    return (envelope.version, envelope.body, envelope.signature)

@@ -293,10 +293,13 @@ paths: {{state: {folder}/run, socket: {folder}/run/noctuled.sock, cache: {folder
         return self.api(node, "GET", "/v1/status")
 
     def apply(self, text: str, node: str = "n1") -> Any:
-        """Sign and publish a policy through `node`."""
+        """Sign and publish a policy through `node`; nodes that are away are no failure."""
         (self.base / "policy.yaml").write_text(text)
-        return self.ctl(node, "policy", "apply", str(self.base / "policy.yaml"),
-                        "--key", str(self.base / "pki" / "authority.key"))  # fmt: skip
+        key = str(self.base / "pki" / "authority.key")
+        words = ("policy", "apply", str(self.base / "policy.yaml"), "--key", key)
+        done = run(*self._ctl(node, *words), check=False)
+        assert done.returncode in (0, 3), f"{done.returncode}: {done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
 
     def vip(self, service: str, node: str = "n1", field: str = "vip") -> str:
         """Return the VIP of a service; with the field ``vip6`` the IPv6 one."""

@@ -101,8 +101,8 @@ class Recording:
         self._note("policy")
         return PolicyState(cluster="lab", vips="10.80.0.0/16", version=3, envelope="")
 
-    async def apply_policy(self, envelope: bytes) -> PolicyApplied:
-        self._note("apply", envelope)
+    async def apply_policy(self, envelope: bytes, *, wait: bool) -> PolicyApplied:
+        self._note("apply" if wait else "publish", envelope)
         return PolicyApplied(version=4, live={"n1": 1.5}, silent=["n2"])
 
 
@@ -256,7 +256,8 @@ def test_a_policy_arrives_as_it_was_signed(tmp_path: Path) -> None:
     body = {"envelope": base64.b64encode(sealed).decode()}
     status, answer, calls = asked(tmp_path, "POST", "/v1/policy", body)
     assert (status, calls) == (200, [("apply", sealed)])
-    assert answer == {"version": 4, "live": {"n1": 1.5}, "silent": ["n2"]}
+    assert answer == {"version": 4, "live": {"n1": 1.5}, "silent": ["n2"], "nodes": []}
+    assert asked(tmp_path, "POST", "/v1/policy?wait=0", body)[2] == [("publish", sealed)]
 
 
 @pytest.mark.parametrize(

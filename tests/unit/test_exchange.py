@@ -223,15 +223,17 @@ def test_a_confirmation_waits_for_the_pass() -> None:
         two.slow = True
         two.passes.clear()
         asking = asyncio.ensure_future(
-            one.peers.confirm(record("n1", 9, replica("n1", 9)), ["n1", "n2", "n3"], LIMIT)
+            one.peers.confirm(record("n1", 9, replica("n1", 9)), ["n2", "n3"], LIMIT)
         )
         await until(lambda: len(two.passes) == 2)  # the record's, and the question's own
         assert two.store.held_replicas()
         assert not asking.done()
         two.end_passes(True)
         answers = await asking
-        assert list(answers) == ["n2"]  # neither this node nor one that is not there
-        assert answers["n2"] is not None
+        assert {node: answer.outcome for node, answer in answers.items()} == {
+            "n2": "live",
+            "n3": "unreachable",
+        }
 
     play(scene)
 
@@ -244,7 +246,7 @@ def test_a_pass_that_failed_confirms_nothing() -> None:
         asking = asyncio.ensure_future(one.peers.confirm(sealed, ["n2"], LIMIT))
         await until(lambda: len(two.passes) == 2)
         two.end_passes(False)
-        assert await asking == {"n2": None}
+        assert (await asking)["n2"].outcome == "accepted"
 
     play(scene)
 
@@ -255,7 +257,7 @@ def test_a_pass_that_takes_too_long_confirms_nothing(monkeypatch: pytest.MonkeyP
     async def scene(one: Member, two: Member) -> None:
         two.slow = True
         sealed = record("n1", 9, replica("n1", 9))
-        assert await one.peers.confirm(sealed, ["n2"], LIMIT) == {"n2": None}
+        assert (await one.peers.confirm(sealed, ["n2"], LIMIT))["n2"].outcome == "accepted"
 
     play(scene)
 
@@ -275,9 +277,8 @@ def test_what_is_not_believed_is_not_confirmed() -> None:
         newer = record("n1", 9, replica("n1", 9))
         two.store.offer(newer, NOW)
         stale = record("n1", 8, replica("n1", 9))
-        assert await one.peers.confirm(stale, ["n2"], LIMIT) == {"n2": None}
-        assert await one.peers.confirm(b"nonsense", ["n2"], LIMIT) == {"n2": None}
-        assert (await one.peers.confirm(newer, ["n2"], LIMIT))["n2"] is not None
+        for sealed, outcome in ((stale, "stale"), (b"nonsense", "refused"), (newer, "live")):
+            assert (await one.peers.confirm(sealed, ["n2"], LIMIT))["n2"].outcome == outcome
 
     play(scene)
 

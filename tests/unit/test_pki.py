@@ -23,15 +23,20 @@ def certificate(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def test_init_writes_four_files_with_keys_for_their_owner_only(tmp_path: Path) -> None:
+NAMES = ["ca.crt", "ca.key", "authority.crt", "authority.key", "authority.policy"]
+
+
+def test_init_writes_five_files_with_keys_for_their_owner_only(tmp_path: Path) -> None:
     made = pki.init(tmp_path / "new" / "pki", "lab", NOW)
-    assert [path.name for path in made] == ["ca.crt", "ca.key", "authority.crt", "authority.key"]
+    assert [path.name for path in made] == NAMES
+    assert made[4] == pki.last_signed_beside(made[3])
+    assert made[4].read_bytes() == b""
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in made}
     assert modes["ca.key"] == modes["authority.key"] == 0o600
     assert certificate(made[2]).issuer == certificate(made[0]).subject
 
 
-@pytest.mark.parametrize("name", ["ca.crt", "ca.key", "authority.crt", "authority.key"])
+@pytest.mark.parametrize("name", NAMES)
 def test_init_never_overwrites_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(InvalidConfig, match=f"{name}: exists already"):
