@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from daemon.fabric.interface import parse_endpoint
 from daemon.model.records import NodeInfo
 from daemon.model.store import Store
+from daemon.model.trust import Dates
 from netconf.errors import InvalidConfig
 
 
@@ -31,6 +32,11 @@ class Membership:
         if pinned is None:
             return infos
         return {node: info for node, info in infos.items() if node in pinned}
+
+    def certificates(self) -> dict[str, Dates]:
+        """Return when the certificates of the members that `infos` has are in force, by node."""
+        dates = self._store.certificates()
+        return {node: dates[node] for node in self.infos() if node in dates}
 
     def others(self) -> set[str]:
         """Return the members' names without this node's."""

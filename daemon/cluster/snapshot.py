@@ -3,7 +3,8 @@
 1. The snapshot lies in the state folder, which dies with the namespaces at reboot; the policy
    also in the cache folder, which does not: a rebooted node enforces before it hears anyone.
 2. Both are replaced whole and synced (`netconf.files`): a crash leaves the old or the new.
-3. Everything is verified again when read, so neither file needs to be trusted.
+3. Everything is verified again when read, so neither file needs to be trusted, but for one thing:
+   that it was accepted while its signer's certificate was in force (``Store.load``).
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ class Snapshot:
         self._store = store
         self._written: bytes | None = None
 
-    def load(self, now: float) -> list[str]:
+    def load(self) -> list[str]:
         """Offer what was saved to the store; return what could not be used, in words."""
         problems: list[str] = []
         if snapshot := _read(self._snapshot, problems):
             try:
-                verdicts = self._store.load(snapshot, now)
+                verdicts = self._store.load(snapshot)
             except DecodeFailure as error:
                 problems.append(error.message)
             else:
                 problems.extend(f"{v.key}: {v.outcome}" for v in verdicts if not v.changed)
         if policy := _read(self._policy, problems):
-            verdict = self._store.offer(policy, now)
+            verdict = self._store.offer(policy, None)
             if verdict.reason:
                 problems.append(f"{self._policy}: {verdict.outcome}: {verdict.reason}")
         return problems

@@ -14,7 +14,12 @@ What is accepted:
    older replica that it does not list is gone, whether it was here or comes later; withdrawn
    records are remembered until a manifest says the same. That makes the outcome independent
    of the order in which records arrive, and a relayed sync answer safe to merge.
-6. Whoever subscribed is told of each record that was accepted, in the order of acceptance.
+6. A certificate's dates bound when a record is accepted, not how long it counts: a connection
+   that policy allows does not end because a date passed (fail static), here or on a daemon that
+   restarts. What a node signs once its certificate has ended may only take away (`Withdrawn`,
+   `Manifest`); an info or a replica is refused, and so is a policy that a Swarm manager signs.
+   What `load` reads was accepted in its time, so dates are not asked again.
+7. Whoever subscribed is told of each record that was accepted, in the order of acceptance.
 
 Which of the held replicas count is decided by ``daemon.model.eligibility``.
 """
@@ -22,10 +27,11 @@ Which of the held replicas count is decided by ``daemon.model.eligibility``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 
 import msgspec
+from cryptography import x509
 
 from daemon.model.eligibility import Eligibility, Refusal
 from daemon.model.keys import Key, Keys
@@ -43,7 +49,7 @@ from daemon.model.records import (
     open_body,
     to_sign,
 )
-from daemon.model.trust import Signer, Trust, Untrusted
+from daemon.model.trust import Dates, Signer, Trust, Untrusted, moment
 from netconf.errors import DecodeFailure
 
 
@@ -112,8 +118,11 @@ class Store:
 
     # --- records in
 
-    def offer(self, data: bytes, now: float) -> Verdict:
-        """Take an encoded record, or refuse it; `now` in seconds since the epoch."""
+    def offer(self, data: bytes, now: float | None) -> Verdict:
+        """Take an encoded record, or refuse it; `now` in seconds since the epoch.
+
+        With None, no certificate's dates are asked: for what was accepted before (rule 6).
+        """
         verdict = self._judge(data, now)
         self.counts[verdict.outcome] += 1
         if verdict.changed:
@@ -121,22 +130,37 @@ class Store:
                 listener(verdict)
         return verdict
 
-    def sync(self, envelopes: Iterable[bytes], now: float) -> list[Verdict]:
+    def sync(self, envelopes: Iterable[bytes], now: float | None) -> list[Verdict]:
         """Offer all `envelopes` of a sync answer, those that prove identities first."""
         return [self.offer(data, now) for data in sorted(envelopes, key=_rank)]
 
-    def load(self, snapshot: bytes, now: float) -> list[Verdict]:
+    def load(self, snapshot: bytes) -> list[Verdict]:
         """Offer what `dump` wrote, verifying all of it again; DecodeFailure if it cannot be read.
 
-        What no longer verifies is refused like any other record.
+        What no longer verifies is refused like any other record, dates excepted (rule 6).
         """
         try:
             content = msgspec.msgpack.decode(snapshot, type=_Snapshot)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise DecodeFailure(f"snapshot: {error}; delete it, the peers have a copy") from error
-        return self.sync(content.envelopes, now)
+        return self.sync(content.envelopes, None)
 
-    def _judge(self, data: bytes, now: float) -> Verdict:
+    def rely_on(self, roots: Sequence[x509.Certificate]) -> None:
+        """Judge all that is held by other `roots`, as a restart would (rule 6).
+
+        Whoever no longer leads to a root is forgotten, with all that it signed.
+        """
+        if tuple(roots) == self._trust.roots:
+            return
+        envelopes = self.records()
+        self._trust = self._trust.with_roots(roots)
+        self._held.clear()
+        self._signers.clear()
+        self._infos.clear()
+        self._eligibility = Eligibility(self.keys)
+        self.sync(envelopes, None)
+
+    def _judge(self, data: bytes, now: float | None) -> Verdict:
         if len(data) > LIMIT:
             return Verdict(Outcome.OVERSIZED, reason=f"{len(data)} bytes, {LIMIT} is the limit")
         try:
@@ -169,6 +193,13 @@ class Store:
             return verdict(Outcome.NOT_ENTITLED, f"{signer.name} is not a Swarm manager")
         if not signer.verify(envelope.signature, self._to_sign(envelope)):
             return verdict(Outcome.BAD_SIGNATURE, f"not signed by {envelope.signer}")
+        gives = isinstance(body, Replica | Policy)
+        if gives and now is not None and not signer.dates.hold(now):
+            return verdict(
+                Outcome.BAD_CERTIFICATE,
+                f"the certificate of {signer.name} is in force from {moment(signer.dates.since)} "
+                f"to {moment(signer.dates.until)} only; renew it there",
+            )
         self._accept(_Held(key, envelope, body), signer)
         return verdict(Outcome.ACCEPTED)
 
@@ -193,7 +224,7 @@ class Store:
             return False
         return envelope.version < held.envelope.version and key.within not in held.body.versions
 
-    def _signer(self, body: Body, name: str, now: float) -> Signer | None:
+    def _signer(self, body: Body, name: str, now: float | None) -> Signer | None:
         if isinstance(body, NodeInfo):
             return self._trust.verify_node(body.certificate, body.node, now)
         if isinstance(body, Policy) and self._trust.authority is not None:
@@ -289,6 +320,10 @@ class Store:
     def infos(self) -> dict[str, NodeInfo]:
         """Return the info of every node that has proved who it is, by node id."""
         return dict(sorted(self._infos.items()))
+
+    def certificates(self) -> dict[str, Dates]:
+        """Return, for every node that has proved who it is, when its certificate is in force."""
+        return {node: signer.dates for node, signer in sorted(self._signers.items())}
 
     def replica(self, node: str, attachment: str) -> Replica | None:
         """Return what `node` says about one attachment, effective or not."""

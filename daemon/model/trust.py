@@ -8,15 +8,19 @@
 3. The policy authority is the certificate in the pinned file, whoever issued it: the file is
    what counts, so neither its chain nor its dates do. Replace the file to replace it.
 4. Without a pinned authority (``policy: swarm``), a node whose OU is `MANAGER_UNIT` may sign.
-5. Times are seconds since the epoch.
+5. The dates of a certificate bound when something may be believed anew, not how long it counts
+   afterwards: see ``daemon.model.store``. So a `Signer` knows when its certificates are in force.
+6. Times are seconds since the epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -29,6 +33,9 @@ from netconf.errors import InvalidConfig
 MANAGER_UNIT = "swarm-manager"
 NODE_UNIT = "noctule-node"
 NODE_UNITS = frozenset({NODE_UNIT, "swarm-worker", MANAGER_UNIT})
+DAY = 86_400.0
+WARN_BEFORE = 30 * DAY
+"""Seconds before its end from which on people are told of a certificate."""
 MAX_CHAIN = 4
 """Certificates below the root: Swarm needs two."""
 
@@ -37,11 +44,38 @@ class Untrusted(InvalidConfig):
     """A certificate does not prove what it must; the message says why."""
 
 
+class Dates(msgspec.Struct, frozen=True):
+    """From when until when a certificate, or all of a chain, is in force."""
+
+    since: float = -math.inf
+    until: float = math.inf
+
+    def hold(self, now: float) -> bool:
+        """Tell whether `now` is within them."""
+        return self.since <= now <= self.until
+
+    def and_those(self, other: Dates) -> Dates:
+        """Return when both hold."""
+        return Dates(max(self.since, other.since), min(self.until, other.until))
+
+
+ALWAYS = Dates()
+
+
+def moment(seconds: float) -> str:
+    """Return a time in seconds since the epoch as people and programs read it (ISO 8601, UTC)."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class Signer:
     """A verified certificate's name and public key."""
 
-    def __init__(self, name: str, unit: str, key: ec.EllipticCurvePublicKey) -> None:
+    def __init__(
+        self, name: str, unit: str, key: ec.EllipticCurvePublicKey, dates: Dates = ALWAYS
+    ) -> None:
+        """`dates` are those of the whole chain; the policy authority's never end."""
         self.name = name
+        self.dates = dates
         self.manager = unit == MANAGER_UNIT
         """Whether Swarm certified it as a manager."""
         self._key = key
@@ -62,7 +96,7 @@ class Trust:
         self, roots: Sequence[x509.Certificate], authority: x509.Certificate | None
     ) -> None:
         """`authority` None means that Swarm's managers are it."""
-        self._roots = tuple(roots)
+        self.roots = tuple(roots)
         self.authority: Signer | None = None
         if authority is not None:
             key = p256(authority)
@@ -83,8 +117,10 @@ class Trust:
         field = "fabric.identity.ca"
         return cls(parse_certificates(read(ca, field), field), pinned)
 
-    def verify_node(self, pem: str, node: str, now: float, field: str = "certificate") -> Signer:
-        """Return the signer that `pem` proves `node` to be at `now`.
+    def verify_node(
+        self, pem: str, node: str, now: float | None, field: str = "certificate"
+    ) -> Signer:
+        """Return the signer that `pem` proves `node` to be at `now`, or, with None, at some time.
 
         Raises Untrusted, with `field` in front, when it does not prove it.
         """
@@ -92,7 +128,7 @@ class Trust:
             chain = parse_certificates(pem.encode(), field)
         except InvalidConfig as error:
             raise Untrusted(error.message, details=error.details) from error
-        leaf, moment = chain[0], datetime.fromtimestamp(now, UTC)
+        leaf = chain[0]
         name, unit = name_of(leaf, NameOID.COMMON_NAME), _unit(leaf)
         key = p256(leaf)
         if name != node:
@@ -106,27 +142,41 @@ class Trust:
             )
         if _is_ca(leaf, 0):
             raise Untrusted(f"{field}: is a CA's; issue one for the node")
-        if not _within_dates(leaf, moment):
+        if now is not None and not _dates(leaf).hold(now):
             raise Untrusted(
                 f"{field}: valid from {leaf.not_valid_before_utc:%F %T} to "
-                f"{leaf.not_valid_after_utc:%F %T} UTC, and now is {moment:%F %T}; "
-                "renew it, or set the clock"
+                f"{leaf.not_valid_after_utc:%F %T} UTC, and now is "
+                f"{datetime.fromtimestamp(now, UTC):%F %T}; renew it, or set the clock"
             )
-        if not self._chains(leaf, chain[1:MAX_CHAIN], moment, 0):
+        ways = [
+            dates
+            for dates in self._ways(leaf, chain[1:MAX_CHAIN], 0)
+            if now is None or dates.hold(now)
+        ]
+        if not ways:
             raise Untrusted(f"{field}: not issued by this cluster's CA; check fabric.identity.ca")
-        return Signer(name, unit, key)
+        return Signer(name, unit, key, max(ways, key=lambda dates: dates.until))
 
-    def _chains(
-        self, leaf: x509.Certificate, between: Sequence[x509.Certificate], now: datetime, depth: int
-    ) -> bool:
-        """Tell whether `leaf` leads to a root, with `depth` CA certificates below its issuer."""
-        if any(_issued(leaf, root, now, depth) for root in self._roots):
-            return True
-        return any(
-            _issued(leaf, issuer, now, depth)
-            and self._chains(issuer, [*between[:i], *between[i + 1 :]], now, depth + 1)
-            for i, issuer in enumerate(between)
-        )
+    def with_roots(self, roots: Sequence[x509.Certificate]) -> Trust:
+        """Return the same trust in the authority, with other `roots`."""
+        made = Trust(roots, None)
+        made.authority = self.authority
+        return made
+
+    def _ways(
+        self, leaf: x509.Certificate, between: Sequence[x509.Certificate], depth: int
+    ) -> Iterator[Dates]:
+        """Yield when `leaf` leads to a root, for each way there is, whatever the time is now.
+
+        `depth` CA certificates are below its issuer.
+        """
+        for root in self.roots:
+            if _issued(leaf, root, depth):
+                yield _dates(leaf).and_those(_dates(root))
+        for i, issuer in enumerate(between):
+            if _issued(leaf, issuer, depth):
+                for dates in self._ways(issuer, [*between[:i], *between[i + 1 :]], depth + 1):
+                    yield _dates(leaf).and_those(dates)
 
 
 def _unit(certificate: x509.Certificate) -> str:
@@ -134,8 +184,10 @@ def _unit(certificate: x509.Certificate) -> str:
     return unit if unit in NODE_UNITS else ""
 
 
-def _within_dates(certificate: x509.Certificate, now: datetime) -> bool:
-    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+def _dates(certificate: x509.Certificate) -> Dates:
+    return Dates(
+        certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    )
 
 
 def _is_ca(certificate: x509.Certificate, depth: int) -> bool:
@@ -152,10 +204,8 @@ def _is_ca(certificate: x509.Certificate, depth: int) -> bool:
     return basic.ca and (basic.path_length is None or basic.path_length >= depth)
 
 
-def _issued(
-    certificate: x509.Certificate, issuer: x509.Certificate, now: datetime, depth: int
-) -> bool:
-    if not _is_ca(issuer, depth) or not _within_dates(issuer, now):
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate, depth: int) -> bool:
+    if not _is_ca(issuer, depth):
         return False
     try:
         certificate.verify_directly_issued_by(issuer)

@@ -89,7 +89,7 @@ def test_versions_grow_across_a_restart_even_if_the_clock_went_back() -> None:
     before.statements.overtake(ahead)
     before.statements.replica(ATTACHMENT)
     remembered = store()
-    remembered.load(before.store.dump(), NOW)
+    remembered.load(before.store.dump())
     after = Speaker(remembered)
     after.statements.withdraw(ATTACHMENT.id)
     assert after.versions[0] > max(before.versions) > ahead
@@ -101,7 +101,7 @@ def test_what_peers_remember_is_overtaken_after_the_state_was_lost() -> None:
     before.statements.overtake(time.time_ns() + 10**18)
     before.statements.replica(ATTACHMENT)
     peer = store()
-    peer.load(before.store.dump(), NOW)
+    peer.load(before.store.dump())
     after = Speaker(store())
     after.statements.info(info("n1"))
     after.statements.replica(msgspec.structs.replace(ATTACHMENT, salt="22" * 32))

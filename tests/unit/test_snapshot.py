@@ -22,7 +22,7 @@ def save(folder: Path, known: Store) -> None:
 
 def loaded(folder: Path) -> tuple[Store, list[str]]:
     found = store()
-    return found, saved(folder, found).load(NOW)
+    return found, saved(folder, found).load()
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:

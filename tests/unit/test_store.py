@@ -341,7 +341,7 @@ def test_without_a_policy_nothing_has_effect() -> None:
 def test_a_snapshot_brings_everything_back_verified() -> None:
     want = merged(list(history()))
     got = store()
-    assert all(verdict.changed for verdict in got.load(want.dump(), NOW))
+    assert all(verdict.changed for verdict in got.load(want.dump()))
     assert got.dump() == want.dump()
     assert got.replicas() == want.replicas()
 
@@ -349,12 +349,12 @@ def test_a_snapshot_brings_everything_back_verified() -> None:
 def test_a_snapshot_is_believed_no_more_than_its_records() -> None:
     dump = merged(list(history())).dump()
     strangers = Store("lab", Trust.load(folder("other") / "ca.crt", folder("other") / "ca.crt"))
-    assert not any(verdict.changed for verdict in strangers.load(dump, NOW))
+    assert not any(verdict.changed for verdict in strangers.load(dump))
     elsewhere = Store("elsewhere", trust())
-    assert {v.outcome for v in elsewhere.load(dump, NOW)} == {Outcome.FOREIGN_CLUSTER}
+    assert {v.outcome for v in elsewhere.load(dump)} == {Outcome.FOREIGN_CLUSTER}
     for broken in (b"", dump[:-1], b"\x00" * 20):
         with pytest.raises(DecodeFailure, match="snapshot: "):
-            store().load(broken, NOW)
+            store().load(broken)
 
 
 @settings(deadline=None, max_examples=30)
@@ -365,7 +365,7 @@ def test_a_damaged_snapshot_never_adds_anything(data: st.DataObject) -> None:
     dump[data.draw(st.integers(0, len(dump) - 1))] ^= data.draw(st.integers(1, 255))
     made = store()
     try:
-        made.load(bytes(dump), NOW)
+        made.load(bytes(dump))
     except DecodeFailure:
         assert made.records() == []
     assert set(made.records()) <= set(whole.records())

@@ -123,14 +123,14 @@ def run(case: Case) -> str:
     found = _offer(one, sealed)
     _offer(other, [sealed[n] for n in (*order, *rest)])
     require(one.dump() == other.dump(), "the order of records does not matter")
-    restored.load(one.dump(), NOW)
+    restored.load(one.dump())
     require(restored.dump() == one.dump(), "a snapshot holds all of it")
     require(other.replicas() == one.replicas(), "equal stores have equal effect")
     _effect(one)
     for node in NODES:
         _plan(one, node)
     snapshot = case.get("snapshot", b"")
-    return f"{found}, snapshot {outcome(lambda: restored.load(snapshot, NOW), 'snapshot: ')}"
+    return f"{found}, snapshot {outcome(lambda: restored.load(snapshot), 'snapshot: ')}"
 
 
 def _offer(store: Store, sealed: Sequence[bytes]) -> str:

@@ -105,7 +105,7 @@ def _run(place: Path, store: Store, ended: socket.socket, case: Case) -> str:
         _write(place / name, place, content)
     found = outcome(lambda: State(place).read_node())
     state = State(place)
-    Snapshot(place, place, store).load(model_kit.NOW)
+    Snapshot(place, place, store).load()
     with Server(place, Journal()) as server:
         server.serve(ended)  # all that is there, then it sees that it should end
     attachments = state.all()
