@@ -9,15 +9,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import msgspec
+from cryptography import x509
 
 from daemon import yamlfile
 from daemon.fabric.interface import LEASE_MS, Settings, parse_endpoint
-from daemon.model.identity import Identity
+from daemon.model.identity import parse_certificates
+from daemon.model.identity import read as pem
 from daemon.model.naming import NAME
 from daemon.model.trust import Trust
 from daemon.paths import Paths
@@ -186,21 +188,14 @@ def _check_fabric(fabric: Fabric) -> None:
         raise InvalidConfig("fabric.lease_ms: choose between 100 and 60000 milliseconds")
 
 
-def identity_of(config: Config, now: float) -> tuple[Identity, Trust]:
-    """Return who this node is and whom it believes; `now` in seconds since the epoch.
+def trust_of(config: Config, roots: Sequence[x509.Certificate]) -> Trust:
+    """Return whom this node believes: `roots`, and the policy authority in its pinned file.
 
-    Raises IOFailure or InvalidConfig naming the field where the files cannot be used.
+    Raises IOFailure or InvalidConfig naming the field where that file cannot be used.
     """
-    paths = config.fabric.identity
-    identity = Identity.load(Path(paths.certificate), Path(paths.key))
-    if identity.name != config.node:
-        raise InvalidConfig(
-            f'fabric.identity.certificate: it is of "{identity.name}", and this node '
-            f'is "{config.node}"; issue one for this node'
-        )
-    trust = Trust.load(Path(paths.ca), Path(config.policy.authority))
-    trust.verify_node(identity.pem, config.node, now)
-    return identity, trust
+    field = "policy.authority"
+    pinned = parse_certificates(pem(Path(config.policy.authority), field), field)[0]
+    return Trust(roots, pinned)
 
 
 def fabric_settings(

@@ -21,6 +21,7 @@ from daemon.attachments.lifecycle import Lifecycle
 from daemon.attachments.opening import Opening
 from daemon.attachments.registry import Registry
 from daemon.attachments.turns import Turns
+from daemon.cluster.credentials import Credentials
 from daemon.cluster.exchange import Exchange
 from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
@@ -28,7 +29,8 @@ from daemon.cluster.publisher import Publisher
 from daemon.cluster.rollout import Rollout
 from daemon.cluster.saver import Saver
 from daemon.cluster.snapshot import Snapshot
-from daemon.config import Config, fabric_settings, identity_of
+from daemon.config import Config, fabric_settings, trust_of
+from daemon.fabric.identity_files import Credential
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from daemon.journal import Journal
 from daemon.mesh.local_mesh import LocalMesh
@@ -51,18 +53,22 @@ class Node:
 
     def __init__(self, config: Config, journal: Journal) -> None:
         """Raises InvalidConfig when the identity is unusable; reads, and changes nothing yet."""
-        identity, trust = identity_of(config, time.time())
+        files = config.fabric.identity
+        credentials = self._credentials = Credentials(
+            (files.ca, files.certificate, files.key), config.node, journal
+        )
         folder = Path(config.paths.state)
         self._config, self._journal = config, journal
         self._workers, self._tasks = Workers(), Tasks(journal)
         self._lock: int | None = None
-        store = self._store = Store(config.cluster, trust)
+        store = self._store = Store(config.cluster, trust_of(config, credentials.credential.roots))
         self._snapshot = Snapshot(folder, Path(config.paths.cache), store)
-        for problem in self._snapshot.load(time.time()):
+        for problem in self._snapshot.load():
             journal.warning("saved records", problem=problem)
         state, turns = State(folder), Turns()
         self._registry = Registry()
         self._membership = Membership(config.node, config.fabric.connect, store)
+        credentials.peers = self._membership.certificates
         self._mesh = LocalMesh(
             config, state, self._workers.mesh, journal,
             infos=lambda: self._membership.infos().values(),
@@ -72,7 +78,7 @@ class Node:
         self._fabric = ZenohFabric(
             fabric_settings(config, self._membership.endpoints(), self._membership.speakers())
         )
-        self._publisher = Publisher(identity, store, self._fabric.publish, journal)
+        self._publisher = Publisher(credentials.identity, store, self._fabric.publish, journal)
         self._liveness = Liveness(
             config.node, store, changed=lambda: self._reconciler.wake(), journal=journal
         )
@@ -117,7 +123,7 @@ class Node:
         )  # fmt: skip
         self._reporter = Reporter(
             config, store, self._membership, self._liveness, self._mesh, self._registry, planner,
-            self._reconciler, rollout,
+            self._reconciler, rollout, credentials,
         )  # fmt: skip
         service = NodeService(
             config.node, self._lifecycle, self._audit, rollout, self._saver, self._reporter,
@@ -136,6 +142,7 @@ class Node:
         self._lock = lock.take(Path(config.paths.state))
         lead(config.paths.socket, config.paths.state)
         self._publisher.resume()
+        await self._credentials.in_force()
         await self._mesh.start()
         await self._workers.program.run(ruleset.ensure_host)
         await self._workers.program.run(probe_kernel, config.addresses.vips, config.addresses.ula)
@@ -153,6 +160,7 @@ class Node:
             self._audit.watch, self._saver.watch, self._publisher.keep_telling,
         ):  # fmt: skip
             self._tasks.forever(loop.__qualname__, loop)
+        self._tasks.forever("certificates", lambda: self._credentials.watch(self._renewed))
         await self._api.open()
         self._reporter.ready = True
         self._journal.info(
@@ -180,6 +188,12 @@ class Node:
                 self._journal.error("not saved", error=error.message, details=error.details)
             os.close(self._lock)
         self._journal.info("stopped")
+
+    def _renewed(self, credential: Credential) -> None:
+        """Show another certificate, or believe other CAs; the store's news reach the fabric."""
+        self._store.rely_on(credential.roots)
+        info = self._mesh.info(credential.identity.pem)
+        self._publisher.renew(credential.identity, info, list(self._registry.values()))
 
     async def _adopt(self) -> None:
         """Take over attachments, and set straight what this node says of them."""

@@ -82,6 +82,8 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     """The node that is the next hop on the mesh; "" for this node or where none is known."""
     ula: str = ""
     """The IPv6 network it was told; all nodes must have been told the same."""
+    certificate_until: str = ""
+    """When its certificate, or that of a CA above it, ends (ISO 8601, UTC)."""
 
 
 class PortStatus(msgspec.Struct, kw_only=True):

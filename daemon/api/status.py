@@ -15,12 +15,14 @@ from daemon.api.messages import (
     Status,
 )
 from daemon.attachments.registry import Registry
+from daemon.cluster.credentials import Credentials
 from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
 from daemon.cluster.rollout import Rollout
 from daemon.config import Config
 from daemon.mesh.local_mesh import LocalMesh
 from daemon.model.store import Outcome, Store
+from daemon.model.trust import moment
 from daemon.reconcile.planning import Planner
 from daemon.reconcile.reconciler import Reconciler
 from daemon.version import VERSION
@@ -53,6 +55,7 @@ class Reporter:
         planner: Planner,
         reconciler: Reconciler,
         rollout: Rollout,
+        credentials: Credentials,
     ) -> None:
         self._config = config
         self._store = store
@@ -63,6 +66,7 @@ class Reporter:
         self._planner = planner
         self._reconciler = reconciler
         self._rollout = rollout
+        self._credentials = credentials
         self.ready = False
         """The mesh is up and attachments are adopted: ADD is served."""
 
@@ -133,6 +137,7 @@ class Reporter:
 
     def _nodes(self) -> list[NodeStatus]:
         infos = self._membership.infos()
+        ends = self._credentials.ends()
         quality = self._mesh.quality()
         via = self._mesh.via()
         return [
@@ -145,6 +150,7 @@ class Reporter:
                 quality=1.0 if name == self._config.node else quality.get(name, 0.0),
                 via=via.get(name, ""),
                 ula=info.ula,
+                certificate_until=moment(ends[name]) if name in ends else "",
             )
             for name, info in infos.items()
         ]

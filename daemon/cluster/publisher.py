@@ -4,6 +4,8 @@
    across a reboot with a clock that went back, for peers remember (`overtake`).
 2. Own records are first offered to this node's own store and pass the same checks as
    everybody's. One that does not pass is an error in the log.
+3. Another certificate or key means that everything is said anew (`renew`): peers check each
+   record against the certificate in the newest info.
 """
 
 from __future__ import annotations
@@ -98,6 +100,26 @@ class Publisher:
         bodies = self._store.bodies(self._node)
         for key, body in bodies.items():
             self._say(key, body)
+        self.manifest()
+
+    def renew(self, identity: Identity, info: NodeInfo, present: Iterable[Attachment]) -> None:
+        """Say everything anew under another `identity`, whose certificate `info` carries.
+
+        What a certificate that had ended could not say of the `present` attachments is said too.
+        """
+        self._identity = identity
+        bodies = self._store.bodies(self._node)
+        gone = [self._store.keys.parse(key) for key in self._store.withdrawn()]
+        self.info(info)
+        here = {attachment.id: attachment for attachment in present}
+        for attachment in here.values():
+            self.replica(attachment)
+        for key, body in bodies.items():
+            if isinstance(body, Replica) and body.attachment not in here:
+                self._say(key, body)
+        for key_gone in gone:
+            if key_gone and key_gone.node == self._node and key_gone.attachment not in here:
+                self.withdraw(key_gone.attachment)
         self.manifest()
 
     def info(self, info: NodeInfo) -> None:

@@ -99,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
         path = Path(config.read(arguments.config).paths.socket)
     if arguments.verb == "status":
         report = client.ask(path, "GET", "/v1/status", Status)
-        _print(arguments, report, show.status(report))
+        _print(arguments, report, show.status(report, time.time()))
         return 0
     if arguments.verb == "verify":
         found = client.ask(path, "GET", "/v1/verify", Verification, within=client.VERIFY_WITHIN)

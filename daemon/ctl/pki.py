@@ -6,8 +6,8 @@
 3. Keys are ECDSA P-256, PKCS #8 without a password, mode 0600 from the first byte.
 4. A certificate is in force from BACKDATE before now, for clocks that differ.
 5. The CA and the authority last ten years: replacing them means touching every node. A
-   node's lasts two: ``issue`` again under another name or folder, put it in place, and
-   restart the daemon, which cuts no traffic.
+   node's lasts two: ``issue`` again in another folder and put both files in place; the
+   daemon follows them (``daemon.cluster.credentials``).
 6. The shape is what Swarm issues (O = cluster, OU, CN = node id, EC P-256), with SANs for the
    addresses peers dial besides: rustls checks those (RFC 5280: v3, critical basicConstraints
    and keyUsage, extendedKeyUsage for both ends of a session).

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
-from daemon.api.messages import NodeOutcome, PolicyApplied, Status, Verification
+from daemon.api.messages import (
+    NodeOutcome,
+    NodeStatus,
+    PolicyApplied,
+    Status,
+    Verification,
+)
+from daemon.model.trust import DAY, WARN_BEFORE
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -31,8 +39,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(line(row) for row in [[name.upper() for name in head], *cells])
 
 
-def status(report: Status) -> str:
-    """Return what a person wants to know of one node, its peers and its replicas."""
+def status(report: Status, now: float) -> str:
+    """Return what a person wants to know of one node, its peers and its replicas.
+
+    `now` in seconds since the epoch; certificates that end soon are named.
+    """
     policy = f"policy {report.policy.version}" if report.policy else "no policy yet"
     parts = [
         f"{report.node} in cluster {report.cluster}: "
@@ -54,6 +65,9 @@ def status(report: Status) -> str:
             ],
         )
     )
+    ending = [line for node in report.nodes if (line := _ending(node, now))]
+    if ending:
+        parts.append("\n".join(ending))
     told = {node.ula or "none" for node in report.nodes}
     if len(told) > 1:
         parts.append(
@@ -112,6 +126,21 @@ def status(report: Status) -> str:
         )
     parts.extend(f"records refused: {reason}: {n}" for reason, n in counters.records.items())
     return "\n\n".join(parts)
+
+
+def _ending(node: NodeStatus, now: float) -> str:
+    """Return what to do about the certificate of `node`; nothing while it lasts long enough."""
+    try:
+        until = datetime.fromisoformat(node.certificate_until).timestamp()
+    except ValueError:  # a daemon of 0.1.0 does not say
+        return ""
+    if until - now >= WARN_BEFORE:
+        return ""
+    when = f"certificate of {node.node}"
+    if until < now:
+        return f"{when} ended at {node.certificate_until}: renew it"
+    days = int((until - now) // DAY)
+    return f"{when} ends at {node.certificate_until}, in {days} days: renew it"
 
 
 def verification(report: Verification) -> str:

@@ -16,6 +16,7 @@ from daemon.api.messages import (
     Verification,
 )
 from daemon.ctl import show
+from tests.unit.model_kit import NOW
 
 
 def node(name: str, **changes: object) -> NodeStatus:
@@ -50,7 +51,7 @@ EMPTY = Status(
 
 
 def changed(**changes: object) -> str:
-    return show.status(msgspec.structs.replace(EMPTY, **changes))
+    return show.status(msgspec.structs.replace(EMPTY, **changes), NOW)
 
 
 def test_columns_are_aligned_numbers_to_the_right() -> None:
@@ -168,3 +169,18 @@ def test_what_only_a_new_attachment_mends_is_said_beside_the_differences() -> No
     said = show.verification(made).splitlines()
     assert said[1] == "bb (web): slot is missing"
     assert said[-1] == "aa (web): old"
+
+
+def test_certificates_that_end_soon_or_have_ended_are_named() -> None:
+    """NOW is 2027-01-15T08:00:00Z."""
+    ends = {
+        "n1": "2027-02-14T07:59:59Z",
+        "n2": "2027-02-14T08:00:00Z",
+        "n3": "2027-01-15T07:59:59Z",
+        "n4": "",
+    }
+    text = changed(nodes=[node(name, certificate_until=end) for name, end in ends.items()])
+    assert [line for line in text.splitlines() if line.startswith("certificate")] == [
+        "certificate of n1 ends at 2027-02-14T07:59:59Z, in 29 days: renew it",
+        "certificate of n3 ended at 2027-01-15T07:59:59Z: renew it",
+    ]

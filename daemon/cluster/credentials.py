@@ -1,0 +1,186 @@
+"""This node's certificate, and those of its peers: their dates, and their renewal.
+
+1. A certificate's dates bound what may be signed anew, not what works already
+   (``daemon.model.store``, rule 6). So a daemon whose certificate has ended runs, says so, and
+   serves what it has; one whose certificate is not in force yet waits for its clock (`in_force`).
+2. The files are looked at every `LOOK` seconds. New ones that fit together are followed without
+   a restart: `renewed` is called, which signs everything anew. Ones that do not fit are named
+   when two looks found the same, since a pair is seldom replaced in one moment; until they fit,
+   the former identity stays in use, as it does while the new one is not in force yet.
+3. From `WARN_BEFORE` its end on, a certificate is warned of: once a day each, this node's own and
+   its peers' in one line. How long each lasts is also in `ends`, for status and metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from daemon import systemd
+from daemon.fabric.identity_files import Contents, Credential, judge
+from daemon.journal import Journal
+from daemon.model.identity import Identity
+from daemon.model.trust import DAY, WARN_BEFORE, Dates, moment
+from netconf.errors import NoctuleError
+
+LOOK = 10.0
+"""Seconds between looks at the files: three small reads."""
+WARN_EVERY = DAY
+CLOCK_LOOK = 5.0
+"""Seconds between looks at a clock that is before the certificate's date."""
+CLOCK_TOLD = 60.0
+"""Seconds between lines about such a clock."""
+PATIENCE_US = 30_000_000
+"""Microseconds that the service manager is asked to wait longer (sd_notify(3)), each look."""
+
+Pause = Callable[[float], Awaitable[None]]
+
+
+class Credentials:
+    """The identity in use, as long as the daemon lives."""
+
+    def __init__(
+        self,
+        paths: tuple[str, str, str],
+        node: str,
+        journal: Journal,
+        *,
+        peers: Callable[[], Mapping[str, Dates]] = dict,
+        clock: Callable[[], float] = time.time,
+        pause: Pause = asyncio.sleep,
+    ) -> None:
+        """Load the files at `paths` (CA, certificate, key); InvalidConfig if they do not fit.
+
+        `peers` returns when every node's certificate is in force, this one's included; `clock`
+        the seconds since the epoch; `pause` waits so many seconds.
+        """
+        self._paths = paths
+        self._node = node
+        self._journal = journal
+        self.peers = peers
+        self._clock = clock
+        self._pause = pause
+        self._used = Contents.read(*paths)
+        self._credential = judge(self._used, node)
+        self._seen: Contents | None = self._used
+        """What the last look found; None for files that could not be read."""
+        self._told_of: bytes | None = None
+        """The digest of files that were named already because they cannot be used."""
+        self._warned: dict[str, float] = {}
+        """When something was last warned of: this node, its peers."""
+
+    @property
+    def identity(self) -> Identity:
+        """This node's certificate and key."""
+        return self._credential.identity
+
+    @property
+    def credential(self) -> Credential:
+        """The identity, its CAs, and its dates."""
+        return self._credential
+
+    def ends(self) -> dict[str, float]:
+        """Return when each node's certificate ends, in seconds since the epoch, by node."""
+        ends = {node: dates.until for node, dates in self.peers().items()}
+        return ends | {self._node: self._credential.dates.until}
+
+    async def in_force(self) -> None:
+        """Wait until the clock has reached the certificate's first date.
+
+        A machine without a battery-backed clock begins in the past, until it hears an NTP server.
+        """
+        since = self._credential.dates.since
+        told: float | None = None
+        waited = 0.0
+        while (now := self._clock()) < since:
+            if told is None or waited - told >= CLOCK_TOLD:
+                told = waited
+                self._journal.warning(
+                    "waiting for the clock: the certificate is not in force yet",
+                    since=moment(since),
+                    now=moment(now),
+                )
+            systemd.tell(f"EXTEND_TIMEOUT_USEC={PATIENCE_US}\nSTATUS=waiting for the clock")
+            await self._pause(CLOCK_LOOK)
+            waited += CLOCK_LOOK
+
+    async def watch(self, renewed: Callable[[Credential], None]) -> None:
+        """Follow the files and warn of what ends; `renewed` hears of each new credential."""
+        while True:
+            self.warn()
+            await self._pause(LOOK)
+            if (found := await asyncio.to_thread(self.look)) is not None:
+                self._credential = found
+                self._warned.pop("own", None)
+                self._journal.info(
+                    "certificate renewed",
+                    since=moment(found.dates.since),
+                    until=moment(found.dates.until),
+                )
+                renewed(found)
+
+    def look(self) -> Credential | None:
+        """Return what the files hold if they can be used and are not in use yet."""
+        try:
+            contents = Contents.read(*self._paths)
+        except NoctuleError as error:
+            settled, self._seen = self._seen is None, None
+            if settled:
+                self._cannot_use(b"", error)
+            return None
+        settled, self._seen = contents == self._seen, contents
+        if contents == self._used:
+            return None
+        try:
+            found = judge(contents, self._node)
+        except NoctuleError as error:
+            if settled:
+                self._cannot_use(contents.digest, error)
+            return None
+        if self._clock() < found.dates.since:
+            if self._told_of != contents.digest:
+                self._told_of = contents.digest
+                self._journal.info("new certificate waits", since=moment(found.dates.since))
+            return None
+        self._used, self._told_of = contents, None
+        return found
+
+    def warn(self) -> None:
+        """Warn of every certificate that ends soon or has ended, once in `WARN_EVERY`."""
+        now = self._clock()
+        near = {
+            node: moment(until)
+            for node, until in sorted(self.ends().items())
+            if until - now < WARN_BEFORE
+        }
+        own = near.pop(self._node, None)
+        if own is not None and self._due("own", now):
+            if self._credential.dates.until < now:
+                self._journal.error(
+                    "this node's certificate has ended: peers do not connect, and new containers "
+                    "stay closed; put a renewed one in place",
+                    until=own,
+                )
+            else:
+                self._journal.warning("this node's certificate ends soon; renew it", until=own)
+        if near and self._due("peers", now):
+            self._journal.warning("certificates of other nodes end soon or have ended", until=near)
+
+    def _due(self, what: str, now: float) -> bool:
+        last = self._warned.get(what)
+        # A clock that was set back must not silence it for longer than one period.
+        if last is not None and 0 <= now - last < WARN_EVERY:
+            return False
+        self._warned[what] = now
+        return True
+
+    def _cannot_use(self, digest: bytes, error: NoctuleError) -> None:
+        """Say once that files cannot be used; the former identity stays."""
+        if self._told_of != digest:
+            self._told_of = digest
+            self._journal.error(
+                "new identity files cannot be used; the former stay in use",
+                error=error.message,
+                details=error.details,
+            )
