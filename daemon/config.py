@@ -175,10 +175,10 @@ def _check_fabric(fabric: Fabric) -> None:
     for name in ("listen", "connect"):
         for index, endpoint in enumerate(getattr(fabric, name)):
             host, _ = parse_endpoint(endpoint, field=f"fabric.{name}[{index}]")
-            if host == "0.0.0.0":
+            if host in ("0.0.0.0", "::"):
                 raise InvalidConfig(
                     f"fabric.{name}[{index}]: others are told to dial just this; "
-                    "write an address of this node instead of 0.0.0.0"
+                    f"write an address of this node instead of {host}"
                 )
     if not fabric.listen:
         raise InvalidConfig("fabric.listen: empty; peers must be able to dial this node")

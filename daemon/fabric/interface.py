@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 from typing import Protocol
 
 import msgspec
@@ -67,8 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     """This node's id: the common name of its certificate."""
     listen: tuple[str, ...]
-    """Endpoints ``tls/HOST:PORT``, HOST an IPv4 address or a name (zenoh 1.10 cannot
-    parse IPv6 literals in TLS endpoints)."""
+    """Endpoints ``tls/HOST:PORT``; HOST is a name, an IPv4 address or ``[IPv6 address]``."""
     connect: tuple[str, ...] = ()
     """Endpoints of all other nodes: peers relay nothing, and only listed endpoints are
     dialled again after a partition."""
@@ -137,13 +137,30 @@ class Fabric(Protocol):
 
 
 def parse_endpoint(endpoint: str, *, field: str = "endpoint") -> tuple[str, int]:
-    """Return host and port of ``tls/HOST:PORT``; InvalidConfig names `field` and the fix."""
+    """Return host and port of ``tls/HOST:PORT``; InvalidConfig names `field` and the fix.
+
+    An IPv6 address stands in brackets (RFC 3986, 3.2.2), and is returned without them.
+    """
     protocol, slash, rest = endpoint.partition("/")
     host, colon, port = rest.rpartition(":")
     if protocol != "tls" or not slash or not colon or not host or not port.isdecimal():
         raise InvalidConfig(f"{field}: {endpoint!r} is not of the form tls/HOST:PORT")
-    if host.startswith("["):
-        raise InvalidConfig(f"{field}: {endpoint!r}: use IPv4 or a name, not an IPv6 literal")
     if len(port) > 5 or not 0 < int(port) < 65536:  # int() takes 4,300 digits at most
         raise InvalidConfig(f"{field}: {endpoint!r}: the port must be 1 to 65535")
+    if host.startswith("[") and host.endswith("]"):
+        return _ipv6(host[1:-1], f"{field}: {endpoint!r}"), int(port)
+    if not {"[", "]", ":"}.isdisjoint(host):
+        raise InvalidConfig(f"{field}: {endpoint!r}: write an IPv6 address as tls/[ADDRESS]:PORT")
     return host, int(port)
+
+
+def _ipv6(text: str, where: str) -> str:
+    try:
+        address = IPv6Address(text)
+    except ValueError as error:
+        raise InvalidConfig(f"{where}: {error}; write tls/[2001:db8::1]:PORT") from error
+    if address.scope_id is not None or address.is_link_local:
+        raise InvalidConfig(
+            f"{where}: peers cannot dial a link-local address; use a global or unique local one"
+        )
+    return str(address)

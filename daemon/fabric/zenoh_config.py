@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from daemon.fabric.interface import Settings
+from daemon.fabric.interface import Settings, parse_endpoint
 from daemon.model.keys import Keys
 
 KEEP_ALIVES = 4
@@ -126,13 +126,25 @@ def _listens(keys: Keys, name: str, flow: str, asked: str) -> Iterable[Rule]:
     yield Rule(f"{name}-watch", watch, (flow,), (keys.alive("*"),))
 
 
+def _locator(endpoint: str) -> str:
+    """Return `endpoint` as zenoh 1.10 takes it: an IPv6 address without its brackets.
+
+    zenoh takes what stands before the last colon for the name in the peer's certificate, and
+    with brackets that is neither a name nor an address (zenoh-link-tls, get_tls_server_name).
+    Both it and the resolver split at the last colon, so that nothing is ambiguous.
+    """
+    host, port = parse_endpoint(endpoint)
+    return f"tls/{host}:{port}"
+
+
 def session_config(settings: Settings) -> str:
     """Return the session's configuration as JSON for ``zenoh.Config.from_json5``."""
-    dial = [endpoint for endpoint in settings.connect if endpoint not in settings.listen]
+    listen = [_locator(endpoint) for endpoint in settings.listen]
+    dial = [place for place in map(_locator, settings.connect) if place not in listen]
     return json.dumps(
         {
             "mode": "peer",
-            "listen": {"endpoints": settings.listen, "exit_on_failure": True},
+            "listen": {"endpoints": listen, "exit_on_failure": True},
             "connect": {
                 "endpoints": dial,
                 "timeout_ms": -1,

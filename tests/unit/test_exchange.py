@@ -332,7 +332,7 @@ def test_a_token_that_returns_ends_the_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["tcp/127.0.0.1:1", "tls/[::1]:7447", "tls/a..b:1", "tls/127.0.0.1:99999"]
+    "endpoint", ["tcp/127.0.0.1:1", "tls/::1:7447", "tls/a..b:1", "tls/127.0.0.1:99999"]
 )
 def test_an_endpoint_that_makes_no_sense_hides_no_death(endpoint: str) -> None:
     async def scene(one: Member, two: Member) -> None:

@@ -40,7 +40,7 @@ def test_no_way_there_is_silent() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["tcp/127.0.0.1:1", "tls/127.0.0.1", "tls/:1", "tls/[::1]:7447", "tls/a:0", ""]
+    "endpoint", ["tcp/127.0.0.1:1", "tls/127.0.0.1", "tls/:1", "tls/::1:7447", "tls/a:0", ""]
 )
 def test_other_forms_are_refused(endpoint: str) -> None:
     with pytest.raises(InvalidConfig, match=r"^endpoint: "):
