@@ -13,6 +13,10 @@ from msgspec import Meta
 from netconf import names
 from netconf.netlink.shaping import Bandwidth
 
+VC_EXTRA = 8
+"""The lower device's MTU above the path's: the driver reserves the 32 bytes of the long
+form (drivers/net/macsec.c), the short form takes 24 (MACSEC_OVERHEAD)."""
+
 Phase = Literal["adding", "ready", "deleting", "unreadable"]
 """``unreadable``: its file is damaged, and only what the file's name says is known."""
 

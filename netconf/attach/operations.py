@@ -27,8 +27,8 @@ import errno
 import msgspec
 
 from netconf import frames, keys, names
-from netconf.attach import allocation
-from netconf.attach.attachment import Attachment, AttachRequest, HostInterface, NodeNet
+from netconf.attach import allocation, inspection
+from netconf.attach.attachment import VC_EXTRA, Attachment, AttachRequest, HostInterface, NodeNet
 from netconf.attach.state import State
 from netconf.errors import (
     CheckFailure,
@@ -39,13 +39,9 @@ from netconf.errors import (
     UnknownContainer,
 )
 from netconf.namespace import Namespace, identity
-from netconf.netlink import links, macsec, shaping
+from netconf.netlink import links, macsec, routes, shaping
 from netconf.netlink.socket import Netlink, doing
 from netconf.nft import host, ruleset
-
-VC_EXTRA = 8
-"""The lower device's MTU above the path's: the driver reserves the 32 bytes of the long
-form (drivers/net/macsec.c), the short form takes 24 (MACSEC_OVERHEAD)."""
 
 
 def attach(node: NodeNet, state: State, request: AttachRequest) -> Attachment:
@@ -104,12 +100,30 @@ def check(node: NodeNet, state: State, attachment_id: str) -> None:
             raise CheckFailure(f"{made.netns} is not the namespace that was attached; add it anew")
         node = msgspec.structs.replace(node, ula=made.ula)
         with Namespace.open(made.netns) as netns, doing(f"check {made.ifname}"):
-            wrong = _wrong_outside(node, made) + _wrong_inside(node, made, netns)
+            wrong = _wrong(node, made, netns)
     if wrong:
         raise CheckFailure(
             f"{made.ifname} of container {made.container}: {'; '.join(wrong)}; "
             "delete the attachment and add it anew"
         )
+
+
+def _wrong(node: NodeNet, made: Attachment, netns: Namespace) -> list[str]:
+    with links.open() as rtnl:
+        found = inspection.outside(rtnl, node, made)
+    with netns.enter():
+        rtnl, genl = links.open(), macsec.open()
+    with rtnl, genl:
+        found += inspection.inside(rtnl, genl, node, made)
+    wrong = [difference.what for difference in found]
+    try:
+        if (made.vh, made.mac) not in host.ports():
+            wrong.append(f"the host filter has no port {made.vh}")
+    except KernelFailure as error:
+        wrong.append(error.message)
+    if not ruleset.container_present(netns):
+        wrong.append("the container ruleset is missing")
+    return wrong
 
 
 def resize(state: State, attachment_id: str, mtu: int) -> None:
@@ -173,10 +187,12 @@ def _build(node: NodeNet, made: Attachment, netns: Namespace, cak: bytes) -> Non
     with inside, genl, links.open() as outside:
         vc = _veth(outside, node, made)
         index = _secy(outside, inside, made, netns, vc)
-        sak = keys.derive_sak(cak, salt=bytes.fromhex(made.salt), ca=made.network, sci=made.sci)
+        salt = bytes.fromhex(made.salt)
+        sak = keys.derive_sak(cak, salt=salt, ca=made.network, sci=made.sci)
+        key_id = keys.key_id(salt, made.sci)
         with doing(f"install the key of {made.ifname}"):
-            macsec.add_tx_sa(genl, index, made.an, sak, _key_id(made))
-            wrong = differences(macsec.dump(genl).get(index), made)
+            macsec.add_tx_sa(genl, index, made.an, sak, key_id)
+            wrong = inspection.secy_differences(macsec.dump(genl).get(index), made)
         if wrong:
             raise KernelFailure(
                 f"the kernel made {made.ifname} other than asked: {', '.join(wrong)}; "
@@ -234,8 +250,7 @@ def _veth(outside: Netlink, node: NodeNet, made: Attachment) -> int:
         vh, vc = (int(answer[0]["index"]) for answer in answers[3:])
         outside.batch(
             [
-                links.port_request(vh, links.CLOSED_PORT),
-                links.forward_request(vh, made.mac),
+                *inspection.port_requests(vh, made.mac),
                 *shaping.requests((vh, vc), _buckets(made)),
                 links.set_request(vh, up=True),
                 links.set_request(vc, up=True),
@@ -277,8 +292,8 @@ def _open_up(
         links.set_request(links.LOOPBACK_INDEX, up=True),
         links.set_request(index, mtu=made.mtu - names.MACSEC_OVERHEAD),
         links.set_request(index, up=True),
-        *(links.address_request(index, address) for address in node.addresses(made.address)),
-        *(links.route_request(index, network) for network in node.routes()),
+        *(routes.address_request(index, address) for address in node.addresses(made.address)),
+        *(routes.route_request(index, network) for network in node.routes()),
     ]
     with doing(f"give {made.ifname} the address {made.address}"):
         try:
@@ -298,85 +313,6 @@ def _replicas(netns: Namespace) -> list[macsec.SecY]:
         return [
             secy for secy in macsec.dump(genl).values() if secy.sci.startswith(names.MAC_PREFIX)
         ]
-
-
-# -- check -------------------------------------------------------------------------------
-
-
-def differences(secy: macsec.SecY | None, made: Attachment) -> list[str]:
-    """Name how a SecY read back differs from what the attachment should have."""
-    if secy is None:
-        return ["there is no SecY"]
-    wrong = [f"not {setting}" for setting in macsec.lacking(secy)]
-    if secy.sci != made.sci:
-        wrong.append(f"SCI is {secy.sci.hex()}, not {made.sci.hex()}")
-    sa = secy.tx_sas.get(made.an)
-    if secy.encoding_sa != made.an or sa is None or not sa.active:
-        wrong.append(f"it does not transmit with SA {made.an}")
-    elif sa.key_id != _key_id(made):
-        wrong.append(f"SA {made.an} has key {sa.key_id.hex()}, not {_key_id(made).hex()}")
-    return wrong
-
-
-def _key_id(made: Attachment) -> bytes:
-    return keys.key_id(bytes.fromhex(made.salt), made.sci)
-
-
-def _wrong_outside(node: NodeNet, made: Attachment) -> list[str]:
-    with links.open() as outside:
-        bridge = links.get(outside, node.bridge)
-        vh, vc = links.get(outside, made.vh), links.get(outside, made.vc)
-        if vh is not None and vc is not None:
-            wrong = shaping.differences(outside, (made.vh, made.vc), _buckets(made))
-    if bridge is None or vh is None or vc is None:
-        missing = {node.bridge: bridge, made.vh: vh, made.vc: vc}
-        return [f"{name} is missing on the node" for name, found in missing.items() if not found]
-    claims = {
-        f"{made.vh} is not a port of {node.bridge}": vh.master == bridge.index,
-        f"{made.vh} is down": vh.up,
-        f"{made.vc} is down": vc.up,
-        f"{made.vc} has MTU {vc.mtu}, not {made.mtu + VC_EXTRA}": vc.mtu == made.mtu + VC_EXTRA,
-        f"{made.vc} has MAC {vc.mac}, not {made.mac}": vc.mac == made.mac,
-        f"the host filter has no port {made.vh}": (made.vh, made.mac) in host.ports(),
-        f"{made.vh} learns or is flooded": all(
-            vh.port is not None and vh.port.get_attr(name) == value
-            for name, value in links.CLOSED_PORT
-        ),
-    }
-    return wrong + [claim for claim, holds in claims.items() if not holds]
-
-
-def _wrong_inside(node: NodeNet, made: Attachment, netns: Namespace) -> list[str]:
-    with netns.enter():
-        inside, genl = links.open(), macsec.open()
-    with inside, genl:
-        facts = links.get(inside, made.ifname)
-        if facts is None or facts.kind != "macsec":
-            return [f"{made.ifname} is not a MACsec device"]
-        there = {f"{address}/{n}" for address, n in links.addresses(inside, facts.index).items()}
-        wrong = differences(macsec.dump(genl).get(facts.index), made)
-        wrong += [f"it has no address {a}" for a in node.addresses(made.address) if a not in there]
-        wrong += [f"{n} is not routed to it" for n in node.routes() if not _leads(inside, n, facts)]
-    most = made.mtu - names.MACSEC_OVERHEAD
-    claims = {
-        f"its MAC is {facts.mac}, not {made.mac}": facts.mac == made.mac,
-        f"its MTU is {facts.mtu}, above {most}": facts.mtu <= most,
-        "it is down": facts.up,
-        "it asks by ARP": facts.noarp,
-        "the container ruleset is missing": ruleset.container_present(netns),
-    }
-    return wrong + [claim for claim, holds in claims.items() if not holds]
-
-
-def _leads(inside: Netlink, network: str, facts: links.Facts) -> bool:
-    """Tell whether a network (CIDR) is routed to a link."""
-    try:
-        found, _ = links.route_to(inside, network.partition("/")[0])
-    except OSError as error:
-        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-            return False
-        raise
-    return found == facts.index
 
 
 # -- detach ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""rtnetlink in our words: links, bridge ports, addresses, routes, neighbours.
+"""rtnetlink in our words: links, bridge ports, neighbours (addresses, routes: ``routes``).
 
 1. Functions named after an act send and raise OSError; those ending in ``_request``
    return a `NetlinkRequest`, for several to travel in one batch (`Netlink.batch`).
@@ -32,21 +32,18 @@ from netconf.netlink.socket import (
     Netlink,
     NetlinkRequest,
 )
-from netconf.uapi.messages import ifaddrmsg, ifinfmsg, ndmsg, nlmsg, rtmsg
+from netconf.uapi.messages import ifinfmsg, ndmsg, nlmsg
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTM_GETLINK = 18
 RTM_SETLINK = 19
-RTM_NEWADDR = 20
-RTM_GETADDR = 22
-RTM_NEWROUTE = 24
-RTM_GETROUTE = 26
 RTM_NEWNEIGH = 28
 RTM_DELNEIGH = 29
 RTM_GETNEIGH = 30
 
 IFF_UP = 0x1
+IFF_RUNNING = 0x40
 IFF_NOARP = 0x80
 
 IN6_ADDR_GEN_MODE_NONE = 1
@@ -56,11 +53,6 @@ NUD_NOARP = 0x40
 NUD_PERMANENT = 0x80
 NTF_MASTER = 0x04
 NTF_STICKY = 0x40
-
-RT_TABLE_MAIN = 254
-RTPROT_STATIC = 4
-RT_SCOPE_LINK = 253
-RTN_UNICAST = 1
 
 LOOPBACK_INDEX = 1
 """LOOPBACK_IFINDEX, include/net/flow.h: the loopback device of every namespace."""
@@ -79,6 +71,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of payload above the Ethernet header."""
     up: bool
     noarp: bool
+    running: bool
+    """IFF_RUNNING: there is a carrier, and everyone in the kernel has been told of it."""
     kind: str
     """``veth``, ``macsec``, …; empty for hardware."""
     master: int
@@ -91,6 +85,17 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Decoded ``IFLA_INFO_SLAVE_DATA``, or None."""
     addrgen: int
     """``IFLA_INET6_ADDR_GEN_MODE``, -1 where there is no IPv6."""
+    alias: str
+    """``ip link set … alias``: a word for people, and for us to know our own."""
+
+
+class Forwarding(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a bridge's forwarding database."""
+
+    port: int
+    """Index of the port."""
+    fixed: bool
+    """Static and sticky, as `forward_request` makes it."""
 
 
 def open(netns: Namespace | None = None) -> Netlink:
@@ -139,12 +144,14 @@ def facts(answer: nlmsg) -> Facts:
         mtu=answer.get_attr("IFLA_MTU", 0),
         up=bool(answer["flags"] & IFF_UP),
         noarp=bool(answer["flags"] & IFF_NOARP),
+        running=bool(answer["flags"] & IFF_RUNNING),
         kind=(info.get_attr("IFLA_INFO_KIND") if info is not None else None) or "",
         master=answer.get_attr("IFLA_MASTER", 0),
         lower=answer.get_attr("IFLA_LINK", 0),
         data=info.get_attr("IFLA_INFO_DATA") if info is not None else None,
         port=info.get_attr("IFLA_INFO_SLAVE_DATA") if info is not None else None,
         addrgen=inet6.get_attr("IFLA_INET6_ADDR_GEN_MODE", -1) if inet6 is not None else -1,
+        alias=answer.get_attr("IFLA_IFALIAS") or "",
     )
 
 
@@ -189,6 +196,8 @@ def set_request(
     quiet: bool = False,
     up: bool | None = None,
     noarp: bool | None = None,
+    mac: str | None = None,
+    alias: str | None = None,
 ) -> NetlinkRequest:
     """Change a link; `quiet` is ``addrgenmode none`` where there is IPv6, `master` 0 frees it."""
     message = _link(link)
@@ -201,6 +210,10 @@ def set_request(
         attrs.append(("IFLA_MTU", mtu))
     if master is not None:
         attrs.append(("IFLA_MASTER", master))
+    if mac is not None:
+        attrs.append(("IFLA_ADDRESS", mac))
+    if alias is not None:
+        attrs.append(("IFLA_IFALIAS", alias))
     if quiet and has_ipv6():
         mode = [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]
         attrs.append(("IFLA_AF_SPEC", {"attrs": [("AF_INET6", {"attrs": mode})]}))
@@ -270,62 +283,26 @@ def forward_request(index: int, mac: str) -> NetlinkRequest:
     return NetlinkRequest(RTM_NEWNEIGH, message, NLM_F_CREATE | NLM_F_REPLACE)
 
 
-# -- addresses and routes ----------------------------------------------------------------
+def forwarded(rtnl: Netlink, index: int, mac: str) -> Forwarding | None:
+    """Return the forwarding entry of a `mac` in the bridge of the port `index`, or None."""
+    message = ndmsg()
+    message["family"] = socket.AF_BRIDGE
+    message["ifindex"] = index
+    message["flags"] = NTF_MASTER
+    message["attrs"] = [("NDA_LLADDR", mac)]
+    try:
+        (answer,) = rtnl.request(RTM_GETNEIGH, message)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return Forwarding(
+        port=answer["ifindex"],
+        fixed=bool(answer["state"] & NUD_NOARP and answer["flags"] & NTF_STICKY),
+    )
 
 
-def address_request(index: int, interface: str) -> NetlinkRequest:
-    """Give a link an address with its prefix length (``10.64.0.1/12``).
-
-    EACCES for an IPv6 address where the link has IPv6 disabled, EOPNOTSUPP where the kernel
-    has none. No address is probed on a link without ARP (addrconf.c, addrconf_dad_begin).
-    """
-    address, _, prefix = interface.partition("/")
-    message = ifaddrmsg()
-    message["family"] = _family(address)
-    message["prefixlen"] = int(prefix)
-    message["index"] = index
-    message["attrs"] = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
-    return NetlinkRequest(RTM_NEWADDR, message, NLM_F_CREATE | NLM_F_REPLACE)
-
-
-def addresses(rtnl: Netlink, index: int) -> dict[str, int]:
-    """Return a link's addresses of both families with their prefix lengths."""
-    message = ifaddrmsg()
-    message["index"] = index
-    return {
-        answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS"): answer["prefixlen"]
-        for answer in rtnl.dump(RTM_GETADDR, message)
-        if answer["index"] == index
-    }
-
-
-def route_request(index: int, network: str) -> NetlinkRequest:
-    """Send a network (CIDR) out of a link as if it were on it; the errors of addresses."""
-    destination, _, prefix = network.partition("/")
-    message = rtmsg()
-    message["family"] = _family(destination)
-    message["dst_len"] = int(prefix)
-    message["table"] = RT_TABLE_MAIN
-    message["proto"] = RTPROT_STATIC
-    message["scope"] = RT_SCOPE_LINK
-    message["type"] = RTN_UNICAST
-    message["attrs"] = [("RTA_DST", destination), ("RTA_OIF", index)]
-    return NetlinkRequest(RTM_NEWROUTE, message, NLM_F_CREATE | NLM_F_REPLACE)
-
-
-def route_to(rtnl: Netlink, remote: str) -> tuple[int, int | None]:
-    """Return (ifindex, MTU of the route if it has its own) towards a `remote` address.
-
-    OSError ENETUNREACH without a route.
-    """
-    message = rtmsg()
-    message["family"] = _family(remote)
-    message["dst_len"] = 32 if message["family"] == socket.AF_INET else 128
-    message["attrs"] = [("RTA_DST", remote)]
-    (answer,) = rtnl.request(RTM_GETROUTE, message)
-    metrics = answer.get_attr("RTA_METRICS")
-    mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
-    return answer.get_attr("RTA_OIF"), mtu
+# -- IPv6 --------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -363,7 +340,7 @@ def enable_ipv6(netns: Namespace, name: str) -> None:
             ) from error
 
 
-def _family(address: str) -> int:
+def family(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
@@ -400,7 +377,7 @@ def neighbours(rtnl: Netlink, ifindex: int) -> dict[str, str]:
 
 def _neighbour(ifindex: int, address: str) -> ndmsg:
     message = ndmsg()
-    message["family"] = _family(address)
+    message["family"] = family(address)
     message["ifindex"] = ifindex
     message["attrs"] = [("NDA_DST", address)]
     return message

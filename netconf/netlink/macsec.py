@@ -94,6 +94,26 @@ def link_data() -> list[tuple[str, Any]]:
     ]
 
 
+_FIXED = (
+    "IFLA_MACSEC_PORT",
+    "IFLA_MACSEC_ICV_LEN",
+    "IFLA_MACSEC_CIPHER_SUITE",
+    "IFLA_MACSEC_ENCODING_SA",
+)
+"""The kernel refuses to change the first three (macsec_changelink); the last is no setting."""
+
+CHANGEABLE = (
+    "encrypt on",
+    "protect on",
+    "validate strict",
+    "replay on",
+    f"window {WINDOW}",
+    "send_sci off",
+    "end_station on",
+)
+"""What `lacking` may name and `settings_request` sets right."""
+
+
 def lacking(secy: SecY) -> list[str]:
     """Name what keeps a SecY from being as rule 1 has it; an empty list if nothing does."""
     ciphers = (uapi.MACSEC_DEFAULT_CIPHER_ID, uapi.MACSEC_CIPHER_ID_GCM_AES_128)
@@ -167,12 +187,26 @@ def del_tx_sa(genl: Netlink, ifindex: int, an: int) -> None:
 
 def set_encoding_sa(rtnl: Netlink, ifindex: int, an: int) -> None:
     """Transmit with the SA under `an` from the next frame on."""
+    rtnl.batch([encoding_sa_request(ifindex, an)])
+
+
+def encoding_sa_request(ifindex: int, an: int) -> NetlinkRequest:
+    """Ask for what `set_encoding_sa` does."""
+    return _link_request(ifindex, [("IFLA_MACSEC_ENCODING_SA", an)])
+
+
+def settings_request(ifindex: int) -> NetlinkRequest:
+    """Give an existing SecY every setting of rule 1 that can be changed (`CHANGEABLE`)."""
+    return _link_request(ifindex, [item for item in link_data() if item[0] not in _FIXED])
+
+
+def _link_request(ifindex: int, settings: list[tuple[str, Any]]) -> NetlinkRequest:
     message = ifinfmsg()
     message["index"] = ifindex
-    data = {"attrs": [("IFLA_MACSEC_ENCODING_SA", an)]}
+    data = {"attrs": settings}
     info = {"attrs": [("IFLA_INFO_KIND", "macsec"), ("IFLA_INFO_DATA", data)]}
     message["attrs"] = [("IFLA_LINKINFO", info)]
-    rtnl.request(RTM_NEWLINK, message)
+    return NetlinkRequest(RTM_NEWLINK, message)
 
 
 def dump(genl: Netlink) -> dict[int, SecY]:

@@ -17,9 +17,8 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from netconf.netlink import links
 from netconf.netlink.socket import NLM_F_CREATE, NLM_F_REPLACE, Netlink, NetlinkRequest
-from netconf.uapi.tbf import RTM_GETQDISC, RTM_NEWQDISC, TC_H_ROOT, tcmsg
+from netconf.uapi.tbf import RTM_DELQDISC, RTM_GETQDISC, RTM_NEWQDISC, TC_H_ROOT, tcmsg
 
 LATENCY_SECONDS = 0.025
 ETHERNET_HEADER = 14
@@ -93,27 +92,50 @@ def _request(index: int, bucket: Bucket) -> NetlinkRequest:
 
 
 def differences(
-    rtnl: Netlink, ends: tuple[str, str], wanted: tuple[Bucket | None, Bucket | None]
-) -> list[str]:
-    """Name the links among `ends` whose bucket is not as `wanted`."""
-    wrong = []
-    for name, bucket in zip(ends, wanted, strict=True):
-        if bucket is not None:
-            ((found,),) = rtnl.batch([links.index_request(name)])
-            if _rate(rtnl, found["index"]) != bucket.rate:
-                wrong.append(f"{name} has no token bucket of {bucket.rate} bytes per second")
+    rtnl: Netlink,
+    ends: tuple[tuple[str, int], tuple[str, int]],
+    wanted: tuple[Bucket | None, Bucket | None],
+) -> list[tuple[str, tuple[NetlinkRequest, ...]]]:
+    """Say where a bucket is not as `wanted`, each with the requests that set it right.
+
+    `ends` are names and indices. Other disciplines than ours are nobody's business where no
+    bucket is wanted.
+    """
+    wrong: list[tuple[str, tuple[NetlinkRequest, ...]]] = []
+    for (name, index), bucket in zip(ends, wanted, strict=True):
+        found = _found(rtnl, index)
+        if bucket is None and found is not None:
+            what = f"{name} has a token bucket of {found[0]} bytes per second that none asked for"
+            wrong.append((what, (_delete_request(index),)))
+        elif bucket is not None and found != (bucket.rate, bucket.limit):
+            what = (
+                f"{name} has no token bucket of {bucket.rate} bytes per second "
+                f"and {bucket.burst} bytes"
+            )
+            wrong.append((what, (_request(index, bucket),)))
     return wrong
 
 
-def _rate(rtnl: Netlink, index: int) -> int:
-    """Return the rate of a link's bucket in bytes per second; 0 if its root is no ``tbf``."""
+def _delete_request(index: int) -> NetlinkRequest:
+    message = tcmsg()
+    message["index"] = index
+    message["parent"] = TC_H_ROOT
+    message["attrs"] = []
+    return NetlinkRequest(RTM_DELQDISC, message)
+
+
+def _found(rtnl: Netlink, index: int) -> tuple[int, int] | None:
+    """Return rate and limit of a link's bucket; None if its root is no ``tbf``.
+
+    The kernel gives the burst back as a time, cut to 32 bits (tbf_dump); the limit holds it.
+    """
     message = tcmsg()
     message["index"] = index
     for answer in rtnl.dump(RTM_GETQDISC, message):
         if answer["index"] == index and answer["parent"] == TC_H_ROOT:
             if answer.get_attr("TCA_KIND") != "tbf":
-                return 0
+                return None
             options = answer.get_attr("TCA_OPTIONS")
-            wide = options.get_attr("TCA_TBF_RATE64")
-            return int(wide or options.get_attr("TCA_TBF_PARMS")["rate"])
-    return 0
+            parms = options.get_attr("TCA_TBF_PARMS")
+            return int(options.get_attr("TCA_TBF_RATE64") or parms["rate"]), int(parms["limit"])
+    return None

@@ -70,9 +70,12 @@ if TYPE_CHECKING:
 
     class rtmsg(nlmsg): ...
 
+    class fibmsg(nlmsg): ...
+
 else:
     with _bare_pyroute2():
         from pyroute2.netlink import ctrlmsg, genlmsg, nla, nla_string, nlmsg
+        from pyroute2.netlink.rtnl.fibmsg import fibmsg
         from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
         from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
         from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -80,6 +83,7 @@ else:
 
 __all__ = [
     "ctrlmsg",
+    "fibmsg",
     "genlmsg",
     "ifaddrmsg",
     "ifinfmsg",
@@ -88,10 +92,24 @@ __all__ = [
     "nla_string",
     "nlmsg",
     "register_link_kind",
-    "rtmsg",
+    "routemsg",
 ]
 
 
 def register_link_kind(kind: str, data: type[nla]) -> None:
     """Make ``IFLA_INFO_DATA`` of links of a `kind` encode and decode as `data`."""
     ifinfmsg.ifinfo.register_link_kind(module={kind: data})
+
+
+class routemsg(rtmsg):
+    """``struct rtmsg`` with what a lookup may be asked by (enum rtattr_type_t, 24 to 29)."""
+
+    nla_map = (
+        *rtmsg.nla_map,
+        ("RTA_PAD", "none"),
+        ("RTA_UID", "uint32"),
+        ("RTA_TTL_PROPAGATE", "uint8"),
+        ("RTA_IP_PROTO", "uint8"),
+        ("RTA_SPORT", "be16"),
+        ("RTA_DPORT", "be16"),
+    )

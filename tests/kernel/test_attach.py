@@ -27,7 +27,7 @@ from netconf.errors import (
     UnknownContainer,
 )
 from netconf.namespace import Namespace
-from netconf.netlink import batadv, links, macsec
+from netconf.netlink import batadv, links, macsec, routes
 from netconf.netlink.socket import Netlink
 from netconf.nft import host, ruleset
 from tests.kernel.conftest import SECRET, Container, MeshNode
@@ -325,7 +325,7 @@ def test_failures_of_the_kernel_leave_nothing(
     for target, name in (
         (macsec, "add_tx_sa"),
         (links, "forward_request"),
-        (links, "route_request"),
+        (routes, "route_request"),
         (frames, "announce"),
     ):
         with monkeypatch.context() as patch:

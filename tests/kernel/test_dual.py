@@ -18,7 +18,7 @@ from netconf.attach import readdress
 from netconf.attach.attachment import Attachment
 from netconf.errors import CheckFailure, KernelFailure
 from netconf.namespace import Namespace
-from netconf.netlink import links, macsec
+from netconf.netlink import links, macsec, routes
 from netconf.nft import host, ruleset
 from netconf.nft.ruleset import Denial
 from netconf.program.actual import differences
@@ -326,7 +326,7 @@ def test_a_namespace_that_begins_without_ipv6_gets_it_on_our_interface_only(
     with Namespace.open(box.sandbox.path) as netns, links.open(netns) as rtnl:
         facts = links.get(rtnl, "eth0")
         assert facts is not None
-        there = links.addresses(rtnl, facts.index)
+        there = routes.addresses(rtnl, facts.index)
     assert [f"{address}/{prefix}" for address, prefix in there.items()] == node.net.addresses(
         made.address
     )

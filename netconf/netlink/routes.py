@@ -1,0 +1,209 @@
+"""rtnetlink in our words: addresses, routes, and the rules that choose between tables of them.
+
+1. As in ``links``: an act sends and raises OSError, a ``_request`` travels in a batch.
+2. What is ours in the node's routing is marked with `PROTOCOL`, so that it can be found again
+   and nothing else is ever removed.
+
+Source: net/ipv4/route.c, net/ipv4/fib_frontend.c, net/core/fib_rules.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import msgspec
+
+from netconf.netlink.links import Attributes, family
+from netconf.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Netlink, NetlinkRequest
+from netconf.uapi.messages import fibmsg, ifaddrmsg, routemsg
+
+RTM_NEWADDR = 20
+RTM_GETADDR = 22
+RTM_NEWROUTE = 24
+RTM_DELROUTE = 25
+RTM_GETROUTE = 26
+RTM_NEWRULE = 32
+RTM_DELRULE = 33
+RTM_GETRULE = 34
+
+RT_TABLE_MAIN = 254
+RTPROT_STATIC = 4
+RT_SCOPE_UNIVERSE = 0
+RT_SCOPE_LINK = 253
+RTN_UNICAST = 1
+RTN_LOCAL = 2
+FR_ACT_TO_TBL = 1
+
+PROTOCOL = 78
+"""Who made a route or rule (rtm_protocol); the kernel and the routing daemons use others."""
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """How the kernel would send to an address."""
+
+    link: int
+    """Index of the device."""
+    gateway: str
+    """Empty where the address is on the link."""
+    source: str
+    """The address of this node that the packet would come from."""
+    mtu: int | None
+    """Of the route, if it has its own."""
+    local: bool
+    """The address is this node's own."""
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule of ours: UDP to a port of a host looks into a table of its own."""
+
+    remote: str
+    port: int
+    table: int
+    """Also its priority."""
+
+
+def address_request(index: int, interface: str) -> NetlinkRequest:
+    """Give a link an address with its prefix length (``10.64.0.1/12``).
+
+    EACCES for an IPv6 address where the link has IPv6 disabled, EOPNOTSUPP where the kernel
+    has none. No address is probed on a link without ARP (addrconf.c, addrconf_dad_begin).
+    """
+    address, _, prefix = interface.partition("/")
+    message = ifaddrmsg()
+    message["family"] = family(address)
+    message["prefixlen"] = int(prefix)
+    message["index"] = index
+    message["attrs"] = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
+    return NetlinkRequest(RTM_NEWADDR, message, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def addresses(rtnl: Netlink, index: int) -> dict[str, int]:
+    """Return a link's addresses of both families with their prefix lengths."""
+    message = ifaddrmsg()
+    message["index"] = index
+    return {
+        answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS"): answer["prefixlen"]
+        for answer in rtnl.dump(RTM_GETADDR, message)
+        if answer["index"] == index
+    }
+
+
+def route_request(index: int, network: str) -> NetlinkRequest:
+    """Send a network (CIDR) out of a link as if it were on it; the errors of addresses."""
+    destination, _, prefix = network.partition("/")
+    message = routemsg()
+    message["family"] = family(destination)
+    message["dst_len"] = int(prefix)
+    message["table"] = RT_TABLE_MAIN
+    message["proto"] = RTPROT_STATIC
+    message["scope"] = RT_SCOPE_LINK
+    message["type"] = RTN_UNICAST
+    message["attrs"] = [("RTA_DST", destination), ("RTA_OIF", index)]
+    return NetlinkRequest(RTM_NEWROUTE, message, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def way_to(rtnl: Netlink, remote: str, udp_port: int = 0) -> Way:
+    """Return the way to a `remote` address, for UDP to a port if one is given.
+
+    OSError ENETUNREACH or EHOSTUNREACH without a route.
+    """
+    message = routemsg()
+    message["family"] = family(remote)
+    message["dst_len"] = _bits(remote)
+    message["attrs"] = [("RTA_DST", remote)]
+    if udp_port:
+        message["attrs"] += [("RTA_IP_PROTO", socket.IPPROTO_UDP), ("RTA_DPORT", udp_port)]
+    (answer,) = rtnl.request(RTM_GETROUTE, message)
+    metrics = answer.get_attr("RTA_METRICS")
+    return Way(
+        link=answer.get_attr("RTA_OIF", 0),
+        gateway=answer.get_attr("RTA_GATEWAY") or "",
+        source=answer.get_attr("RTA_PREFSRC") or "",
+        mtu=metrics.get_attr("RTAX_MTU") if metrics is not None else None,
+        local=answer["type"] == RTN_LOCAL,
+    )
+
+
+def host_route_request(remote: str, way: Way, table: int) -> NetlinkRequest:
+    """Send to a `remote` address by this `way`, in a `table` of our own (rule 2)."""
+    message = _host_route(remote, table)
+    message["type"] = RTN_UNICAST
+    message["scope"] = RT_SCOPE_UNIVERSE if way.gateway else RT_SCOPE_LINK
+    if family(remote) == socket.AF_INET6:
+        message["scope"] = RT_SCOPE_UNIVERSE
+    message["attrs"] += [("RTA_OIF", way.link), ("RTA_PREFSRC", way.source)]
+    if way.gateway:
+        message["attrs"].append(("RTA_GATEWAY", way.gateway))
+    if way.mtu:
+        message["attrs"].append(("RTA_METRICS", {"attrs": [("RTAX_MTU", way.mtu)]}))
+    return NetlinkRequest(RTM_NEWROUTE, message, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def del_host_route(rtnl: Netlink, remote: str, table: int) -> None:
+    """Remove what `host_route_request` made; nothing to do if it is gone."""
+    try:
+        rtnl.request(RTM_DELROUTE, _host_route(remote, table))
+    except OSError as error:
+        if error.errno != errno.ESRCH:
+            raise
+
+
+def _host_route(remote: str, table: int) -> routemsg:
+    message = routemsg()
+    message["family"] = family(remote)
+    message["dst_len"] = _bits(remote)
+    message["proto"] = PROTOCOL
+    message["attrs"] = [("RTA_DST", remote), ("RTA_TABLE", table)]
+    return message
+
+
+# -- rules -------------------------------------------------------------------------------
+
+
+def rules(rtnl: Netlink) -> list[Rule]:
+    """Return our rules (rule 2), of both families."""
+    return [
+        Rule(
+            remote=answer.get_attr("FRA_DST") or "",
+            port=int((answer.get_attr("FRA_DPORT_RANGE") or "0:").partition(":")[0]),
+            table=answer.get_attr("FRA_TABLE", 0),
+        )
+        for answer in rtnl.dump(RTM_GETRULE, fibmsg())
+        if answer.get_attr("FRA_PROTOCOL") == PROTOCOL
+    ]
+
+
+def add_rule_request(rule: Rule) -> NetlinkRequest:
+    """Make one of our rules; EEXIST if it is there."""
+    return NetlinkRequest(RTM_NEWRULE, _rule(rule), NLM_F_CREATE | NLM_F_EXCL)
+
+
+def del_rule(rtnl: Netlink, rule: Rule) -> None:
+    """Remove one of our rules; nothing to do if it is gone."""
+    try:
+        rtnl.request(RTM_DELRULE, _rule(rule))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def _rule(rule: Rule) -> fibmsg:
+    message = fibmsg()
+    message["family"] = family(rule.remote)
+    message["dst_len"] = _bits(rule.remote)
+    message["action"] = FR_ACT_TO_TBL
+    attributes: Attributes = [
+        ("FRA_DST", rule.remote),
+        ("FRA_PRIORITY", rule.table),
+        ("FRA_TABLE", rule.table),
+        ("FRA_PROTOCOL", PROTOCOL),
+        ("FRA_IP_PROTO", socket.IPPROTO_UDP),
+        ("FRA_DPORT_RANGE", f"{rule.port}:{rule.port}"),
+    ]
+    message["attrs"] = attributes
+    return message
+
+
+def _bits(address: str) -> int:
+    return 32 if family(address) == socket.AF_INET else 128
