@@ -23,9 +23,9 @@ from daemon.model.identity import read as pem
 from daemon.model.naming import NAME
 from daemon.model.trust import Trust
 from daemon.paths import Paths
-from netconf import mesh, names
+from netconf import names
 from netconf.errors import InvalidConfig, IOFailure
-from netconf.mesh import MeshConfig
+from netconf.mesh.config import MeshConfig, validate
 
 ULA = IPv6Network("fc00::/7")
 """Unique local addresses (RFC 4193)."""
@@ -112,7 +112,7 @@ def _check(config: Config) -> None:
                 "letters, digits, '_', '.' and '-' only"
             )
     _check_addresses(config.addresses)
-    mesh.validate(config.mesh)
+    validate(config.mesh)
     if config.addresses.ula:
         _check_ula(config)
     _check_fabric(config.fabric)

@@ -70,10 +70,9 @@ class Node:
         self._membership = Membership(config.node, config.fabric.connect, store)
         credentials.peers = self._membership.certificates
         self._mesh = LocalMesh(
-            config, state, self._workers.mesh, journal,
+            config, state, self._workers.mesh, journal, self._registry,
             infos=lambda: self._membership.infos().values(),
-            attachments=lambda: list(self._registry.values()),
-            changed=lambda: self._reconciler.wake(),
+            changed=lambda: self._reconciler.wake(), announce=self._introduce,
         )  # fmt: skip
         self._fabric = ZenohFabric(
             fabric_settings(config, self._membership.endpoints(), self._membership.speakers())
@@ -146,7 +145,7 @@ class Node:
         await self._mesh.start()
         await self._workers.program.run(ruleset.ensure_host)
         await self._workers.program.run(probe_kernel, config.addresses.vips, config.addresses.ula)
-        self._publisher.info(self._mesh.info(self._publisher.certificate))
+        self._introduce()
         await self._adopt()
         self._tasks.forever("passes", self._reconciler.run)
         await self._reconciler.request()
@@ -194,6 +193,10 @@ class Node:
         self._store.rely_on(credential.roots)
         info = self._mesh.info(credential.identity.pem)
         self._publisher.renew(credential.identity, info, list(self._registry.values()))
+
+    def _introduce(self) -> None:
+        """Say who and where this node is."""
+        self._publisher.info(self._mesh.info(self._publisher.certificate))
 
     async def _adopt(self) -> None:
         """Take over attachments, and set straight what this node says of them."""

@@ -173,6 +173,8 @@ class Status(msgspec.Struct, kw_only=True):
     algorithm: str
     mtu: int
     """Payload bytes of the mesh path; a container's device has 24 less."""
+    mesh: list[str] = []
+    """What is wrong with the mesh's links now and needs time or a person, in sentences."""
     policy: PolicyStatus | None
     nodes: list[NodeStatus]
     services: list[ServiceStatus]

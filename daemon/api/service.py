@@ -83,7 +83,7 @@ class NodeService:
         return Verification(
             node=self._node,
             attachments=attachments,
-            differences=await self._audit.full(),
+            differences=await self._mesh.verify() + await self._audit.full(),
             outdated=self._audit.outdated(),
         )
 

@@ -121,6 +121,7 @@ class Reporter:
             ready=self.ready,
             algorithm=self._config.mesh.algorithm,
             mtu=self._mesh.facts.mtu,
+            mesh=list(self._mesh.trouble),
             policy=PolicyStatus(
                 version=policy.version,
                 received_ns=self._rollout.received_ns,

@@ -50,6 +50,8 @@ def status(report: Status, now: float) -> str:
         f"{'ready' if report.ready else 'starting'}, {report.algorithm}, "
         f"mesh MTU {report.mtu}, {policy}"
     ]
+    if report.mesh:
+        parts.append("\n".join(report.mesh))
     parts.append(
         table(
             ("node", "daemon", "slice", "quality", "via"),

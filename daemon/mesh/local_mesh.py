@@ -1,11 +1,11 @@
-"""This node's place on the mesh: bringing it up, and how good the paths are.
+"""The mesh as this node has it: its devices, its paths, and what follows for its containers.
 
-1. Quality is 0–1: TQ/255 for BATMAN_IV, throughput over the best path's for BATMAN_V. It is
-   read from batman-adv's own table, so it says what this node's frames will really meet.
-2. One MTU for the whole mesh: the least that any known node can carry. It is lowered on
-   running attachments when a poorer node appears, and never raised under them; never below
-   what IPv4 needs, or IPv6 where there is an IPv6 network.
-3. All nodes derive the same IPv6 addresses only if all were told the same network: one that
+1. Paths are read every `LOOK_EVERY`: batman-adv's tables send no events.
+2. Devices are looked at when the kernel tells that one of them changed, and every
+   `REPAIR_EVERY` in any case: batman-adv's own flags send no events either, and events may be
+   lost. What differs is set right, so that everything is back within 5 seconds.
+3. What others know of this node (MTU, MAC addresses) is announced anew when it changes.
+4. All nodes derive the same IPv6 addresses only if all were told the same network: one that
    was told another is named in the log, and in ``status``.
 """
 
@@ -13,22 +13,37 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
+from daemon.attachments.registry import Registry
 from daemon.config import Config
 from daemon.journal import Journal
+from daemon.mesh import mtu, paths
+from daemon.mesh.attachment_links import PATIENCE, AttachmentLinks
+from daemon.mesh.links import Links, replaced
 from daemon.model.records import NodeInfo
 from daemon.workers import Pool
-from netconf import mesh, names
+from netconf import names
 from netconf.attach import operations
 from netconf.attach.attachment import Attachment, NodeNet
 from netconf.attach.state import State
-from netconf.errors import InvalidConfig, NoctuleError
+from netconf.errors import NoctuleError
+from netconf.mesh.devices import MeshFacts
 from netconf.netlink import batadv
 from netconf.netlink.batadv import Originator
+from netconf.netlink.events import LinkEvents
+
+ENDS = (names.host_end(""), names.lower_end(""))
+"""How the names of the containers' links on the node begin."""
 
 LOOK_EVERY = 1.0
-"""Seconds; an OGM interval of batman-adv. Its tables send no events."""
+"""Seconds; an OGM interval of batman-adv."""
+
+REPAIR_EVERY = 3.0
+"""Seconds between looks at the devices that nobody asked for; each takes some milliseconds."""
+
+REPAIR_AFTER = 0.2
+"""Seconds from an event to the look: whoever changes one thing often changes the next."""
 
 
 class LocalMesh:
@@ -40,38 +55,54 @@ class LocalMesh:
         state: State,
         pool: Pool,
         journal: Journal,
+        registry: Registry,
         *,
         infos: Callable[[], Iterable[NodeInfo]],
-        attachments: Callable[[], Iterable[Attachment]],
         changed: Callable[[], None],
+        announce: Callable[[], None],
     ) -> None:
-        """`changed` is called when the paths to other nodes became better or worse."""
+        """`changed` is called when the paths to other nodes became better or worse, `announce`
+        when this node's MTU or MAC addresses are others than it said."""
         self._config = config
         self._state = state
         self._pool = pool
         self._journal = journal
         self._infos = infos
-        self._attachments = attachments
+        self._registry = registry
         self._changed = changed
+        self._announce = announce
+        self._links = Links(config.mesh, config.addresses.ula, state, journal)
+        self.attachment_links = AttachmentLinks(lambda: self.facts, state)
         self._originators: list[Originator] = []
-        self._mesh: mesh.MeshFacts | None = None
-        self._fitted: set[str] = set()
-        """Attachments that were resized since the MTU was lowered last."""
         self._other_ulas: set[tuple[str, str]] = set()
+        self._looking = asyncio.Lock()
+        """Held while devices are looked at: the watch and a person may ask at once."""
+        self._disturbed = asyncio.Event()
+        self._names = {names.MESH, names.BRIDGE, *(link.name for link in config.mesh.links)}
+        """The devices of which a change is looked at at once."""
+        self._off: set[str] = set()
+        """Attachments of which a link is down or free, as the kernel told: to be looked at."""
         self._instance = secrets.token_hex(8)
         """Tells this run of the daemon from others."""
+        self._renew = False
+        """bat0 or the bridge is another device, and does not know the containers yet."""
+
+    # --- what others ask
 
     @property
-    def up(self) -> mesh.MeshFacts:
-        """What `start` found or made."""
-        assert self._mesh is not None, "start comes first"
-        return self._mesh
+    def up(self) -> MeshFacts:
+        """What the last look at the devices found or made."""
+        return self._links.facts
 
     @property
     def announced(self) -> int:
         """The most that this node will carry: what its links can, or the MTU it was told."""
-        told = self._config.mesh.mtu
-        return self.up.limit if told == "auto" else told
+        return self._links.announced
+
+    @property
+    def trouble(self) -> tuple[str, ...]:
+        """What is wrong with the mesh now and needs time or a person, in sentences."""
+        return self._links.trouble
 
     @property
     def facts(self) -> NodeNet:
@@ -100,56 +131,85 @@ class LocalMesh:
             ula=self._config.addresses.ula,
         )
 
-    async def start(self) -> None:
-        """Bring the mesh up, with the MTU of the nodes known so far."""
-        self._mesh = await self._pool.run(self._bring_up, self._least())
-
-    async def watch(self) -> None:
-        """Follow the paths and the MTU; runs until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            try:
-                await self._look()
-            except NoctuleError as error:
-                self._journal.error("mesh", error=error.message, details=error.details)
-            except OSError as error:
-                self._journal.error("mesh", error=str(error))
-
     def quality(self) -> dict[str, float]:
         """Return the quality of the best path to each other node that has one."""
-        macs = self._macs()
-        found: dict[str, float] = {}
-        best = max((o.throughput or 0 for o in self._originators), default=0)
-        for originator in self._originators:
-            node = macs.get(originator.mac)
-            if node is not None and originator.best:
-                found[node] = (
-                    originator.tq / 255
-                    if originator.tq is not None
-                    else (originator.throughput or 0) / max(best, 1)
-                )
-        return found
+        return paths.quality(self._originators, paths.owners(self._infos()))
 
     def via(self) -> dict[str, str]:
         """Return the next hop, as a node, on the best path to each other node."""
-        macs = self._macs()
-        return {
-            macs[o.mac]: macs.get(o.neighbour, "")
-            for o in self._originators
-            if o.best and o.mac in macs
-        }
+        return paths.via(self._originators, paths.owners(self._infos()))
 
-    def _macs(self) -> dict[str, str]:
-        return {mac: info.node for info in self._infos() for mac in info.mesh_macs}
+    async def verify(self) -> list[str]:
+        """Look at the devices now; return what differed, and what is wrong still."""
+        try:
+            found = await self._repair()
+        except NoctuleError:
+            found = []  # it is `trouble` now
+        except OSError as error:
+            found = [f"mesh: {error}"]
+        return [*found, *self.trouble]
 
-    def _least(self) -> int | None:
-        # Less than IP needs is a mistake, and must not become everybody's.
-        mtus = (i.mtu for i in self._infos() if i.node != self._config.node)
-        return min((mtu for mtu in mtus if mtu >= self._floor), default=None)
+    # --- life
 
-    @property
-    def _floor(self) -> int:
-        return names.MTU_MIN6 if self._config.addresses.ula else mesh.MTU_MIN
+    async def start(self) -> None:
+        """Bring the mesh up, with the MTU of the nodes known so far."""
+        await self._pool.run(self._links.start, self._least())
+        await self._pool.run(self._state.write_node, self.facts)
+
+    async def watch(self) -> None:
+        """Follow paths and devices; runs until cancelled."""
+        events = await self._pool.run(LinkEvents)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(events, self._hear, events)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow_paths())
+                group.create_task(self._follow_devices())
+        finally:
+            loop.remove_reader(events)
+            events.close()
+
+    def _hear(self, events: LinkEvents) -> None:
+        """Take in what the kernel tells."""
+        changes = events.read()
+        wrong = changes.off | {name for name in changes.free if name[:2] == names.host_end("")}
+        if ends := {name[2:] for name in wrong if name[:2] in ENDS}:
+            self._off |= ends & self._registry.keys()
+        if (
+            changes.lost
+            or changes.addresses
+            or self._off
+            or not self._names.isdisjoint(changes.links)
+        ):
+            self._disturbed.set()
+
+    async def _follow_paths(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            await self._logged(self._look())
+
+    async def _follow_devices(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(REPAIR_EVERY):
+                    await self._disturbed.wait()
+                await asyncio.sleep(REPAIR_AFTER)
+            except TimeoutError:
+                pass
+            self._disturbed.clear()
+            await self._logged(self._repair())
+            await self._logged(self._mend_attachments())
+
+    async def _logged(self, look: Awaitable[object]) -> None:
+        """Have a look's failure said, and go on."""
+        try:
+            await look
+        except NoctuleError as error:
+            self._links.stumble(error.message, error.details)
+        except OSError as error:
+            self._links.stumble(str(error))
+
+    # --- paths
 
     async def _look(self) -> None:
         before = {node: round(quality, 1) for node, quality in self.quality().items()}
@@ -159,14 +219,15 @@ class LocalMesh:
             self._changed()
         least = self._least()
         if self._config.mesh.mtu == "auto" and least is not None and least < self.up.mtu:
-            self._journal.info("mtu lowered", mtu=least, before=self.up.mtu)
-            self._mesh = await self._pool.run(self._bring_up, least)
-            self._fitted.clear()
-        for attachment in self._attachments():
+            await self._repair()
+        for attachment in list(self._registry.values()):
             # Also one that was being made meanwhile, or could not be resized the last time.
-            if attachment.mtu > self.up.mtu and attachment.id not in self._fitted:
-                await self._pool.run(operations.resize, self._state, attachment.id, self.up.mtu)
-                self._fitted.add(attachment.id)
+            if attachment.mtu > self.up.mtu:
+                made = await self._pool.run(
+                    operations.resize, self._state, attachment.id, self.up.mtu
+                )
+                if made is not None:
+                    self._registry.update(made)
 
     def _compare_ula(self) -> None:
         """Log, once, each node that was told another IPv6 network."""
@@ -180,16 +241,45 @@ class LocalMesh:
         with batadv.open() as genl:
             return batadv.originators(genl, self.up.mesh_index)
 
-    def _bring_up(self, least: int | None) -> mesh.MeshFacts:
-        # A lower MTU is for good: raising it again would need every container's consent.
-        if self._mesh is not None and least is not None:
-            least = min(least, self._mesh.mtu)
-        self._mesh = mesh.bring_up(self._config.mesh, mesh_mtu=least)
-        if self._mesh.mtu < self._floor:
-            raise InvalidConfig(
-                f"addresses.ula: IPv6 needs a mesh that carries {self._floor} bytes, and "
-                f"mesh.links carry {self._mesh.mtu}; raise their MTU, or leave addresses.ula "
-                "out on every node"
-            )
-        self._state.write_node(self.facts)
-        return self._mesh
+    def _least(self) -> int | None:
+        config = self._config
+        return mtu.least(self._infos(), config.node, mtu.floor(config.addresses.ula))
+
+    # --- devices
+
+    async def _repair(self) -> list[str]:
+        """Look at the devices, set right what differs, and do what follows; return what differed.
+
+        NoctuleError or OSError.
+        """
+        async with self._looking:
+            before, announced = self.up, self.announced
+            mended = await self._pool.run(self._links.look, self._least())
+            found = [f"mesh: {one}; set right" for one in mended]
+            if self.up.mtu < before.mtu:
+                self._journal.info("mtu lowered", mtu=self.up.mtu, before=before.mtu)
+            if self.up.mtu != before.mtu:
+                await self._pool.run(self._state.write_node, self.facts)
+            if (announced, before.hard) != (self.announced, self.up.hard):
+                self._announce()
+            self._renew = self._renew or replaced(before, self.up)
+            if self._renew:
+                attachments = list(self._registry.values())
+                found += await self._mend(attachments)
+                await self._pool.run(self.attachment_links.announce, attachments)
+                self._renew = False
+            return found
+
+    async def _mend_attachments(self) -> None:
+        """Look at the attachments of which the kernel told that a link is down or free."""
+        if self._off:
+            await asyncio.sleep(PATIENCE)
+            off, self._off = self._off, set()
+            await self._mend([self._registry[each] for each in off if each in self._registry])
+
+    async def _mend(self, attachments: Iterable[Attachment]) -> list[str]:
+        """Set the links of attachments right; return and log what differed."""
+        found = await self._pool.run(self.attachment_links.mend, attachments)
+        for difference in found:
+            self._journal.warning("drift", difference=difference)
+        return found

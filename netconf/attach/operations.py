@@ -126,22 +126,29 @@ def _wrong(node: NodeNet, made: Attachment, netns: Namespace) -> list[str]:
     return wrong
 
 
-def resize(state: State, attachment_id: str, mtu: int) -> None:
-    """Lower an attachment's MTU to fit a path of `mtu` bytes, under running traffic."""
+def resize(state: State, attachment_id: str, mtu: int) -> Attachment | None:
+    """Lower an attachment's MTU to fit a path of `mtu` bytes, under running traffic.
+
+    Returns the attachment as it is then; None if it is not there or its namespace is gone.
+    """
     with state.holding(attachment_id):
         made = state.get(attachment_id)
-        if made is None or made.phase != "ready" or made.mtu <= mtu:
-            return
+        if made is None or made.phase != "ready":
+            return None
+        if made.mtu <= mtu:
+            return made
         with doing(f"lower the MTU of {made.ifname}"):
             try:
                 with Namespace.open(made.netns) as netns, links.open(netns) as inside:
                     inside.batch([links.set_request(made.ifname, mtu=mtu - names.MACSEC_OVERHEAD)])
             except UnknownContainer:
-                return
+                return None
             with links.open() as outside:
                 outside.batch([links.set_request(made.vc, mtu=mtu + VC_EXTRA)])
                 outside.batch([links.set_request(made.vh, mtu=mtu)])
-        state.save(msgspec.structs.replace(made, mtu=mtu))
+        made = msgspec.structs.replace(made, mtu=mtu)
+        state.save(made)
+        return made
 
 
 def host_interfaces(made: Attachment) -> list[HostInterface]:

@@ -1,14 +1,21 @@
-"""The node's half of the switch: hard interfaces, bat0, bridge.
+"""Hard interfaces, bat0 and the bridge: made, adopted, read back and set right.
 
-1. `bring_up` makes the kernel agree with a `MeshConfig`: it keeps what is right, changes
-   what differs, and never deletes and remakes what carries traffic. What cannot be
-   changed in place (algorithm, kind) is an InvalidConfig that names the field.
-2. When it fails, nothing that this call created is left; what it found stays.
-3. Hard interfaces are segments shared with other nodes, and one GENEVE device ``gnv<id>``
+1. `bring_up` makes the kernel agree with a `MeshConfig`: it keeps what is right, changes what
+   differs, and never deletes and remakes what carries traffic. It may be called at any time
+   and again; what it had to set right it says (`MeshFacts.mended`).
+2. What cannot be changed in place (algorithm, kind), or is somebody else's, is an
+   InvalidConfig that names the field. A bat0 is ours if it has our alias, or if the caller
+   knows that it is (`adopt`).
+3. A link that is not there yet is waited for, not refused (`MeshFacts.waiting`): an
+   interface that appears later, a peer to whom no route leads. The others are used meanwhile.
+4. A first bring-up that fails leaves nothing that it made; what it found stays. A later one
+   stops where it fails, leaves what is right already, and lets no link's trouble keep the
+   others from being set right.
+5. Hard interfaces are segments shared with other nodes, and one GENEVE device ``gnv<id>``
    per static peer.
-4. One MTU for the whole mesh, so that nothing is ever fragmented. This node can carry
+6. One MTU for the whole mesh, so that nothing is ever fragmented. This node can carry
    `MeshFacts.limit`; the caller compares it with what others can and passes the least.
-5. The bridge holds bat0 and containers only: no STP, no snooping, no address, and no frame
+7. The bridge holds bat0 and containers only: no STP, no snooping, no address, and no frame
    that it does not forward but hands to the node's own stack past the host filter.
 
 Overheads: batman-adv reserves 32 bytes (net/batman-adv/hard-interface.c); GENEVE without
@@ -17,26 +24,26 @@ options takes 50 over IPv4 and 70 over IPv6 (outer IP, UDP 8, GENEVE 8, Ethernet
 
 from __future__ import annotations
 
-import errno
 import secrets
 from ipaddress import ip_address
-from typing import Literal
 
 import msgspec
 
 from netconf import names
 from netconf.errors import InvalidConfig
+from netconf.mesh import source
+from netconf.mesh.config import MTU_MAX, Geneve, Link, MeshConfig, validate
 from netconf.netlink import batadv, links
 from netconf.netlink.links import Facts
 from netconf.netlink.socket import Netlink, NetlinkRequest, doing
 
 BATADV_OVERHEAD = 32
-MTU_MAX = 1500
-"""ETH_DATA_LEN: bat0 takes no more (batadv_hardif_min_mtu)."""
-MTU_MIN = 576
-"""Every IPv4 host must take packets of 576 bytes (RFC 791); less is a mistake."""
+PLAIN_LIMIT = 1500 - BATADV_OVERHEAD
+"""Bytes that a mesh over ordinary Ethernet carries: the assumption while no link is there."""
 GENEVE_OVERHEAD = {4: 50, 6: 70}
-GENEVE_ID_MAX = (1 << 24) - 1
+
+ALIAS = "noctule"
+"""The mark of a device that Noctule made (`ip link show`)."""
 
 GROUP_FWD_MASK = 0xFFF8
 """Forward, and hence filter, frames to 01:80:c2:00:00:03–0f: a bridge gives LLDP's (0e)
@@ -51,39 +58,8 @@ BRIDGE_SETTINGS: links.Attributes = [
 ]
 
 
-class Geneve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A static tunnel to one peer; both ends give the same id."""
-
-    remote: str
-    """The peer's underlay address, IPv4 or IPv6."""
-    id: int
-    """Virtual network identifier, 0–16777215, one per tunnel of this node."""
-
-    @property
-    def name(self) -> str:
-        """The device's name."""
-        return f"gnv{self.id}"
-
-
-class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One link of the mesh: either an interface or a GENEVE tunnel."""
-
-    interface: str | None = None
-    geneve: Geneve | None = None
-    throughput: int | None = None
-    """kbit/s; BATMAN_V believes it instead of asking the driver."""
-
-
-class MeshConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The ``mesh`` section of node.yaml."""
-
-    links: list[Link]
-    algorithm: Literal["BATMAN_IV", "BATMAN_V"] = "BATMAN_IV"
-    mtu: int | Literal["auto"] = "auto"
-
-
 class MeshFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it."""
+    """What came of a bring-up."""
 
     mtu: int
     """bytes of payload that bat0 and the bridge have now"""
@@ -93,81 +69,89 @@ class MeshFacts(msgspec.Struct, frozen=True, kw_only=True):
     """hard interface name → MAC; other nodes see these as originators and neighbours"""
     mesh_index: int
     bridge_index: int
+    mended: tuple[str, ...] = ()
+    """What was not as it should be and has been set right; empty if nothing had to be."""
+    waiting: dict[str, str] = {}
+    """Configuration field → why that link is not used now, and the fix."""
+    advice: tuple[str, ...] = ()
+    """What works now and may not be meant."""
+
+
+class _NotYetError(InvalidConfig):
+    """A link that time may bring (rule 3)."""
 
 
 def bring_up(
     mesh: MeshConfig,
     *,
     mesh_mtu: int | None = None,
+    before: MeshFacts | None = None,
+    adopt: bool = False,
     bridge: str = names.BRIDGE,
     bat: str = names.MESH,
 ) -> MeshFacts:
     """Make mesh and bridge as configured, in the calling thread's namespace.
 
     `mesh_mtu` is the least limit other nodes announced, if known; a fixed ``mesh.mtu``
-    overrides it. InvalidConfig or KernelFailure, and then nothing new is left.
+    overrides it. `before` is what came of the last bring-up, None for the first (rule 4). With
+    `adopt` a bat0 without our mark is ours all the same. InvalidConfig or KernelFailure.
     """
     validate(mesh)
     with links.open() as rtnl, batadv.open() as genl:
-        site = _Site(rtnl, genl)
+        site = _Site(mesh, rtnl, genl, before, adopt=adopt)
         try:
-            return site.bring_up(mesh, mesh_mtu, bridge, bat)
+            return site.bring_up(mesh_mtu, bridge, bat)
         except BaseException:
-            site.undo()
+            if before is None:
+                site.undo()
             raise
-
-
-def validate(mesh: MeshConfig) -> None:
-    """Raise InvalidConfig for what is wrong whatever the kernel has."""
-    if not mesh.links:
-        raise InvalidConfig("mesh.links: there is none; name an interface or a GENEVE peer")
-    seen: dict[str, int] = {}
-    for number, link in enumerate(mesh.links):
-        field = f"mesh.links[{number}]"
-        if (link.interface is None) == (link.geneve is None):
-            raise InvalidConfig(f"{field}: give either interface or geneve")
-        if link.geneve is not None:
-            _validate_geneve(f"{field}.geneve", link.geneve)
-        name = link.interface or (link.geneve.name if link.geneve else "")
-        if name in seen:
-            raise InvalidConfig(f"{field}: {name} is link {seen[name]} already; leave one out")
-        seen[name] = number
-        if link.throughput is not None and link.throughput < batadv.KBIT_PER_UNIT:
-            raise InvalidConfig(f"{field}.throughput: give kbit/s, at least 100")
-    if mesh.mtu != "auto" and not MTU_MIN <= mesh.mtu <= MTU_MAX:
-        raise InvalidConfig(f"mesh.mtu: {mesh.mtu} is not between {MTU_MIN} and {MTU_MAX}")
-
-
-def _validate_geneve(field: str, geneve: Geneve) -> None:
-    try:
-        ip_address(geneve.remote)
-    except ValueError as error:
-        raise InvalidConfig(f"{field}.remote: {error}; give the peer's address") from error
-    if not 0 <= geneve.id <= GENEVE_ID_MAX:
-        raise InvalidConfig(f"{field}.id: {geneve.id} is not between 0 and {GENEVE_ID_MAX}")
 
 
 class _Site:
     """One bring-up: its sockets, and what it has made so far."""
 
-    def __init__(self, rtnl: Netlink, genl: Netlink) -> None:
+    def __init__(
+        self,
+        mesh: MeshConfig,
+        rtnl: Netlink,
+        genl: Netlink,
+        before: MeshFacts | None,
+        *,
+        adopt: bool,
+    ) -> None:
+        self._mesh = mesh
         self._rtnl = rtnl
         self._genl = genl
+        self._before = before
+        self._adopt = adopt
         self._made: list[str] = []
         self._enslaved: list[str] = []
+        self._mended: list[str] = []
+        self._waiting: dict[str, str] = {}
+        self._advice: list[str] = []
 
-    def bring_up(self, mesh: MeshConfig, mesh_mtu: int | None, bridge: str, bat: str) -> MeshFacts:
-        """See `bring_up`."""
-        hard = [self._hard(number, link) for number, link in enumerate(mesh.links)]
-        limit = min(MTU_MAX, *(facts.mtu - BATADV_OVERHEAD for facts in hard))
-        mtu = _mtu(mesh, limit, mesh_mtu)
-        bat0 = self._bat(mesh, bat)
-        for number, (link, facts) in enumerate(zip(mesh.links, hard, strict=True)):
-            self._enslave(f"mesh.links[{number}]", facts, bat0, up=True)
-            if mesh.algorithm == "BATMAN_V":
-                self._throughput(bat0, facts, link.throughput or 0)
+    def bring_up(self, mesh_mtu: int | None, bridge: str, bat: str) -> MeshFacts:
+        """See the function `bring_up`."""
+        bat0 = self._bat(bat)
+        hard: list[Facts] = []
+        for number, link in enumerate(self._mesh.links):
+            field = f"mesh.links[{number}]"
+            try:
+                hard.append(self._link(field, link, bat0))
+            except InvalidConfig as error:
+                if self._before is None and not isinstance(error, _NotYetError):
+                    raise
+                self._waiting[field] = error.message
+                facts = links.get(self._rtnl, link.name)
+                if facts is not None and facts.master == bat0.index:
+                    hard.append(facts)  # batman-adv has it still: others know its address
+        self._forget_sources()
+        limit = min((MTU_MAX, *(facts.mtu - BATADV_OVERHEAD for facts in hard)))
+        if not hard:
+            limit = self._before.limit if self._before is not None else PLAIN_LIMIT
+        mtu = self._mtu(limit, mesh_mtu)
         switch = self._bridge(bridge)
-        self._enslave("mesh", bat0, switch, up=False)
+        self._enslave("mesh", bat0, switch)
         self._settle(bat0, mtu)
         self._settle(switch, mtu)
         return MeshFacts(
@@ -176,6 +160,9 @@ class _Site:
             hard={facts.name: facts.mac for facts in hard},
             mesh_index=bat0.index,
             bridge_index=switch.index,
+            mended=tuple(self._mended),
+            waiting=self._waiting,
+            advice=tuple(self._advice),
         )
 
     def undo(self) -> None:
@@ -191,15 +178,35 @@ class _Site:
         except OSError:
             return
 
-    def _hard(self, number: int, link: Link) -> Facts:
+    def _mend(self, what: str, facts: Facts, request: NetlinkRequest) -> None:
+        """Change what is not as it should be. It is news only on a device that was there."""
+        if facts.name not in self._made:
+            self._mended.append(what)
+        self._rtnl.batch([request])
+
+    # -- links to other nodes ------------------------------------------------------------
+
+    def _link(self, field: str, link: Link, bat0: Facts) -> Facts:
+        """Have one hard interface that belongs to bat0 and is up."""
         if link.geneve is not None:
-            return self._geneve(f"mesh.links[{number}].geneve", link.geneve)
-        name = link.interface or ""
+            facts = self._geneve(f"{field}.geneve", link.geneve)
+        else:
+            facts = self._interface(field, link.name)
+        self._enslave(field, facts, bat0)
+        if not facts.up:
+            with doing(f"bring {facts.name} up"):
+                request = links.set_request(facts.index, up=True)
+                self._mend(f"{facts.name} was down", facts, request)
+        if self._mesh.algorithm == "BATMAN_V":
+            self._throughput(bat0, facts, link.throughput or 0)
+        return facts
+
+    def _interface(self, field: str, name: str) -> Facts:
         facts = links.get(self._rtnl, name)
         if facts is None:
             there = ", ".join(other.name for other in links.every(self._rtnl) if other.mac)
-            raise InvalidConfig(
-                f"mesh.links[{number}].interface: no interface {name} in this namespace; "
+            raise _NotYetError(
+                f"{field}.interface: no interface {name} in this namespace; "
                 f"name one of: {there or 'none has an Ethernet address'}"
             )
         return facts
@@ -220,39 +227,83 @@ class _Site:
         with doing(f"change {geneve.name}"):
             if facts.data is None or facts.data.get_attr(remote[0]) != geneve.remote:
                 data = [("IFLA_GENEVE_ID", geneve.id), remote]
-                self._rtnl.batch([links.change_data_request(facts.index, "geneve", data)])
-            self._settle(facts, mtu)
-        return msgspec.structs.replace(facts, mtu=mtu)
+                change = links.change_data_request(facts.index, "geneve", data)
+                self._mend(f"{facts.name} did not lead to {geneve.remote}", facts, change)
+        self._settle(facts, mtu)
+        return msgspec.structs.replace(facts, mtu=mtu, up=True)
 
     def _underlay_mtu(self, field: str, geneve: Geneve) -> int:
-        try:
-            index, mtu = links.route_to(self._rtnl, geneve.remote)
-        except OSError as error:
-            if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-                raise
-            raise InvalidConfig(
+        """Return what the way to the tunnel's peer carries; have it lead from `local`."""
+        with doing(f"find the way to {geneve.remote}"):
+            ordinary = source.way(self._rtnl, geneve)
+        if ordinary is None:
+            raise _NotYetError(
                 f"{field}.remote: no route to {geneve.remote} in this namespace; "
                 "correct the address or bring the underlay up first"
-            ) from error
-        below = links.get(self._rtnl, index)
-        return mtu or (below.mtu if below is not None else MTU_MAX)
+            )
+        with doing(f"have {geneve.name} send from {geneve.local or ordinary.source}"):
+            if geneve.local:
+                if not source.is_ours(self._rtnl, geneve.local):
+                    raise _NotYetError(
+                        f"{field}.local: {geneve.local} is no address of this node; "
+                        f"correct it, or leave it out to send from {ordinary.source}"
+                    )
+                if source.settle(self._rtnl, geneve, ordinary):
+                    self._mended.append(f"{geneve.name} did not send from {geneve.local}")
+            elif several := source.several(self._rtnl, ordinary):
+                self._advice.append(
+                    f"{field}.local: left out, so {geneve.name} sends from {ordinary.source}, of "
+                    f"{', '.join(several)}; give it if the peer's remote is another of them"
+                )
+        below = links.get(self._rtnl, ordinary.link)
+        return ordinary.mtu or (below.mtu if below is not None else MTU_MAX)
 
-    def _bat(self, mesh: MeshConfig, bat: str) -> Facts:
+    def _forget_sources(self) -> None:
+        """Remove the rules of tunnels that are no more, or choose their source no longer."""
+        tunnels = [link.geneve for link in self._mesh.links if link.geneve is not None]
+        if self._before is None or tunnels:
+            with doing("set the routes of the GENEVE tunnels"):
+                source.forget(self._rtnl, {each.remote for each in tunnels if each.local})
+
+    def _throughput(self, bat0: Facts, facts: Facts, kbit: int) -> None:
+        with doing(f"set the throughput of {facts.name}"):
+            known = {
+                hard.ifindex: hard.throughput_override
+                for hard in batadv.hard_interfaces(self._genl, bat0.index)
+            }
+            wanted = kbit // batadv.KBIT_PER_UNIT * batadv.KBIT_PER_UNIT
+            if known.get(facts.index) != wanted:
+                if facts.name not in (*self._made, *self._enslaved):
+                    self._mended.append(f"{facts.name} had another throughput override")
+                batadv.override_throughput(self._genl, bat0.index, facts.index, kbit)
+
+    # -- bat0 and the bridge -------------------------------------------------------------
+
+    def _bat(self, bat: str) -> Facts:
+        algorithm = self._mesh.algorithm
         facts = links.get(self._rtnl, bat)
         if facts is None:
-            algorithm: links.Attributes = [("IFLA_BATADV_ALGO_NAME", mesh.algorithm)]
-            facts = self._make(bat, "batadv", algorithm, [])
+            facts = self._make(bat, "batadv", [("IFLA_BATADV_ALGO_NAME", algorithm)], [])
         elif facts.kind != "batadv":
             raise InvalidConfig(f"mesh: {bat} exists and is no batman-adv device; rename it")
+        elif facts.alias != ALIAS and not self._adopt:
+            raise InvalidConfig(
+                f"mesh: {bat} exists and Noctule did not make it; if nothing needs it, delete it "
+                f"(ip link del {bat}), otherwise rename it (ip link set {bat} name bat1)"
+            )
         with doing(f"set up {bat}"):
             settings = batadv.mesh(self._genl, facts.index)
-            if settings.algorithm != mesh.algorithm:
+            if settings.algorithm != algorithm:
                 raise InvalidConfig(
                     f"mesh.algorithm: {bat} runs {settings.algorithm} and cannot be changed "
                     f"while it exists; set that, or delete {bat} on every node first"
                 )
-            if settings.bridge_loop_avoidance or settings.distributed_arp_table:
-                batadv.quieten(self._genl, facts.index)
+            if facts.alias != ALIAS:
+                self._rtnl.batch([links.set_request(facts.index, alias=ALIAS)])
+            if wrong := batadv.unfit(settings):
+                if bat not in self._made:
+                    self._mended.append(f"{bat} had {' and '.join(wrong)}")
+                batadv.fit(self._genl, facts.index)
         return facts
 
     def _bridge(self, bridge: str) -> Facts:
@@ -265,7 +316,7 @@ class _Site:
         if data is None or any(data.get_attr(key) != value for key, value in BRIDGE_SETTINGS):
             change = links.change_data_request(facts.index, "bridge", BRIDGE_SETTINGS)
             with doing(f"set up {bridge}"):
-                self._rtnl.batch([change])
+                self._mend(f"{bridge} had other settings", facts, change)
         return facts
 
     def _make(self, name: str, kind: str, data: links.Attributes, extra: links.Attributes) -> Facts:
@@ -273,12 +324,16 @@ class _Site:
             # An address of our own choosing, or systemd-udevd replaces it a moment later
             # (systemd.link, MACAddressPolicy=persistent), and others would know the old one.
             address = ("IFLA_ADDRESS", _random_mac())
-            request = links.create_request(name, kind, data, [address, *extra])
-            self._rtnl.batch([request])
+            made = links.create_request(name, kind, data, [address, *extra])
+            # In one batch: a device of ours without our mark would not be taken for ours.
+            self._rtnl.batch([made, links.set_request(name, alias=ALIAS)])
             self._made.append(name)
+            self._mended.append(f"{name} was missing")
             return links.facts(self._rtnl.batch([links.get_request(name)])[0][0])
 
-    def _enslave(self, field: str, facts: Facts, master: Facts, *, up: bool) -> None:
+    # -- what all of them need -----------------------------------------------------------
+
+    def _enslave(self, field: str, facts: Facts, master: Facts) -> None:
         with doing(f"make {facts.name} part of {master.name}"):
             if facts.master not in (0, master.index):
                 other = links.get(self._rtnl, facts.master)
@@ -289,47 +344,46 @@ class _Site:
             if facts.kind in ("geneve", "batadv"):
                 self._silence(facts)
             if facts.master == 0:
-                self._rtnl.batch([links.set_request(facts.index, master=master.index)])
+                what = f"{facts.name} was no part of {master.name}"
+                self._mend(what, facts, links.set_request(facts.index, master=master.index))
                 self._enslaved.append(facts.name)
-            if up and not facts.up:
-                self._rtnl.batch([links.set_request(facts.index, up=True)])
-
-    def _throughput(self, bat0: Facts, facts: Facts, kbit: int) -> None:
-        with doing(f"set the throughput of {facts.name}"):
-            known = {
-                hard.ifindex: hard.throughput_override
-                for hard in batadv.hard_interfaces(self._genl, bat0.index)
-            }
-            wanted = kbit // batadv.KBIT_PER_UNIT * batadv.KBIT_PER_UNIT
-            if known.get(facts.index) != wanted:
-                batadv.override_throughput(self._genl, bat0.index, facts.index, kbit)
 
     def _settle(self, facts: Facts, mtu: int) -> None:
         """Give a link of ours its MTU, silence and life, where they differ."""
-        now = links.get(self._rtnl, facts.index) or facts
         with doing(f"set up {facts.name}"):
+            now = links.get(self._rtnl, facts.index) or facts
             self._silence(now)
             if now.mtu != mtu:
-                self._rtnl.batch([links.set_request(facts.index, mtu=mtu)])
+                request = links.set_request(facts.index, mtu=mtu)
+                if self._before is not None and now.mtu == self._before.mtu:
+                    self._rtnl.batch([request])  # nobody touched it: the mesh's MTU is another
+                else:
+                    self._mend(f"{facts.name} had an MTU of {now.mtu}, not {mtu}", facts, request)
             if not now.up:
-                self._rtnl.batch([links.set_request(facts.index, up=True)])
+                request = links.set_request(facts.index, up=True)
+                self._mend(f"{facts.name} was down", facts, request)
 
     def _silence(self, facts: Facts) -> None:
         if facts.addrgen not in (links.IN6_ADDR_GEN_MODE_NONE, -1):
-            self._rtnl.batch([links.set_request(facts.index, quiet=True)])
+            what = f"{facts.name} would have given itself IPv6 addresses"
+            self._mend(what, facts, links.set_request(facts.index, quiet=True))
+
+    def _mtu(self, limit: int, mesh_mtu: int | None) -> int:
+        told = self._mesh.mtu
+        if told == "auto":
+            return min(limit, mesh_mtu or limit)
+        if told <= limit:
+            return told
+        why = (
+            f"mesh.mtu: this node's links carry at most {limit} bytes; "
+            f"set {limit} or less, or raise the MTU of its links"
+        )
+        if self._before is None:
+            raise InvalidConfig(why)
+        self._waiting["mesh.mtu"] = why
+        return limit
 
 
 def _random_mac() -> str:
     """Return a locally administered unicast MAC that is no replica's."""
     return "06:" + secrets.token_bytes(5).hex(":")
-
-
-def _mtu(mesh: MeshConfig, limit: int, mesh_mtu: int | None) -> int:
-    if mesh.mtu == "auto":
-        return min(limit, mesh_mtu or limit)
-    if mesh.mtu > limit:
-        raise InvalidConfig(
-            f"mesh.mtu: this node's links carry at most {limit} bytes; "
-            f"set {limit} or less, or raise the MTU of its links"
-        )
-    return mesh.mtu

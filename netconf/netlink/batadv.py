@@ -67,6 +67,8 @@ class Mesh(msgspec.Struct, frozen=True, kw_only=True):
     mac: str
     bridge_loop_avoidance: bool
     distributed_arp_table: bool
+    ap_isolation: bool
+    fragmentation: bool
     hard_interface: str
     """The primary hard interface; empty while there is none."""
 
@@ -134,19 +136,36 @@ def mesh(genl: Netlink, bat_ifindex: int) -> Mesh:
         mac=found.get_attr("BATADV_ATTR_MESH_ADDRESS"),
         bridge_loop_avoidance=bool(found.get_attr("BATADV_ATTR_BRIDGE_LOOP_AVOIDANCE_ENABLED", 0)),
         distributed_arp_table=bool(found.get_attr("BATADV_ATTR_DISTRIBUTED_ARP_TABLE_ENABLED", 0)),
+        ap_isolation=bool(found.get_attr("BATADV_ATTR_AP_ISOLATION_ENABLED", 0)),
+        fragmentation=bool(found.get_attr("BATADV_ATTR_FRAGMENTATION_ENABLED", 1)),
         hard_interface=found.get_attr("BATADV_ATTR_HARD_IFNAME") or "",
     )
 
 
-def quieten(genl: Netlink, bat_ifindex: int) -> None:
-    """Turn bridge loop avoidance and the distributed ARP table off.
+def unfit(mesh: Mesh) -> list[str]:
+    """Name the settings that keep a mesh from carrying containers; empty if none does.
 
-    The first would drop every broadcast for 30 s after bat0 joins a bridge that holds
-    nothing but containers; the second cannot see ARP inside MACsec.
+    Bridge loop avoidance would drop every broadcast for 30 s after bat0 joins a bridge that
+    holds nothing but containers; the distributed ARP table cannot see ARP inside MACsec;
+    isolation cuts clients off from each other; and without fragmentation a large table of
+    clients reaches nobody.
     """
+    wrong = {
+        "bridge loop avoidance on": mesh.bridge_loop_avoidance,
+        "the distributed ARP table on": mesh.distributed_arp_table,
+        "isolation on": mesh.ap_isolation,
+        "fragmentation off": not mesh.fragmentation,
+    }
+    return [name for name, found in wrong.items() if found]
+
+
+def fit(genl: Netlink, bat_ifindex: int) -> None:
+    """Give a mesh the settings that `unfit` looks for."""
     settings = [
         ("BATADV_ATTR_BRIDGE_LOOP_AVOIDANCE_ENABLED", 0),
         ("BATADV_ATTR_DISTRIBUTED_ARP_TABLE_ENABLED", 0),
+        ("BATADV_ATTR_AP_ISOLATION_ENABLED", 0),
+        ("BATADV_ATTR_FRAGMENTATION_ENABLED", 1),
     ]
     _request(genl, uapi.BATADV_CMD_SET_MESH, bat_ifindex, settings)
 

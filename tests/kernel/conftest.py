@@ -15,10 +15,12 @@ import msgspec
 import pytest
 
 from daemon.reconcile.host_pairs import HostPairs, Pair
-from netconf import frames, mesh
+from netconf import frames
 from netconf.attach import operations
 from netconf.attach.attachment import Attachment, AttachRequest, NodeNet
 from netconf.attach.state import State
+from netconf.mesh import devices
+from netconf.mesh.config import Link, MeshConfig
 from netconf.netlink import links
 from netconf.nft import host, ruleset
 from netconf.program.desired import Desired
@@ -63,9 +65,9 @@ class MeshNode:
     def __init__(self, sandbox: Node, number: int, folder: Path) -> None:
         self.sandbox = sandbox
         self.state = State(folder)
-        self.config = mesh.MeshConfig(links=[mesh.Link(interface="eth1")])
+        self.config = MeshConfig(links=[Link(interface="eth1")])
         with sandbox.ns.enter():
-            self.facts = mesh.bring_up(self.config)
+            self.facts = devices.bring_up(self.config)
             ruleset.ensure_host()
         self.net = NodeNet(
             cluster="lab",

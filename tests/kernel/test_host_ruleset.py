@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from netconf import mesh
+from netconf.mesh import devices
 from netconf.nft import host, ruleset
 from netconf.nft.host import HostCounters
 from tests.kernel.sandbox import nodes
@@ -31,7 +31,7 @@ class Bridge:
 
     def __init__(self, node):
         self.node = node
-        mask = hex(mesh.GROUP_FWD_MASK)
+        mask = hex(devices.GROUP_FWD_MASK)
         node.ip("link", "add", "noctule0", "type", "bridge", "group_fwd_mask", mask)
         node.ip("link", "set", "noctule0", "up", "addrgenmode", "none")
         self.wires = {}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from netconf import mesh
 from netconf.errors import KernelFailure
+from netconf.mesh import devices
 from tests.kernel.client_server import ULA
 from tests.kernel.conftest import Container, MeshNode
 from tests.kernel.test_attach import (
@@ -29,7 +29,7 @@ __all__ = [
 def test_the_mesh_is_adopted(mesh_nodes: tuple[MeshNode, MeshNode]) -> None:
     node = mesh_nodes[0]
     with node.sandbox.ns.enter():
-        again = mesh.bring_up(node.config)
+        again = devices.bring_up(node.config)
     assert again.mesh_index == node.facts.mesh_index
     assert again.mtu == node.facts.mtu
 

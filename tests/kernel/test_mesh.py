@@ -7,18 +7,28 @@ from typing import Any
 
 import pytest
 
-from netconf import mesh, names
+from netconf import names
 from netconf.errors import InvalidConfig
-from netconf.mesh import Geneve, Link, MeshConfig, MeshFacts
-from netconf.netlink import batadv, links
-from tests.kernel.sandbox import Node
+from netconf.mesh import devices, source
+from netconf.mesh.config import Geneve, Link, MeshConfig
+from netconf.mesh.devices import MeshFacts
+from netconf.netlink import batadv, links, routes
+from tests.kernel.sandbox import Node, run
+from tests.kernel.test_attach import until
 
 ETH1 = Link(interface="eth1")
 
 
-def bring_up(node: Node, config: MeshConfig, mesh_mtu: int | None = None) -> MeshFacts:
+def bring_up(
+    node: Node,
+    config: MeshConfig,
+    mesh_mtu: int | None = None,
+    before: MeshFacts | None = None,
+    *,
+    adopt: bool = False,
+) -> MeshFacts:
     with node.ns.enter():
-        return mesh.bring_up(config, mesh_mtu=mesh_mtu)
+        return devices.bring_up(config, mesh_mtu=mesh_mtu, before=before, adopt=adopt)
 
 
 def shown(node: Node, *arguments: str) -> Any:
@@ -108,32 +118,182 @@ def test_geneve_carries_the_mesh(
     assert other in tunnel["linkinfo"]["info_data"].values()
 
 
+DAMAGES = (
+    (("ip", "link", "set", "eth1", "nomaster"), "eth1 was no part of bat0"),
+    (("ip", "link", "set", "eth1", "down"), "eth1 was down"),
+    (("ip", "link", "set", "bat0", "nomaster"), "bat0 was no part of noctule0"),
+    (("ip", "link", "set", "bat0", "down"), "bat0 was down"),
+    (("ip", "link", "set", "bat0", "mtu", "1300"), "bat0 had an MTU of 1300, not 1450"),
+    (("ip", "link", "set", "bat0", "addrgenmode", "eui64"), "bat0 would have given itself IPv6"),
+    (("batctl", "meshif", "bat0", "bridge_loop_avoidance", "1"), "bat0 had bridge loop avoidance"),
+    (("batctl", "meshif", "bat0", "distributed_arp_table", "1"), "bat0 had the distributed ARP"),
+    (("batctl", "meshif", "bat0", "ap_isolation", "1"), "bat0 had isolation on"),
+    (("batctl", "meshif", "bat0", "fragmentation", "0"), "bat0 had fragmentation off"),
+    (("batctl", "hardif", "eth1", "throughput_override", "1MBit"), "eth1 had another throughput"),
+    (("ip", "link", "set", "noctule0", "down"), "noctule0 was down"),
+    (("ip", "link", "set", "noctule0", "type", "bridge", "stp_state", "1"), "noctule0 had other"),
+    (("ip", "link", "del", "noctule0"), "noctule0 was missing"),
+    (("ip", "link", "del", "bat0"), "bat0 was missing"),
+)
+
+
+def test_each_damage_is_named_and_set_right(wire: tuple[Node, Node]) -> None:
+    """All that a later look finds, one after the other, on the same mesh."""
+    node = wire[0]
+    config = MeshConfig(links=[Link(interface="eth1", throughput=200_000)], algorithm="BATMAN_V")
+    facts = bring_up(node, config, 1450)
+    assert bring_up(node, config, 1450, facts).mended == (), "what is right is left alone"
+    for command, what in DAMAGES:
+        run("ip", "netns", "exec", node.name, *command)
+        after = bring_up(node, config, 1450, facts)
+        assert any(said.startswith(what) for said in after.mended), (command, after.mended)
+        again = bring_up(node, config, 1450, after)
+        assert again.mended == (), f"{command} was not set right"
+        assert (again.mtu, again.hard) == (1450, facts.hard)
+        facts = after
+
+
+def test_an_interface_that_comes_late_is_waited_for(wire: tuple[Node, Node]) -> None:
+    node = wire[0]
+    run("ip", "-n", node.name, "link", "set", "eth1", "name", "late0")
+    config = MeshConfig(links=[ETH1, Link(geneve=Geneve(remote="192.0.2.2", id=9))])
+    facts = bring_up(node, config)
+    assert (facts.hard, facts.limit) == ({}, devices.PLAIN_LIMIT)
+    assert list(facts.waiting) == ["mesh.links[0]", "mesh.links[1]"]
+    assert "no interface eth1 in this namespace; name one of: " in facts.waiting["mesh.links[0]"]
+    assert "no route to 192.0.2.2" in facts.waiting["mesh.links[1]"]
+    run("ip", "-n", node.name, "link", "set", "late0", "name", "eth1")
+    node.ip("addr", "add", "192.0.2.1/24", "dev", "eth1")
+    node.ip("link", "set", "eth1", "up")
+    after = bring_up(node, config, facts.mtu, facts)
+    assert (after.waiting, set(after.hard)) == ({}, {"eth1", "gnv9"})
+    assert after.mesh_index == facts.mesh_index
+    # It vanishes, and returns as another device.
+    run("ip", "-n", node.name, "link", "del", "eth1")
+    gone = bring_up(node, config, after.mtu, after)
+    assert (set(gone.hard), set(gone.waiting)) == (set(), {"mesh.links[0]", "mesh.links[1]"}) or (
+        set(gone.hard) == {"gnv9"}
+    )
+    assert gone.mtu == after.mtu, "no link is no reason for another MTU"
+    node.ip("link", "add", "eth1", "mtu", "1532", "type", "dummy")
+    node.ip("addr", "add", "192.0.2.1/24", "dev", "eth1")
+    node.ip("link", "set", "eth1", "up")
+    back = bring_up(node, config, gone.mtu, gone)
+    assert (back.waiting, set(back.hard)) == ({}, {"eth1", "gnv9"})
+    assert back.hard["eth1"] != after.hard["eth1"]
+
+
+def test_the_trouble_of_one_link_is_its_own(wire: tuple[Node, Node]) -> None:
+    """A link that somebody took away is said; the others are set right all the same."""
+    node = wire[0]
+    node.ip("link", "add", "eth2", "type", "dummy")
+    config = MeshConfig(links=[Link(interface="eth2"), ETH1])
+    facts = bring_up(node, config)
+    node.ip("link", "add", "other0", "type", "bridge")
+    node.ip("link", "set", "eth2", "nomaster")
+    node.ip("link", "set", "eth2", "master", "other0")
+    node.ip("link", "set", "eth1", "nomaster")
+    after = bring_up(node, config, facts.mtu, facts)
+    assert "eth2 belongs to other0" in after.waiting["mesh.links[0]"]
+    assert after.mended == ("eth1 was no part of bat0",)
+    assert set(after.hard) == {"eth1"}
+
+
+def test_a_mesh_of_somebody_else_is_not_taken_over(wire: tuple[Node, Node]) -> None:
+    node = wire[0]
+    config = MeshConfig(links=[ETH1])
+    node.ip("link", "add", names.MESH, "type", "batadv")
+    made = numbers(node)
+    with pytest.raises(InvalidConfig, match=r"bat0 exists and Noctule did not make it; .* delete"):
+        bring_up(node, config)
+    assert numbers(node) == made
+    # What release 0.1.0 made has no mark; the state folder tells that it is ours.
+    assert bring_up(node, config, adopt=True).mesh_index == made[names.MESH]
+    assert bring_up(node, config).mesh_index == made[names.MESH], "now it has our mark"
+    # Somebody puts his own in its place while the daemon runs: neither used nor deleted.
+    facts = bring_up(node, config)
+    node.ip("link", "del", names.MESH)
+    node.ip("link", "add", names.MESH, "type", "batadv")
+    made = numbers(node)
+    with pytest.raises(InvalidConfig, match="Noctule did not make it"):
+        bring_up(node, config, before=facts)
+    assert numbers(node) == made
+
+
 def test_what_fails_leaves_nothing_of_its_own(wire: tuple[Node, Node]) -> None:
     node = wire[0]
     node.ip("addr", "add", "192.0.2.1/24", "dev", "eth1")
     node.ip("link", "set", "eth1", "up")
     tunnel = Link(geneve=Geneve(remote="192.0.2.2", id=9))
+    node.ip("link", "add", "gnv3", "type", "dummy")
     before = settings(node)
     for config, text in (
         (
-            MeshConfig(links=[tunnel, Link(interface="eth7")]),
-            r"mesh\.links\[1\]\.interface: no interface eth7 .* name one of: .*eth1",
-        ),
-        (
-            MeshConfig(links=[tunnel, Link(geneve=Geneve(remote="203.0.113.1", id=1))]),
-            r"mesh\.links\[1\]\.geneve\.remote: no route to 203\.0\.113\.1",
+            MeshConfig(links=[tunnel, Link(geneve=Geneve(remote="192.0.2.3", id=3))]),
+            r"mesh\.links\[1\]\.geneve\.id: gnv3 exists and is no GENEVE device",
         ),
         (MeshConfig(links=[tunnel], mtu=1500), r"mesh\.mtu: this node's links carry at most 1450"),
     ):
         with pytest.raises(InvalidConfig, match=text):
             bring_up(node, config)
         assert settings(node) == before
+    node.ip("link", "del", "gnv3")
     node.ip("link", "add", names.BRIDGE, "type", "dummy")
     with pytest.raises(InvalidConfig, match=f"{names.BRIDGE} exists and is no bridge"):
         bring_up(node, MeshConfig(links=[ETH1, tunnel]))
     node.ip("link", "del", names.BRIDGE)
     assert set(numbers(node)) == {"lo", "eth1"}
     assert "master" not in shown(node, "link", "show", "eth1")[0]
+
+
+def heard(node: Node, facts: MeshFacts) -> set[str]:
+    """The MACs of the nodes that batman-adv hears directly."""
+    with batadv.open(node.ns) as genl:
+        return {neighbour.mac for neighbour in batadv.neighbours(genl, facts.mesh_index)}
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "peer", "prefix"),
+    [
+        ("192.0.2.1", "192.0.2.9", "192.0.2.2", 24),
+        ("2001:db8::1", "2001:db8::9", "2001:db8::2", 64),
+    ],
+)
+def test_a_tunnel_sends_from_the_address_that_the_peer_was_told(
+    wire: tuple[Node, Node], ours: str, other: str, peer: str, prefix: int
+) -> None:
+    """The kernel would choose the other of two addresses, and the peer hear nothing."""
+    here, there = wire
+    nodad = ("nodad",) if ":" in ours else ()
+    for node, addresses in ((here, (other, ours)), (there, (peer,))):
+        node.ip("link", "set", "eth1", "mtu", "1500", "up")
+        for address in addresses:
+            node.ip("addr", "add", f"{address}/{prefix}", "dev", "eth1", *nodad)
+    # Whichever of the two the kernel prefers, the peer was told the one it does not.
+    with links.open(here.ns) as rtnl:
+        chosen = routes.way_to(rtnl, peer).source
+    told = ({ours, other} - {chosen}).pop()
+    there_facts = bring_up(there, MeshConfig(links=[Link(geneve=Geneve(remote=told, id=7))]))
+    mute = bring_up(here, MeshConfig(links=[Link(geneve=Geneve(remote=peer, id=7))]))
+    assert f"sends from {chosen}, of " in mute.advice[0]
+    config = MeshConfig(links=[Link(geneve=Geneve(remote=peer, id=7, local=told))])
+    facts = bring_up(here, config, mute.mtu, mute)
+    assert facts.mended == (f"gnv7 did not send from {told}",)
+    assert facts.advice == ()
+    until(lambda: facts.hard["gnv7"] in heard(there, there_facts), "the peer hears the tunnel")
+    assert bring_up(here, config, facts.mtu, facts).mended == ()
+    with links.open(here.ns) as rtnl:
+        assert routes.way_to(rtnl, peer).source == chosen, "nothing else is routed differently"
+        (rule,) = routes.rules(rtnl)
+        routes.del_rule(rtnl, rule)
+    assert bring_up(here, config, facts.mtu, facts).mended == facts.mended
+    # An address that is not this node's is waited for; a tunnel without it leaves nothing.
+    nobody = MeshConfig(links=[Link(geneve=Geneve(remote=peer, id=7, local=peer[:-1] + "7"))])
+    assert "is no address of this node" in bring_up(here, nobody).waiting["mesh.links[0]"]
+    bring_up(here, MeshConfig(links=[Link(geneve=Geneve(remote=peer, id=7))]))
+    with links.open(here.ns) as rtnl:
+        assert routes.rules(rtnl) == []
+        assert routes.way_to(rtnl, peer, source.PORT).source == chosen
 
 
 def test_what_cannot_be_changed_in_place_is_said(wire: tuple[Node, Node]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netconf.errors import InvalidConfig
-from netconf.mesh import Geneve, Link, MeshConfig, validate
+from netconf.mesh.config import Geneve, Link, MeshConfig, validate
 
 GOOD = Link(interface="eth1")
 

@@ -1,0 +1,86 @@
+"""Which of a node's addresses a GENEVE tunnel sends from.
+
+1. A GENEVE device takes a frame only if its outer source is the device's own `remote`
+   (drivers/net/geneve.c, geneve_lookup). So a node must send from the address that its peer
+   was told, and nothing reports it when it does not: the frames are dropped in silence.
+2. The kernel has no attribute for a tunnel's own address (enum in include/uapi/linux/
+   if_link.h, IFLA_GENEVE_*): routing chooses the source. Where it would choose another than
+   `local`, the tunnel's packets, UDP to the peer's port 6081, get a rule and a table with one
+   route, which is the ordinary one with that source. Nothing else is routed differently.
+3. The ordinary route is asked for again at each look, so that ours follows it.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import msgspec
+
+from netconf.mesh.config import Geneve
+from netconf.netlink import routes
+from netconf.netlink.routes import Rule, Way
+from netconf.netlink.socket import Netlink
+
+PORT = 6081
+"""GENEVE's UDP port (RFC 8926, 3.3), the kernel's default (GENEVE_UDP_PORT)."""
+TABLE = 20078
+"""Number of our table of routes, and the priority of the rules that lead to it: before the main
+table (32766), after the local one (0)."""
+
+
+def way(rtnl: Netlink, geneve: Geneve) -> Way | None:
+    """Return the ordinary way to the tunnel's peer, or None if there is none."""
+    try:
+        return routes.way_to(rtnl, geneve.remote)
+    except OSError as error:
+        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return None
+        raise
+
+
+def is_ours(rtnl: Netlink, address: str) -> bool:
+    """Tell whether `address` is one of this node's."""
+    try:
+        return routes.way_to(rtnl, address).local
+    except OSError as error:
+        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return False
+        raise
+
+
+def several(rtnl: Netlink, ordinary: Way) -> list[str]:
+    """Return the addresses that the peer may have been told, if there is more than one.
+
+    Those on the link that leads to the peer, of the family of the one routing chooses.
+    """
+    version = ":" in ordinary.source
+    found = [
+        address
+        for address in routes.addresses(rtnl, ordinary.link)
+        if (":" in address) == version and not address.startswith("fe80:")
+    ]
+    return sorted(found) if len(found) > 1 else []
+
+
+def settle(rtnl: Netlink, geneve: Geneve, ordinary: Way) -> bool:
+    """Have the tunnel send from its `local` address; tell whether anything was changed.
+
+    OSError EINVAL if the address is not this node's.
+    """
+    rule = Rule(remote=geneve.remote, port=PORT, table=TABLE)
+    wanted = msgspec.structs.replace(ordinary, source=geneve.local)
+    now = routes.way_to(rtnl, geneve.remote, PORT)
+    if now == wanted:
+        return False
+    rtnl.batch([routes.host_route_request(geneve.remote, wanted, TABLE)])
+    if rule not in routes.rules(rtnl):
+        rtnl.batch([routes.add_rule_request(rule)])
+    return True
+
+
+def forget(rtnl: Netlink, kept: set[str]) -> None:
+    """Remove our rules and routes to all peers but those `kept`."""
+    for rule in routes.rules(rtnl):
+        if rule.remote not in kept:
+            routes.del_rule(rtnl, rule)
+            routes.del_host_route(rtnl, rule.remote, TABLE)
