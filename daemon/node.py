@@ -1,8 +1,10 @@
 """One node, put together: which parts there are, and in which order they start and stop.
 
 Start: lock → mesh → host filter → what the predecessor knew (records, policy, the kernel's
-sets) → attachments → socket → fabric. Nothing is flushed on the way; until the peers were
-heard, nothing is revoked either. Stop: the socket and the fabric close; the kernel stays.
+sets) → attachments → fabric → socket. Nothing is flushed on the way; until the peers were
+heard, nothing is revoked either. "Ready" says that this node serves its runtimes; mesh links
+and a fabric address that are missing are waited for beside that, and named in the log. Stop:
+the socket and the fabric close; the kernel stays.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from daemon.cluster.saver import Saver
 from daemon.cluster.snapshot import Snapshot
 from daemon.config import Config, fabric_settings, trust_of
 from daemon.fabric.identity_files import Credential
+from daemon.fabric.join import join
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from daemon.journal import Journal
 from daemon.mesh.local_mesh import LocalMesh
@@ -114,7 +117,7 @@ class Node:
         self._keep_alive = KeepAlive(self._registry, self._workers.mesh, journal)
         self._audit = Audit(
             self._registry, self._reconciler, self._workers.audit, state,
-            lambda: self._mesh.facts, journal,
+            lambda: self._mesh.facts, self._mesh.attachment_links.mend, journal,
         )  # fmt: skip
         self._hold = Hold(
             store, self._membership, self._exchange, self._liveness, self._registry,
@@ -150,8 +153,7 @@ class Node:
         self._tasks.forever("passes", self._reconciler.run)
         await self._reconciler.request()
         await self._saver.name()
-        await self._fabric.open(self._exchange)
-        self._publisher.again()
+        await join(self._fabric, self._exchange, self._tasks, self._journal, self._joined)
         for node in self._membership.others() - self._liveness.alive:
             self._liveness.watch(node)
         for loop in (
@@ -193,6 +195,11 @@ class Node:
         self._store.rely_on(credential.roots)
         info = self._mesh.info(credential.identity.pem)
         self._publisher.renew(credential.identity, info, list(self._registry.values()))
+
+    def _joined(self) -> None:
+        """The fabric is open: say everything, and let it follow what was learned before."""
+        self._publisher.again()
+        self._saver.refresh()
 
     def _introduce(self) -> None:
         """Say who and where this node is."""

@@ -14,7 +14,7 @@ import contextlib
 
 from daemon.cluster.membership import Membership
 from daemon.cluster.snapshot import Snapshot
-from daemon.fabric.interface import Fabric
+from daemon.fabric.interface import Fabric, NotOpenError
 from daemon.journal import Journal
 from daemon.model.store import Store, Verdict
 from daemon.resolver.client import Resolver
@@ -58,6 +58,10 @@ class Saver:
             self._ruled.set()
         self._changed.set()
 
+    def refresh(self) -> None:
+        """Have everything follow the store again: the fabric was opened."""
+        self._changed.set()
+
     async def watch(self) -> None:
         """Follow the store; runs until cancelled."""
         while True:
@@ -72,6 +76,8 @@ class Saver:
                 await self._fabric.reconfigure(
                     self._membership.endpoints(), self._membership.speakers()
                 )
+            except NotOpenError:
+                pass  # it is opened with the rest, or the daemon ends (`refresh`)
             except NoctuleError as error:
                 self._journal.error("fabric", error=error.message, details=error.details)
             with contextlib.suppress(TimeoutError):

@@ -11,6 +11,7 @@ from daemon.fabric.interface import (
     FabricError,
     FabricTimeoutError,
     Listener,
+    NotOpenError,
     Settings,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "FabricError",
     "FabricTimeoutError",
     "Listener",
+    "NotOpenError",
     "Settings",
 ]

@@ -37,6 +37,10 @@ class FabricError(TryAgain):
     """The fabric could not do it now; the message names the node and the reason."""
 
 
+class NotOpenError(FabricError):
+    """The fabric is not open yet, or not any more."""
+
+
 class FabricTimeoutError(FabricError, TimeoutError):
     """No whole answer came in the time given."""
 

@@ -10,17 +10,47 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from daemon.fabric.interface import Fabric, FabricError, Listener
 from daemon.journal import Journal
 from daemon.news import News
+from daemon.tasks import Tasks
 
 AGAIN = 1.0
 """Seconds between two attempts; one costs some milliseconds."""
 
+JOIN_FOR = 5.0
+"""Seconds that a start waits for the fabric before it goes on without; usually milliseconds."""
 
-async def join(fabric: Fabric, listener: Listener, journal: Journal, again: float = AGAIN) -> None:
-    """Open `fabric`, trying `again` and again every so many seconds."""
+
+async def join(
+    fabric: Fabric,
+    listener: Listener,
+    tasks: Tasks,
+    journal: Journal,
+    joined: Callable[[], None],
+    *,
+    within: float = JOIN_FOR,
+    again: float = AGAIN,
+) -> None:
+    """Open `fabric`; if that cannot be `within` some seconds, go on trying in the background.
+
+    `joined` is called once it is open. InvalidConfig if the identity is unusable.
+    """
+    opening = tasks.start("joining the fabric", _open(fabric, listener, journal, joined, again))
+    await asyncio.wait({opening}, timeout=within)
+    if opening.done():
+        opening.result()
+
+
+async def _open(
+    fabric: Fabric,
+    listener: Listener,
+    journal: Journal,
+    joined: Callable[[], None],
+    again: float,
+) -> None:
     news = News()
     while True:
         try:
@@ -30,4 +60,5 @@ async def join(fabric: Fabric, listener: Listener, journal: Journal, again: floa
                 journal.warning("fabric not joined", waiting=why, details=error.details)
             await asyncio.sleep(again)
         else:
+            joined()
             return

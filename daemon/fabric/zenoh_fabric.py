@@ -30,6 +30,7 @@ from daemon.fabric.interface import (
     FabricError,
     FabricTimeoutError,
     Listener,
+    NotOpenError,
     Settings,
 )
 from daemon.fabric.link_repair import CHECK, LinkRepair
@@ -129,7 +130,7 @@ class ZenohFabric:
         """Reopen with other endpoints, nodes or certificates; True if there was a change."""
         async with self._changing:
             if not self._opened:
-                raise FabricError("the fabric is not open")
+                raise NotOpenError("the fabric is not open")
             wanted = msgspec.structs.replace(
                 self._settings, connect=tuple(sorted(set(endpoints))), nodes=nodes
             )

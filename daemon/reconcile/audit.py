@@ -1,7 +1,7 @@
 """Reading the kernel back and comparing it with what it was told.
 
-1. Each difference is reported in a sentence. Tables are mended here, under traffic; the next pass
-   mends the rest.
+1. Each difference is reported in a sentence. Links and tables are set right here, under traffic
+   and as far as they can be without a person (the sentence says so); the next pass mends the rest.
 2. An audit runs beside passes. What one of them is changing just then proves nothing.
 3. A round of the standing audit reads back `AUDIT_AT_ONCE` attachments in turn, and each whose
    nftables somebody else has changed since (the kernel counts): so a thousand attachments cost
@@ -47,14 +47,17 @@ class Audit:
         pool: Pool,
         state: State,
         net: Callable[[], NodeNet],
+        mend: Callable[[Iterable[Attachment]], list[str]],
         journal: Journal,
     ) -> None:
-        """`net` tells of this node, once its mesh is up."""
+        """`net` tells of this node, once its mesh is up. `mend` sets the links of attachments
+        right, in a worker thread, and returns what differed."""
         self._registry = registry
         self._reconciler = reconciler
         self._pool = pool
         self._state = state
         self._net = net
+        self._mend = mend
         self._journal = journal
         self._turn = 0
         """Where the next round of the standing audit begins."""
@@ -139,6 +142,8 @@ class Audit:
         """Audit the host filter, and the attachments that are `due`."""
         found = await self._pool.run(self._restore_host, list(self._registry.values()))
         for attachment in due:
+            # Before keys and sets are read: a link that was down has lost its neighbours.
+            found += await self._pool.run(self._mend, [attachment])
             programmed = self._reconciler.programmed(attachment.id)
             if programmed is None:
                 continue

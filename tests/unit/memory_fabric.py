@@ -26,6 +26,7 @@ from daemon.fabric import (
     FabricError,
     FabricTimeoutError,
     Listener,
+    NotOpenError,
     Settings,
 )
 from daemon.model.keys import Keys
@@ -154,7 +155,7 @@ class MemoryFabric:
 
     async def reconfigure(self, endpoints: Sequence[str], nodes: frozenset[str] | None) -> bool:
         if self.listener is None:
-            raise FabricError("the fabric is not open")
+            raise NotOpenError("the fabric is not open")
         if set(endpoints) == set(self.settings.connect) and nodes == self.settings.nodes:
             return False
         self.settings = msgspec.structs.replace(

@@ -211,7 +211,9 @@ class Stage:
             made.hold = hold
             made.passed = count
             self.registry.subscribe(made)
-            self.audit = Audit(self.registry, made, pool, self.state, lambda: NET, Journal())
+            self.audit = Audit(
+                self.registry, made, pool, self.state, lambda: NET, lambda _: [], Journal()
+            )
             for attachment in self.attachments.values():
                 self.registry.add(attachment, fresh=True)
             running = asyncio.ensure_future(made.run())

@@ -1,0 +1,103 @@
+"""A fabric whose address comes late is waited for; what no time mends is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from daemon.fabric import FabricError
+from daemon.fabric.interface import Listener
+from daemon.fabric.join import join
+from daemon.fabric.zenoh_fabric import ZenohFabric
+from daemon.journal import Journal
+from daemon.tasks import Tasks
+from netconf.errors import InvalidConfig, NoctuleError
+from tests.unit.fabric_kit import Authority, Recorder, free_ports
+
+LIMIT = 10.0
+
+
+class Late:
+    """Of a fabric what `join` asks for: it cannot be opened while there is an `error`."""
+
+    def __init__(self, error: NoctuleError) -> None:
+        self.error: NoctuleError | None = error
+        self.attempts = asyncio.Semaphore(0)
+        self.listener: Listener | None = None
+
+    async def open(self, listener: Listener) -> None:
+        self.attempts.release()
+        if self.error is not None:
+            raise self.error
+        self.listener = listener
+
+
+def play(scene: Callable[[Tasks], Awaitable[None]]) -> None:
+    async def run() -> None:
+        tasks = Tasks(Journal())
+        try:
+            async with asyncio.timeout(LIMIT):
+                await scene(tasks)
+        finally:
+            await tasks.close()
+
+    asyncio.run(run())
+
+
+def test_an_address_that_comes_late_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(tasks: Tasks) -> None:
+        fabric = Late(FabricError("fabric.listen: the address is not this node's"))
+        listener, joined = Recorder(), asyncio.Event()
+        await join(
+            fabric,  # type: ignore[arg-type]
+            listener,
+            tasks,
+            Journal(),
+            joined.set,
+            within=0.0,
+            again=0.0,
+        )
+        for _ in range(5):  # the start goes on meanwhile
+            await fabric.attempts.acquire()
+        assert not joined.is_set()
+        fabric.error = None
+        await joined.wait()
+        assert fabric.listener is listener
+
+    play(scene)
+    assert [record.getMessage() for record in caplog.records] == ["fabric not joined"]
+
+
+def test_an_identity_that_cannot_be_used_ends_the_start() -> None:
+    async def scene(tasks: Tasks) -> None:
+        fabric = Late(InvalidConfig("fabric.identity.key: cannot read"))
+        with pytest.raises(InvalidConfig, match=r"identity\.key"):
+            await join(
+                fabric,  # type: ignore[arg-type]
+                Recorder(),
+                tasks,
+                Journal(),
+                lambda: None,
+            )
+
+    play(scene)
+
+
+def test_zenoh_opens_once_its_port_is_free(tmp_path: Path) -> None:
+    """The same, with the real thing: a port that somebody else holds for a while."""
+
+    async def scene(tasks: Tasks) -> None:
+        (port,) = free_ports(1)
+        blocker = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+        fabric = ZenohFabric(Authority(tmp_path).settings("n1", port, []))
+        joined = asyncio.Event()
+        await join(fabric, Recorder(), tasks, Journal(), joined.set, within=0.0, again=0.01)
+        assert not joined.is_set()
+        blocker.close()
+        await joined.wait()
+        await fabric.close()
+
+    play(scene)
