@@ -29,7 +29,7 @@ def check(node: NodeNet, state: State, key_file: str) -> None:
 
 
 def _mesh(node: NodeNet) -> list[str]:
-    again = "restart noctuled, which makes it: systemctl restart noctuled"
+    again = "noctuled puts it back within 5 s; start it: systemctl start noctuled"
     with doing("look at the mesh"), links.open() as rtnl:
         mesh, bridge = links.get(rtnl, names.MESH), links.get(rtnl, node.bridge)
         missing = [name for name, at in ((names.MESH, mesh), (node.bridge, bridge)) if at is None]

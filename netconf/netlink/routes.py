@@ -31,6 +31,7 @@ RT_TABLE_MAIN = 254
 RTPROT_STATIC = 4
 RT_SCOPE_UNIVERSE = 0
 RT_SCOPE_LINK = 253
+RT_SCOPE_NOWHERE = 255
 RTN_UNICAST = 1
 RTN_LOCAL = 2
 FR_ACT_TO_TBL = 1
@@ -142,8 +143,10 @@ def host_route_request(remote: str, way: Way, table: int) -> NetlinkRequest:
 
 def del_host_route(rtnl: Netlink, remote: str, table: int) -> None:
     """Remove what `host_route_request` made; nothing to do if it is gone."""
+    message = _host_route(remote, table)
+    message["scope"] = RT_SCOPE_NOWHERE  # of any scope (fib_table_delete)
     try:
-        rtnl.request(RTM_DELROUTE, _host_route(remote, table))
+        rtnl.request(RTM_DELROUTE, message)
     except OSError as error:
         if error.errno != errno.ESRCH:
             raise

@@ -32,22 +32,15 @@ from typing import Any
 from daemon.ctl import pki as make_pki
 from tests.e2e.container import Container
 from tests.e2e.machine import inside, run, until
+from tests.e2e.underlay import IPV4, Underlay
 
 HERE = Path(__file__).parent
 PLUGIN = "/opt/cni/bin/noctule"
 NETWORK = "mesh"
 NODES = ("n1", "n2", "n3")
-FABRIC = {"n1": "192.0.2.1", "n2": "192.0.2.2", "n3": "198.51.100.3"}
+FABRIC = IPV4.fabric
 SLICE = {"n1": "10.64.16.0/20", "n2": "10.64.32.0/20", "n3": "10.64.48.0/20"}
 ULA = "fd4e:6f63:7475::/96"
-PORT = 7447
-
-LINKS = {
-    "n1": "    - interface: eth1",
-    "n2": "    - interface: eth1\n    - geneve: {remote: 198.51.100.3, id: 7}",
-    "n3": "    - geneve: {remote: 198.51.100.2, id: 7}",
-}
-
 POLICY = """\
 nodes:
   n1: {slice: 10.64.16.0/20}
@@ -75,11 +68,14 @@ class Failed(AssertionError):
 class Cluster:
     """Three nodes; a context manager that removes all it made."""
 
-    def __init__(self, *, confirm_ms: int = 2000, lease_ms: int = 10_000) -> None:
+    def __init__(
+        self, *, confirm_ms: int = 2000, lease_ms: int = 10_000, underlay: Underlay = IPV4
+    ) -> None:
         """Under emulation a neighbour needs many times the default 100 ms to confirm, and a
         busy one is silent for longer than the default lease."""
         self.confirm_ms = confirm_ms
         self.lease_ms = lease_ms
+        self.underlay = underlay
         self.base = Path(tempfile.mkdtemp(prefix="noctule-"))
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.resolvers: dict[str, subprocess.Popen[bytes]] = {}
@@ -132,23 +128,23 @@ class Cluster:
                 "peer", "name", right_name, "netns", right)  # fmt: skip
             run("ip", "-n", left, "link", "set", left_name, "up")
             run("ip", "-n", right, "link", "set", right_name, "up")
-        for node, address, device in (
-            ("n1", "192.0.2.1/24", "eth1"),
-            ("n2", "192.0.2.2/24", "eth1"),
-            ("n2", "198.51.100.2/24", "eth2"),
-            ("n3", "198.51.100.3/24", "eth1"),
-        ):
-            run("ip", "-n", node, "addr", "add", address, "dev", device)
-        run("ip", "-n", "n1", "route", "add", "198.51.100.0/24", "via", "192.0.2.2")
-        run("ip", "-n", "n3", "route", "add", "192.0.2.0/24", "via", "198.51.100.2")
-        inside("/run/netns/n2", "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+        for node, address, device in self.underlay.addresses:
+            self.give(node, address, device)
+        for node, network, gateway in self.underlay.routes:
+            run("ip", "-n", node, "route", "add", network, "via", gateway)
+        inside("/run/netns/n2", "sysctl", "-q", "-w", f"{self.underlay.forwarding}=1")
+
+    def give(self, node: str, address: str, device: str) -> None:
+        """Give a node an address of the underlay, usable at once."""
+        nodad = ("nodad",) if ":" in address else ()
+        run("ip", "-n", node, "addr", "add", address, "dev", device, *nodad)
 
     def _files(self) -> None:
         pki = self.base / "pki"
         # In this process: four starts of noctulectl would cost an emulated machine ten seconds.
         make_pki.init(pki, "lab", time.time())
         for node in NODES:
-            make_pki.issue(pki, node, [FABRIC[node]], time.time())
+            make_pki.issue(pki, node, [self.underlay.fabric[node]], time.time())
             folder = self.base / node
             folder.mkdir()
             (folder / "node.yaml").write_text(self.node_yaml(node))
@@ -158,16 +154,16 @@ class Cluster:
     def node_yaml(self, node: str) -> str:
         """Return the configuration of `node`."""
         folder, pki = self.base / node, self.base / "pki"
-        connect = ", ".join(f"tls/{FABRIC[o]}:{PORT}" for o in NODES if o != node)
+        connect = ", ".join(f'"{self.underlay.endpoint(o)}"' for o in NODES if o != node)
         return f"""\
 cluster: lab
 node: {node}
 mesh:
   links:
-{LINKS[node]}
+{self.underlay.links[node]}
 addresses: {{pool: 10.64.0.0/12, slice: {SLICE[node]}, vips: 10.80.0.0/16, ula: "{ULA}"}}
 fabric:
-  listen: [tls/{FABRIC[node]}:{PORT}]
+  listen: ["{self.underlay.endpoint(node)}"]
   connect: [{connect}]
   confirm_ms: {self.confirm_ms}
   lease_ms: {self.lease_ms}

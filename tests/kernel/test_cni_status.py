@@ -77,7 +77,7 @@ def test_what_is_missing(node: MeshNode, container: MakeContainer, tmp_path: Pat
     node.sandbox.ip("link", "set", "eth1", "nomaster")
     expect(LimitedConnectivity, "bat0 has no link", "host filter")
     node.sandbox.ip("link", "del", "bat0")
-    expect(LimitedConnectivity, "bat0 missing on the node", "restart noctuled")
+    expect(LimitedConnectivity, "bat0 missing on the node", "start noctuled")
     with node.sandbox.ns.enter():
         ruleset.ensure_host()  # which DEL of the fixture's containers expects
     node.detach(made.id)

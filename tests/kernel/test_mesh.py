@@ -294,6 +294,8 @@ def test_a_tunnel_sends_from_the_address_that_the_peer_was_told(
     with links.open(here.ns) as rtnl:
         assert routes.rules(rtnl) == []
         assert routes.way_to(rtnl, peer, source.PORT).source == chosen
+    for version in ("-4", "-6"):
+        assert f"table {source.TABLE}" not in here.ip(version, "route", "show", "table", "all")
 
 
 def test_what_cannot_be_changed_in_place_is_said(wire: tuple[Node, Node]) -> None:

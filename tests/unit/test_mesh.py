@@ -13,6 +13,7 @@ GOOD = Link(interface="eth1")
 def test_what_the_design_shows_is_valid() -> None:
     validate(MeshConfig(links=[GOOD, Link(geneve=Geneve(remote="192.0.2.3", id=7))]))
     validate(MeshConfig(links=[Link(geneve=Geneve(remote="2001:db8::3", id=0))], mtu=1400))
+    validate(MeshConfig(links=[Link(geneve=Geneve(remote="192.0.2.3", id=1, local="192.0.2.1"))]))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,23 @@ def test_what_the_design_shows_is_valid() -> None:
         (
             MeshConfig(links=[Link(geneve=Geneve(remote="192.0.2.3", id=1 << 24))]),
             r"mesh\.links\[0\]\.geneve\.id: 16777216",
+        ),
+        (
+            MeshConfig(links=[Link(geneve=Geneve(remote="192.0.2.3", id=7, local="eth0"))]),
+            r"mesh\.links\[0\]\.geneve\.local: 'eth0' .* give this node's address",
+        ),
+        (
+            MeshConfig(links=[Link(geneve=Geneve(remote="192.0.2.3", id=7, local="2001:db8::1"))]),
+            r"mesh\.links\[0\]\.geneve\.local: .* of two IP versions",
+        ),
+        (
+            MeshConfig(
+                links=[
+                    Link(geneve=Geneve(remote="192.0.2.3", id=7, local="192.0.2.1")),
+                    Link(geneve=Geneve(remote="192.0.2.3", id=8, local="192.0.2.2")),
+                ]
+            ),
+            r"mesh\.links\[1\]\.geneve\.local: link 0 goes to 192.0.2.3 as well",
         ),
         (MeshConfig(links=[Link(interface="e", throughput=5)]), r"links\[0\]\.throughput"),
         (MeshConfig(links=[GOOD], mtu=1501), r"mesh\.mtu: 1501"),
