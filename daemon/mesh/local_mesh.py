@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable
 
 from daemon.attachments.registry import Registry
@@ -22,6 +23,7 @@ from daemon.mesh import mtu, paths
 from daemon.mesh.attachment_links import PATIENCE, AttachmentLinks
 from daemon.mesh.links import Links, replaced
 from daemon.model.records import NodeInfo
+from daemon.news import News
 from daemon.workers import Pool
 from netconf import names
 from netconf.attach import operations
@@ -82,6 +84,7 @@ class LocalMesh:
         """The devices of which a change is looked at at once."""
         self._off: set[str] = set()
         """Attachments of which a link is down or free, as the kernel told: to be looked at."""
+        self._news = News()
         self._instance = secrets.token_hex(8)
         """Tells this run of the daemon from others."""
         self._renew = False
@@ -223,11 +226,12 @@ class LocalMesh:
         for attachment in list(self._registry.values()):
             # Also one that was being made meanwhile, or could not be resized the last time.
             if attachment.mtu > self.up.mtu:
-                made = await self._pool.run(
-                    operations.resize, self._state, attachment.id, self.up.mtu
-                )
-                if made is not None:
-                    self._registry.update(made)
+                await self._logged(self._resize(attachment))
+
+    async def _resize(self, attachment: Attachment) -> None:
+        made = await self._pool.run(operations.resize, self._state, attachment.id, self.up.mtu)
+        if made is not None:
+            self._registry.update(made)
 
     def _compare_ula(self) -> None:
         """Log, once, each node that was told another IPv6 network."""
@@ -280,6 +284,6 @@ class LocalMesh:
     async def _mend(self, attachments: Iterable[Attachment]) -> list[str]:
         """Set the links of attachments right; return and log what differed."""
         found = await self._pool.run(self.attachment_links.mend, attachments)
-        for difference in found:
+        for difference in self._news.tell(time.monotonic(), found):
             self._journal.warning("drift", difference=difference)
         return found

@@ -39,7 +39,8 @@ from netconf.netlink.socket import Netlink, NetlinkRequest, doing
 
 BATADV_OVERHEAD = 32
 PLAIN_LIMIT = 1500 - BATADV_OVERHEAD
-"""Bytes that a mesh over ordinary Ethernet carries: the assumption while no link is there."""
+"""Bytes that a mesh over ordinary Ethernet carries: what containers get while no link is there.
+Others hear of no limit then, for what they lower for this node they do not raise again."""
 GENEVE_OVERHEAD = {4: 50, 6: 70}
 
 ALIAS = "noctule"
@@ -148,7 +149,8 @@ class _Site:
         self._forget_sources()
         limit = min((MTU_MAX, *(facts.mtu - BATADV_OVERHEAD for facts in hard)))
         if not hard:
-            limit = self._before.limit if self._before is not None else PLAIN_LIMIT
+            limit = self._before.limit if self._before is not None else MTU_MAX
+            mesh_mtu = min(mesh_mtu or PLAIN_LIMIT, PLAIN_LIMIT)
         mtu = self._mtu(limit, mesh_mtu)
         switch = self._bridge(bridge)
         self._enslave("mesh", bat0, switch)

@@ -158,7 +158,8 @@ def test_an_interface_that_comes_late_is_waited_for(wire: tuple[Node, Node]) -> 
     run("ip", "-n", node.name, "link", "set", "eth1", "name", "late0")
     config = MeshConfig(links=[ETH1, Link(geneve=Geneve(remote="192.0.2.2", id=9))])
     facts = bring_up(node, config)
-    assert (facts.hard, facts.limit) == ({}, devices.PLAIN_LIMIT)
+    assert (facts.hard, facts.mtu) == ({}, devices.PLAIN_LIMIT)
+    assert facts.limit == 1500, "it is no reason for others to lower theirs"
     assert list(facts.waiting) == ["mesh.links[0]", "mesh.links[1]"]
     assert "no interface eth1 in this namespace; name one of: " in facts.waiting["mesh.links[0]"]
     assert "no route to 192.0.2.2" in facts.waiting["mesh.links[1]"]
