@@ -206,10 +206,9 @@ class _Site:
     def _interface(self, field: str, name: str) -> Facts:
         facts = links.get(self._rtnl, name)
         if facts is None:
-            there = ", ".join(other.name for other in links.every(self._rtnl) if other.mac)
             raise _NotYetError(
                 f"{field}.interface: no interface {name} in this namespace; "
-                f"name one of: {there or 'none has an Ethernet address'}"
+                "correct the name, or wait until it is there"
             )
         return facts
 

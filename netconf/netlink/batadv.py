@@ -210,7 +210,12 @@ def _request(
 
 
 def _dump(genl: Netlink, command: int, ifindex: int) -> list[nlmsg]:
-    return genl.dump(family_id(genl, uapi.BATADV_NL_NAME), _message(command, ifindex, []))
+    """Return a table; empty while the mesh has no active hard interface, which is ENOENT."""
+    family = family_id(genl, uapi.BATADV_NL_NAME)
+    try:
+        return genl.dump(family, _message(command, ifindex, []))
+    except FileNotFoundError:
+        return []
 
 
 def _clients(genl: Netlink, command: int, ifindex: int) -> list[Client]:

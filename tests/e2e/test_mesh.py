@@ -62,6 +62,7 @@ def test_what_comes_late_is_waited_for(meshed: Cluster) -> None:
     assert meshed.daemons["n1"].poll() is None
     for event in ("mesh link not in use", "mesh link in use", "fabric not joined"):
         assert len(lines(meshed, "n1", event)) == 1, event
+    assert lines(meshed, "n1", "mesh") == [], "a mesh without links is no error"
     assert meshed.status("n1")["mesh"] == []
 
 
