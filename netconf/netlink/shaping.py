@@ -13,11 +13,18 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated, TypeAlias
 
 import msgspec
 
-from netconf.netlink.socket import NLM_F_CREATE, NLM_F_REPLACE, Netlink, NetlinkRequest
+from netconf.netlink.socket import (
+    NLM_F_CREATE,
+    NLM_F_ECHO,
+    NLM_F_REPLACE,
+    Netlink,
+    NetlinkRequest,
+)
 from netconf.uapi.tbf import RTM_DELQDISC, RTM_GETQDISC, RTM_NEWQDISC, TC_H_ROOT, tcmsg
 
 LATENCY_SECONDS = 0.025
@@ -127,14 +134,22 @@ def _delete_request(index: int) -> NetlinkRequest:
 def _found(rtnl: Netlink, index: int) -> tuple[int, int] | None:
     """Return rate and limit of a link's bucket; None if its root is no ``tbf``.
 
-    The kernel gives the burst back as a time, cut to 32 bits (tbf_dump); the limit holds it.
+    One link is asked for: a dump would bring those of all containers. The kernel sends the answer
+    to whoever asked for an echo (tc_get_qdisc), and none of a link that has no discipline at all.
+    It gives the burst back as a time, cut to 32 bits (tbf_dump); the limit holds it.
     """
     message = tcmsg()
     message["index"] = index
-    for answer in rtnl.dump(RTM_GETQDISC, message):
-        if answer["index"] == index and answer["parent"] == TC_H_ROOT:
-            if answer.get_attr("TCA_KIND") != "tbf":
-                return None
+    message["parent"] = TC_H_ROOT
+    message["attrs"] = []
+    try:
+        answers = rtnl.request(RTM_GETQDISC, message, NLM_F_ECHO)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            return None
+        raise
+    for answer in answers:
+        if answer.get_attr("TCA_KIND") == "tbf":
             options = answer.get_attr("TCA_OPTIONS")
             parms = options.get_attr("TCA_TBF_PARMS")
             return int(options.get_attr("TCA_TBF_RATE64") or parms["rate"]), int(parms["limit"])

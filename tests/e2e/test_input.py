@@ -124,7 +124,7 @@ CONFIGS = [
     ("an unknown key", ("cluster: lab", "cluster: lab\ncolour: red"), ["colour", "unknown key"]),
     ("a slice outside the pool", ("slice: 10.64.32.0/20", "slice: 10.99.0.0/20"),
      ["addresses.slice", "10.99.0.0/20", "10.64.0.0/12"]),
-    ("no interface", ("interface: eth1", "interface: eth9"), ["mesh.links", "eth9"]),
+    ("a link twice", ("id: 7}", "id: 7}\n    - interface: eth1"), ["mesh.links[2]", "eth1"]),
     ("no certificate", ("n2.crt", "nowhere.crt"), ["nowhere.crt"]),
     ("another's certificate", ("n2.crt", "n1.crt"), ["fabric.identity"]),
 ]  # fmt: skip
