@@ -209,4 +209,4 @@ class Node:
         """Take over attachments, and set straight what this node says of them."""
         await self._lifecycle.adopt()
         self._reconciler.adopt_pairs(await self._workers.program.run(host.pairs))
-        self._publisher.align(self._registry.values(), self._lifecycle.unreadable)
+        self._publisher.align(self._registry.values(), self._registry.opaque)

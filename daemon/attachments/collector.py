@@ -76,7 +76,8 @@ class Collector:
         # Side by side, for most of a removal is waiting for the kernel.
         await asyncio.gather(*(self._lifecycle.try_remove(one, "namespace gone") for one in gone))
         found = self._state.ids()
-        vanished = self._registry.keys() - found - self._turns.busy()
+        known = self._registry.keys() | self._registry.opaque.keys()
+        vanished = known - found - self._turns.busy()
         for attachment_id in vanished:
             self._registry.remove(attachment_id)
         for attachment_id in vanished:
@@ -88,10 +89,12 @@ class Collector:
         """Adopt the executable's own ADD, made while this daemon did not answer."""
         async with self._turns.only(attachment_id):
             attachment = await self._pool.run(self._state.get, attachment_id)
-            if attachment is None or attachment.phase != "ready":
-                return
             if attachment_id in self._registry:
                 return  # an ADD had its turn first
+            if attachment is not None and attachment.phase == "unreadable":
+                self._lifecycle.keep_opaque(attachment)
+            if attachment is None or attachment.phase != "ready":
+                return
             alive = await self._pool.run(operations.alive, attachment)
             if alive:
                 self._adopt(attachment)

@@ -31,7 +31,7 @@ class KeepAlive:
         """Send, again and again; runs until cancelled."""
         while True:
             await asyncio.sleep(KEEP_ALIVE_EVERY)
-            for attachment in list(self._registry.values()):
+            for attachment in [*self._registry.values(), *self._registry.opaque.values()]:
                 try:
                     await self._pool.run(frames.keep_alive, attachment.mac)
                 except (NoctuleError, OSError) as error:

@@ -55,8 +55,6 @@ class Lifecycle:
         self._opening = opening
         self._policy = policy
         self._journal = journal
-        self.unreadable: set[str] = set()
-        """Attachments whose state files could not be read when this daemon started (rule 5)."""
 
     # --- what the API asks
 
@@ -152,10 +150,20 @@ class Lifecycle:
             if attachment.phase == "ready" and await self._pool.run(operations.alive, attachment):
                 self._registry.add(attachment, fresh=False)
             elif attachment.phase == "unreadable":
-                self.unreadable.add(attachment.id)
-                self._journal.error("state file unreadable", attachment=attachment.id)
+                self.keep_opaque(attachment)
             else:
                 await self.try_remove(attachment, "incomplete")
+
+    def keep_opaque(self, attachment: Attachment) -> None:
+        """Note an attachment whose state file cannot be read; what is said of it stays."""
+        if attachment.id not in self._registry.opaque:
+            self._registry.opaque[attachment.id] = attachment
+            self._journal.error(
+                "state file unreadable",
+                attachment=attachment.id,
+                address=attachment.address,
+                remedy="upgrade noctule on this node, or recreate the container",
+            )
 
     # --- how
 

@@ -3,7 +3,11 @@
 1. The state files are the truth about what exists; the registry follows them.
 2. An attachment is added once it is complete, removed before anything of it is taken down, and
    released when nothing of it is left in the kernel. Subscribers hear of it in that order.
-3. `added` and `removed` are called in the loop's thread and must not block. Subscribers are called
+3. An attachment whose state file cannot be read (another release wrote it, or it is damaged) is
+   `opaque`: its id and address are known, from the file's name, and that it is there. It is not
+   in the mapping, for nothing in its namespace can be changed; but what this node says of it and
+   the host filter's pairs stay, until a DEL. That is told as of others.
+4. `added` and `removed` are called in the loop's thread and must not block. Subscribers are called
    in the order of their subscription.
 """
 
@@ -34,6 +38,8 @@ class Registry(Mapping[str, Attachment]):
 
     def __init__(self) -> None:
         self._attachments: dict[str, Attachment] = {}
+        self.opaque: dict[str, Attachment] = {}
+        """By id; of each only the id and the address mean anything (rule 3)."""
         self._subscribers: list[Subscriber] = []
 
     def __getitem__(self, attachment_id: str) -> Attachment:
@@ -51,6 +57,7 @@ class Registry(Mapping[str, Attachment]):
 
     def add(self, attachment: Attachment, *, fresh: bool) -> None:
         """Add an attachment that is complete; see `Subscriber.added` for `fresh`."""
+        self.opaque.pop(attachment.id, None)
         self._attachments[attachment.id] = attachment
         for subscriber in self._subscribers:
             subscriber.added(attachment, fresh=fresh)
@@ -62,7 +69,7 @@ class Registry(Mapping[str, Attachment]):
 
     def remove(self, attachment_id: str) -> Attachment | None:
         """Remove an attachment that is about to be taken down; None if it is not known."""
-        known = self._attachments.pop(attachment_id, None)
+        known = self._attachments.pop(attachment_id, None) or self.opaque.pop(attachment_id, None)
         if known is not None:
             for subscriber in self._subscribers:
                 subscriber.removed(known)

@@ -129,9 +129,15 @@ class Audit:
             self._journal.warning("outdated", attachment=one)
 
     def outdated(self) -> list[str]:
-        """Say which containers have another IPv6 network than the node, and so keep it."""
+        """Say which containers have another IPv6 network than the node, and so keep it; and of
+        which nothing but the file's name can be read, so that only a new one follows policy."""
         ula = self._net().ula
-        return [
+        opaque = [
+            f"{one.id} ({one.address}): its state file cannot be read, so nothing in the container "
+            "follows policy; upgrade noctule on this node, or recreate the container"
+            for one in self._registry.opaque.values()
+        ]
+        return opaque + [
             f"{made.id} ({made.service}): addresses.ula was {made.ula or 'absent'} and is "
             f"{ula or 'absent'}; recreate the container"
             for made in self._registry.values()

@@ -47,7 +47,7 @@ class Planner:
     def plan(self) -> Work:
         """Plan by what is known now."""
         policy = self._store.policy()
-        attachments = dict(self._registry)
+        attachments = self._opaque() | dict(self._registry)
         self._last = plan(
             policy,
             self._store.replicas(),
@@ -62,6 +62,21 @@ class Planner:
             desired=self._last.views,
             policy_version=policy.version if policy else 0,
         )
+
+    def _opaque(self) -> dict[str, Attachment]:
+        """Return the opaque attachments as this node last described them.
+
+        They take part in the plan for the host filter's pairs, without which the frames of a
+        container that nobody took down would be dropped.
+        """
+        found = {}
+        for opaque in self._registry.opaque.values():
+            said = self._store.replica(self._node, opaque.id)
+            if said is not None and said.address == opaque.address:
+                found[opaque.id] = msgspec.structs.replace(
+                    opaque, service=said.service, network=said.network
+                )
+        return found
 
     def slots(self) -> Mapping[Group, tuple[str, ...]]:
         """Return the slots of the last plan, by network and service."""

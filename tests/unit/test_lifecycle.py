@@ -317,11 +317,37 @@ def test_a_state_file_that_cannot_be_read_is_left_alone(stage: Stage) -> None:
 
     async def scene(node: Node) -> None:
         await node.lifecycle.adopt()
-        assert node.lifecycle.unreadable == {made.id}
+        assert node.registry.opaque.keys() == {made.id}
         assert (node.registry, stage.kernel.up) == ({}, {made.id: made})
         assert file.exists()
+        assert stage.told == []
         await node.lifecycle.detach(stage.request("a"))  # only DEL ends it
         assert (stage.state.all(), stage.kernel.up) == ([], {})
+        assert [word for word, _ in stage.told] == ["closed", "released"]
+        assert node.registry.opaque == {}
+
+    stage.run(scene)
+
+
+@pytest.mark.parametrize("ending", ["by DEL without the daemon", "by an ADD"])
+def test_what_another_release_attached_beside_this_daemon(stage: Stage, ending: str) -> None:
+    stage.netns("a")
+
+    async def scene(node: Node) -> None:
+        made = stage.alone("a")
+        file = stage.folder / "state" / "attachments" / f"{made.id}@{made.address}.json"
+        file.write_text('{"phase": "drained"}')
+        await watching(node, lambda: node.registry.opaque)
+        assert (node.registry, stage.told) == ({}, [])
+        await asyncio.to_thread(stage.kernel.detach, stage.state, made.id)
+        if ending == "by an ADD":
+            stage.alone("a")
+            await watching(node, lambda: node.registry)
+            assert stage.told_of("opened")
+        else:
+            await watching(node, lambda: stage.told_of("released"))
+            assert len(stage.told_of("closed")) == 1
+        assert node.registry.opaque == {}
 
     stage.run(scene)
 
