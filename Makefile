@@ -32,8 +32,8 @@ PARTS   := $(VENV)/python -m tests.parts
 ALL      = lint unit $(GUEST)
 # Kernels other than the lab's own.
 BOOTED  := kernel-6.1:image+ipv4:image
-GUEST   := image packages libcni \
-	e2e:image+clients:image,libcni+kernel:image+packaged:image,packages$(if $(HERE),,+$(BOOTED))
+GUEST   := image packages libcni released \
+	e2e:image+clients:image,libcni+kernel:image+packaged:image,packages+releases:image,released$(if $(HERE),,+$(BOOTED))
 
 # The package, and what it is made of.
 VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' daemon/version.py)
@@ -41,8 +41,8 @@ DEB     := dist/noctule_$(VERSION)_amd64.deb
 SOURCES := $(shell find cni netconf daemon packaging -type f -not -name '*.pyc') pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test parts lint unit fuzz guest kernel ipv4 e2e clients packaged soak libcni bench \
-        kernel-6.1 lab shell image packages install clean
+.PHONY: help setup demo test parts lint unit fuzz guest kernel kernel-6.1 ipv4 e2e clients packaged \
+        releases released soak libcni bench lab shell image packages install clean
 
 help:
 	@sed -n '/^\#/!q; s/^\# \{0,1\}//p' Makefile
@@ -76,7 +76,7 @@ fuzz: setup
 guest: setup
 	@$(PARTS) $(GUEST)
 
-kernel e2e clients packaged: setup
+kernel e2e clients packaged releases: setup
 	$(RUN) tests/lab/guest-tests.sh tests/$@ $(ARGS)
 
 # What talks to the kernel must do so on the older release's as well.
@@ -88,6 +88,12 @@ ipv4: setup
 	$(RUN) --append ipv6.disable=1 tests/lab/guest-tests.sh tests/kernel/test_ipv4.py $(ARGS)
 
 clients soak: libcni
+
+releases: released
+
+# The release before this one, out of git, for tests that set it beside this one.
+released: setup
+	@$(VENV)/python -m tests.compat.released
 
 packaged bench soak: $(DEB)
 

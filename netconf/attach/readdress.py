@@ -18,7 +18,7 @@ from netconf.attach.attachment import Attachment, NodeNet
 from netconf.attach.state import State
 from netconf.errors import UnknownContainer
 from netconf.namespace import Namespace, identity
-from netconf.netlink import links
+from netconf.netlink import links, routes
 from netconf.netlink.socket import doing
 
 
@@ -45,8 +45,8 @@ def add_ipv6(node: NodeNet, state: State, attachment_id: str) -> Attachment | No
             _, address = node.addresses(made.address)
             _, network = node.routes()
             steps = [
-                links.address_request(found.index, address),
-                links.route_request(found.index, network),
+                routes.address_request(found.index, address),
+                routes.route_request(found.index, network),
             ]
             try:
                 inside.batch(steps)

@@ -197,10 +197,14 @@ paths: {{state: {folder}/run, socket: {folder}/run/noctuled.sock, cache: {folder
     def _run(self, program: str, node: str) -> subprocess.Popen[bytes]:
         with (self.base / node / "log").open("ab") as log:
             return subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{node}", program,
+                ["nsenter", f"--net=/run/netns/{node}", self.program(node, program),
                  "--config", str(self.base / node / "node.yaml")],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
+
+    def program(self, node: str, name: str) -> str:
+        """Return the daemon, resolver or noctulectl of a node, as a path or to be found by PATH."""
+        return name
 
     def _up(
         self, node: str, process: subprocess.Popen[bytes], path: Path, kind: socket.SocketKind
@@ -269,7 +273,8 @@ paths: {{state: {folder}/run, socket: {folder}/run/noctuled.sock, cache: {folder
         return list(self.verify(node)["differences"])
 
     def _ctl(self, node: str, *arguments: str) -> list[str]:
-        return ["noctulectl", "--socket", str(self.socket(node)), *arguments, "--json"]
+        program = self.program(node, "noctulectl")
+        return [program, "--socket", str(self.socket(node)), *arguments, "--json"]
 
     def api(self, node: str, method: str, target: str, body: bytes = b"") -> Any:
         """Ask the daemon directly: no process to start, so it can be used in tight loops."""
