@@ -184,3 +184,9 @@ def test_certificates_that_end_soon_or_have_ended_are_named() -> None:
         "certificate of n1 ends at 2027-02-14T07:59:59Z, in 29 days: renew it",
         "certificate of n3 ended at 2027-01-15T07:59:59Z: renew it",
     ]
+
+
+def test_what_is_wrong_with_the_mesh_comes_before_everything_else() -> None:
+    why = "mesh.links[0].interface: no interface eth1 in this namespace"
+    assert changed(mesh=[why]).splitlines()[1:3] == ["", why]
+    assert why not in changed()
