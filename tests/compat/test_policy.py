@@ -148,7 +148,7 @@ def test_filled_with_a_later_policy_a_snapshot_is_read_by_both(old: Released) ->
     assert set(outcomes) == {"accepted"}
     assert told["policy"] == 2
     third = store()
-    third.load(again, NOW)
+    third.load(again)
     held = third.policy()
     assert held is not None
     assert set(held.closed) == {"vault"}, "what the old release does not know it keeps"

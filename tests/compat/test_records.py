@@ -129,7 +129,7 @@ def test_withdrawals_are_understood(old: Released) -> None:
 
 def test_snapshots_are_read_after_an_upgrade_and_after_a_downgrade(old: Released) -> None:
     known = store()
-    problems = [v for v in known.load(old("dump", str(folder()), theirs(old), NOW), NOW)
+    problems = [v for v in known.load(old("dump", str(folder()), theirs(old), NOW))
                 if not v.changed]  # fmt: skip
     assert problems == []
     assert believed(known) == [(one.node, one.attachment) for one in REPLICAS]
@@ -137,7 +137,7 @@ def test_snapshots_are_read_after_an_upgrade_and_after_a_downgrade(old: Released
     assert set(outcomes) == {"accepted"}
     assert told["policy"] == 1
     third = Store("lab", trust())
-    assert all(verdict.changed for verdict in third.load(again, NOW))
+    assert all(verdict.changed for verdict in third.load(again))
     assert believed(third) == believed(known)
 
 
@@ -235,5 +235,5 @@ def test_records_of_an_unknown_kind_are_let_go(old: Released, key: str) -> None:
     outcomes, told, _ = old("load", str(folder()), snapshot, NOW)
     assert (outcomes.count("malformed"), len(told["replicas"])) == (1, 3)
     again = store()
-    again.load(snapshot, NOW)
+    again.load(snapshot)
     assert len(again.replicas()) == 3
