@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--log", default="info", choices=["debug", "info", "warning", "error"])
     arguments = parser.parse_args()
     journal.start(arguments.log)
+    faulthandler.enable()  # the service manager ends a daemon that hangs by SIGABRT
     faulthandler.register(signal.SIGUSR1)
     log = journal.Journal()
     try:
@@ -38,6 +39,11 @@ def main() -> int:
     return 0
 
 
+START_WITHIN = 45.0
+"""Seconds after which the service manager is told to go on with what comes after this daemon: a
+clock that is wrong must not keep a whole machine from booting."""
+
+
 async def _run(settings: config.Config, log: journal.Journal) -> None:
     node = Node(settings, log)
     stop = asyncio.Event()
@@ -47,10 +53,17 @@ async def _run(settings: config.Config, log: journal.Journal) -> None:
     starting = asyncio.ensure_future(node.start())
     stopping = asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        ends = (starting, stopping)
+        done, _ = await asyncio.wait(
+            ends, timeout=START_WITHIN, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            log.warning("still starting", seconds=START_WITHIN)
+            systemd.tell("READY=1\nSTATUS=still starting; the log says what it waits for")
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            systemd.tell("READY=1")
+            systemd.tell("READY=1\nSTATUS=serving")
             await stopping
     finally:
         starting.cancel()

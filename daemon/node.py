@@ -44,6 +44,7 @@ from daemon.reconcile.planning import Planner
 from daemon.reconcile.reconciler import Reconciler
 from daemon.resolver.client import Resolver
 from daemon.tasks import Tasks
+from daemon.watchdog import Watchdog
 from daemon.workers import Workers
 from netconf.attach.state import State, lead
 from netconf.errors import NoctuleError
@@ -143,6 +144,7 @@ class Node:
         config = self._config
         self._lock = lock.take(Path(config.paths.state))
         lead(config.paths.socket, config.paths.state)
+        self._tasks.forever("watchdog", Watchdog(self._workers, self._journal).watch)
         self._publisher.resume()
         await self._credentials.in_force()
         await self._mesh.start()

@@ -15,3 +15,14 @@ def tell(state: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
         sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
         sock.sendall(state.encode())
+
+
+def watchdog() -> float | None:
+    """Return after how many seconds of silence the service manager ends this process; None if it
+    does not (sd_watchdog_enabled(3))."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    try:
+        return int(os.environ["WATCHDOG_USEC"]) / 1e6
+    except (KeyError, ValueError):
+        return None

@@ -9,7 +9,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -20,13 +22,33 @@ T = TypeVar("T")
 class Pool:
     """The threads of one kind of work."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(
+        self, name: str, threads: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` returns seconds and never goes back."""
+        self.name = name
+        self._threads = threads
+        self._clock = clock
         self._executor = ThreadPoolExecutor(threads, name)
+        self._since: dict[int, float] = {}
+        """When each thread that is in a call began it."""
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` in a thread and return its result; its exceptions come through."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
+
+        def call() -> T:
+            self._since[threading.get_ident()] = self._clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                del self._since[threading.get_ident()]
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def stuck(self, since: float) -> bool:
+        """Tell whether every thread has been in one and the same call since before `since`."""
+        begun = list(self._since.values())
+        return len(begun) == self._threads and all(one < since for one in begun)
 
     def close(self) -> None:
         """Wait for what runs, and drop what waits."""
@@ -48,7 +70,11 @@ class Workers:
         self.disk = Pool("disk", 1)
         """Writing records, policy and names."""
 
+    def __iter__(self) -> Iterator[Pool]:
+        """Return the pools, that of the attachments first: closing it, nothing new comes."""
+        return iter((self.attach, self.program, self.audit, self.mesh, self.disk))
+
     def close(self) -> None:
-        """Close all pools, that of the attachments first: nothing new comes then."""
-        for pool in (self.attach, self.program, self.audit, self.mesh, self.disk):
+        """Close all pools."""
+        for pool in self:
             pool.close()

@@ -40,7 +40,9 @@ def main() -> int:
         folder = state_folder(arguments.config)
         descriptors.allow_most()
         with Server(folder, log) as server:
-            server.serve(_stopped(), lambda: systemd.tell("READY=1"))
+            server.serve(
+                _stopped(), lambda: systemd.tell("READY=1"), lambda: systemd.tell("WATCHDOG=1")
+            )
     except NoctuleError as error:
         log.error("cannot run", error=error.message, details=error.details)
         return 1

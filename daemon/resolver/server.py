@@ -96,8 +96,14 @@ class Server:
             attachment.close()
         self._open.close()
 
-    def serve(self, stop: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until `stop` can be read; call `ready` when all that exists is served."""
+    def serve(
+        self,
+        stop: socket.socket,
+        ready: Callable[[], None] = lambda: None,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Serve until `stop` can be read; call `ready` when all that exists is served, and
+        `alive` again and again while it is."""
         stopping = False
 
         def end() -> None:
@@ -122,6 +128,7 @@ class Server:
             if now >= follow:
                 self._follow()
                 follow = now + FOLLOW
+                alive()
 
     def _handle(self, attachment: NameServer | None, handler: Callable[[], None]) -> None:
         if attachment is not None and (attachment.closed or attachment.waiting):

@@ -26,7 +26,7 @@ from tests.e2e.cluster import PLUGIN, POLICY, Failed
 from tests.e2e.conftest import telling
 from tests.e2e.container import Container
 from tests.e2e.machine import inside, run, until
-from tests.packaged.booted import TRIXIE, Booted, oldest_root
+from tests.packaged.booted import STARTING, TRIXIE, Booted, oldest_root
 from tests.packaged.stream import Stream
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -250,6 +250,21 @@ def test_a_killed_daemon_comes_back(
     )
     cluster.cni("CHECK", web)
     stream.flows()
+
+
+@pytest.mark.parametrize("unit", ["noctuled.service", "noctule-resolver.service"])
+def test_one_that_hangs_is_started_again(cluster: Booted, unit: str, stream: Stream) -> None:
+    """Under a shorter limit than the package's, which a build would have to wait for."""
+    folder = f"/run/systemd/system/{unit}.d"
+    cluster.sh("n1", f"mkdir -p {folder}; echo '[Service]\nWatchdogSec=20' >{folder}/watch.conf")
+    cluster.sh("n1", f"systemctl daemon-reload; systemctl restart {unit}")
+    hanging = cluster.pid("n1", unit)
+    cluster.sh("n1", f"kill -STOP {hanging}")
+    until(lambda: cluster.pid("n1", unit) not in (0, hanging), f"another {unit}", 120)
+    until(lambda: cluster.active("n1", unit), f"{unit} to be ready", STARTING)
+    stream.flows()
+    cluster.sh("n1", f"rm {folder}/watch.conf; systemctl daemon-reload; systemctl restart {unit}")
+    until(lambda: cluster.active("n1", unit), f"{unit} to be ready", STARTING)
 
 
 def test_upgrade_under_traffic_and_calls(
