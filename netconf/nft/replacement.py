@@ -8,26 +8,32 @@
    (nf_tables_addchain registers the hook at once; nf_tables_commit unregisters it last. That lost
    up to 6 packets in 1,000 replacements.) So a table is made dormant, with all its elements, and
    woken in a batch of its own; and put to sleep in one before it is deleted.
-3. Steps, from the table as it is to the one that should be, by the only names there are:
+3. A packet keeps to the hooks that it found when it came to them, however long it takes (it may be
+   preempted there). So between the sleep of a table and its deletion lies a grace period of RCU.
+   Without it one packet in some 1,000 replacements met a table without rules.
+4. Steps, from the table as it is to the one that should be, by the only names there are:
 
-       make NEXT of TABLE's elements, asleep  →  wake NEXT  →  TABLE to sleep  →  delete TABLE  →
-       make TABLE of NEXT's elements, asleep  →  wake TABLE  →  NEXT to sleep  →  delete NEXT
+       make NEXT of TABLE's elements  →  wake NEXT  →  TABLE to sleep, wait  →  delete TABLE  →
+       make TABLE of NEXT's elements  →  wake TABLE  →  NEXT to sleep, wait  →  delete NEXT
 
-4. A crash leaves what `replace` finishes, whoever calls it: TABLE, if it is awake, is whole, and
+5. A crash leaves what `replace` finishes, whoever calls it: TABLE, if it is awake, is whole, and
    NEXT is thrown away; otherwise NEXT is, and TABLE is made of it. If neither is awake, nothing
    was in force, and a new table is loaded at once.
-5. Elements move as bytes, with the counters and the time left of those that have them, where both
-   sets hold the same; other sets begin empty, for whoever programs them to fill. What is counted
+6. Elements move as bytes, with the counters and the time left of those that have them, where both
+   sets hold the same. Others, and those that hold more than anybody would write (`MOST_PARTS`),
+   begin empty, for whoever programs them to fill. What is counted
    between a copy and the waking, a few milliseconds, is lost.
-6. Nobody else changes the table's elements meanwhile: the caller sees to that.
+7. Nobody else changes the table's elements meanwhile: the caller sees to that.
 
 Sources: net/netfilter/nf_tables_api.c (nf_tables_updtable, nf_tables_table_disable), and
-net/netfilter/nf_nat_core.c (nf_nat_inet_fn) for the first mapping.
+net/netfilter/nf_nat_core.c (nf_nat_inet_fn) for the first mapping; for rule 3,
+include/linux/netfilter.h (nf_hook) and net/packet/af_packet.c (packet_release).
 """
 
 from __future__ import annotations
 
 import errno
+import socket
 from typing import Final
 
 from netconf.nft import readback
@@ -47,14 +53,11 @@ from netconf.nft.tables import (
     Ruleset,
     table_flags,
 )
-from netconf.nft.wire import NftSocket
+from netconf.nft.wire import MOST_PARTS, NftSocket
 from netconf.uapi import nf_tables as nf
 
 NEXT: Final = f"{TABLE}-next"
 """The table that stands in while the other is made anew."""
-
-MOST_ELEMENTS: Final = 200_000
-"""Of one set: far more than any daemon of ours writes. What holds more is not carried over."""
 
 
 def replace(nft: NftSocket, declared: Ruleset) -> None:
@@ -92,7 +95,16 @@ def remove(nft: NftSocket, family: int, table: str) -> None:
     """Take a table out of force, and then away; OSError ENOENT if there is none."""
     name = string(nf.NFTA_TABLE_NAME, table)
     _send(nft, family, [(nf.NFT_MSG_NEWTABLE, 0, name + table_flags(nf.NFT_TABLE_F_DORMANT))])
+    _grace_period()
     nft.delete_table(family, table)
+
+
+def _grace_period() -> None:
+    """Wait until every packet has left the hooks that it was in (rule 3), some 10 ms.
+
+    The kernel waits so before it frees a packet socket, on one processor or many.
+    """
+    socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
 
 
 def _copy(nft: NftSocket, declared: Ruleset, source: str, target: str) -> None:
@@ -117,7 +129,7 @@ def _counted(nft: NftSocket, family: int, table: str) -> dict[str, bytes]:
 
 
 def _elements(nft: NftSocket, declared: Ruleset, source: str, target: str) -> list[Message]:
-    """Return what fills `target` as `source` is filled (rule 5)."""
+    """Return what fills `target` as `source` is filled (rule 6)."""
     family = declared.family
     found: list[Message] = []
     for one in declared.sets:
@@ -129,7 +141,7 @@ def _elements(nft: NftSocket, declared: Ruleset, source: str, target: str) -> li
                 nf.NFT_MSG_GETSETELEM,
                 family,
                 string(nf.NFTA_SET_ELEM_LIST_TABLE, source) + name,
-                MOST_ELEMENTS,
+                MOST_PARTS,
             )
         except OSError as error:
             if error.errno != errno.EFBIG:

@@ -66,6 +66,10 @@ SO_SNDBUFFORCE: Final = 32
 RECEIVE_BUFFER: Final = 1 << 17
 """More than any one datagram of a dump (the kernel makes them of at most 32 KiB)."""
 
+MOST_PARTS: Final = 2000
+"""Messages in which one set is dumped, some hundred elements each: many times what a full node's
+largest set takes. Who rules a namespace may put more into it than anybody wants to read."""
+
 SEND_SLACK: Final = 4096
 """Room that the kernel keeps of the send buffer for itself (af_netlink.c, netlink_sendmsg)."""
 
@@ -151,7 +155,8 @@ class NftSocket:
             raise BatchError(code, None, None)
 
     def dump(self, target: Set) -> dict[Key, Key]:
-        """Return data by key of a map, or ``()`` by key of a set; OSError ENOENT if none."""
+        """Return data by key of a map, or ``()`` by key of a set; OSError ENOENT if none, EFBIG
+        if it is larger than any of ours."""
         return {key: data for (key, data), _ in self._elements(target)}
 
     def dump_counters(self, target: Set) -> dict[Key, int]:
@@ -216,7 +221,7 @@ class NftSocket:
     def _elements(self, target: Set) -> Iterator[tuple[Element, int]]:
         body = string(nf.NFTA_SET_ELEM_LIST_TABLE, target.table)
         body += string(nf.NFTA_SET_ELEM_LIST_SET, target.name)
-        for payload in self.dump_raw(nf.NFT_MSG_GETSETELEM, target.family, body):
+        for payload in self.dump_raw(nf.NFT_MSG_GETSETELEM, target.family, body, MOST_PARTS):
             yield from decode_elements(target, payload)
 
     def get(self, kind: int, family: int, body: bytes) -> bytes | None:
