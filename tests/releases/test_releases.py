@@ -124,6 +124,8 @@ def test_a_node_is_upgraded_and_downgraded_under_traffic(cluster: Mixed) -> None
             cluster.turn("n1", release)
             cluster.meet(*NODES)
             until(lambda: answers(cluster, web) == {"api", "api3"}, f"n1 to serve as {release}")
+            if release == NEW:
+                until(lambda: "ruleset replaced" in cluster.log("n1"), "today's rules for web")
             flows()
             cluster.cni("CHECK", web)
             known = cluster.status("n1")
