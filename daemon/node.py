@@ -149,7 +149,9 @@ class Node:
         await self._credentials.in_force()
         await self._mesh.start()
         await self._workers.program.run(ruleset.ensure_host)
-        await self._workers.program.run(probe_kernel, config.addresses.vips, config.addresses.ula)
+        addresses = config.addresses
+        for one in await self._workers.program.run(probe_kernel, addresses.vips, addresses.ula):
+            self._journal.warning("not compared on this kernel", difference=one)
         self._introduce()
         await self._adopt()
         self._tasks.forever("passes", self._reconciler.run)

@@ -23,19 +23,22 @@ MODULES = {"veth": "veth", "bridge": "bridge", "macsec": "macsec", "batadv": "ba
 """Kinds of device, and the kernel modules that bring them."""
 
 
-def probe_kernel(vips: str, ula: str) -> None:
+def probe_kernel(vips: str, ula: str) -> list[str]:
     """Make and lose one attachment's kernel objects; NotAvailable names what is missing.
 
-    `vips` is the CIDR of the VIPs, `ula` that of the IPv6 network or empty.
+    `vips` is the CIDR of the VIPs, `ula` that of the IPv6 network or empty. Return what this kernel
+    says of a ruleset that was not sent (`ruleset.calibrate`).
     """
+    found: list[str] = []
     try:
-        _apart(lambda: _play(vips, ula))
+        _apart(lambda: found.extend(_play(vips, ula)))
     except (KernelFailure, OSError) as cause:
         raise NotAvailable(
             f"this kernel cannot carry a container: {cause}; it needs macsec, veth, nf_tables "
             "with nft_ct, nft_nat, nft_numgen, nft_fib_inet and nft_reject_inet",
             details=getattr(cause, "details", ""),
         ) from cause
+    return found
 
 
 def lacking() -> list[str]:
@@ -85,7 +88,7 @@ def _apart(play: Callable[[], None]) -> None:
         raise failure[0]
 
 
-def _play(vips: str, ula: str) -> None:
+def _play(vips: str, ula: str) -> list[str]:
     with doing("make a MACsec device"), links.open() as rtnl:
         pair = [links.create_request("vh", "veth", [], []), links.get_request("vh")]
         index = links.facts(rtnl.batch(pair)[1][0]).index
@@ -93,6 +96,8 @@ def _play(vips: str, ula: str) -> None:
             [links.create_request("secy", "macsec", macsec.link_data(), [("IFLA_LINK", index)])]
         )
     _container(vips, ula)
+    with Namespace.own() as own:
+        return ruleset.calibrate(own, vips, ula)
 
 
 def _container(vips: str = "192.0.2.0/24", ula: str = "") -> None:

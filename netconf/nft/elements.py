@@ -117,6 +117,8 @@ class Set(msgspec.Struct, frozen=True):
 NFPROTO_INET = 1
 NFPROTO_BRIDGE = 7
 TABLE = "noctule"
+NEXT = f"{TABLE}-next"
+"""The table that stands in while the other is made anew (``replacement``)."""
 
 WITH_PORTS = Set(NFPROTO_INET, TABLE, "with_ports", (INET_PROTO,))
 """The protocols whose policy is by port; constant."""

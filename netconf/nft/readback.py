@@ -22,7 +22,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from netconf.nft.elements import NFPROTO_INET, TABLE
+from netconf.nft.elements import NEXT, NFPROTO_INET, TABLE
 from netconf.nft.encoding import (
     NLA_F_NESTED,
     NLA_TYPE_MASK,
@@ -101,6 +101,8 @@ def differences(nft: NftSocket, declared: Ruleset) -> list[str]:
     if force is None:
         return [f"{where} is missing"]
     found = [] if force else [f"{where} is dormant: none of its chains is in force"]
+    if awake(nft, declared.family, NEXT) is not None:
+        found.append(f"{name_of(declared.family, NEXT)} was left behind")
     try:
         for one in itertools.chain(
             _surplus(nft, declared), _sets(nft, declared), _chains(nft, declared)

@@ -34,10 +34,9 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Final
 
 from netconf.nft import readback
-from netconf.nft.elements import TABLE
+from netconf.nft.elements import NEXT, TABLE
 from netconf.nft.encoding import (
     NLM_F_CREATE,
     NLM_F_REQUEST,
@@ -55,9 +54,6 @@ from netconf.nft.tables import (
 )
 from netconf.nft.wire import MOST_PARTS, NftSocket
 from netconf.uapi import nf_tables as nf
-
-NEXT: Final = f"{TABLE}-next"
-"""The table that stands in while the other is made anew."""
 
 
 def replace(nft: NftSocket, declared: Ruleset) -> None:

@@ -31,6 +31,7 @@ from netconf.nft.elements import (
     DENIED_OUT6_OTHER,
     DENIED_OUT_OTHER,
     FORGED,
+    NEXT,
     NFPROTO_INET,
     TABLE,
     Set,
@@ -77,7 +78,7 @@ def mend_container(namespace: Enterable, vips: str, ula: str) -> list[str]:
 def delete_container(namespace: Enterable) -> None:
     """Delete the container ruleset; none there is fine."""
     with _socket(namespace) as nft:
-        for table in (TABLE, replacement.NEXT):
+        for table in (TABLE, NEXT):
             if readback.awake(nft, NFPROTO_INET, table) is not None:
                 nft.delete_table(NFPROTO_INET, table)
 
@@ -85,7 +86,7 @@ def delete_container(namespace: Enterable) -> None:
 def container_present(namespace: Enterable) -> bool:
     """Tell whether a container ruleset is in force in the namespace."""
     with _socket(namespace) as nft:
-        return any(readback.awake(nft, NFPROTO_INET, table) for table in (TABLE, replacement.NEXT))
+        return any(readback.awake(nft, NFPROTO_INET, table) for table in (TABLE, NEXT))
 
 
 _DENIED: tuple[tuple[Literal["out", "in"], Set], ...] = (
@@ -136,9 +137,27 @@ def ensure_host() -> list[str]:
         return _mend(None, HOST_RULESET)
 
 
+def calibrate(namespace: Enterable, vips: str, ula: str) -> list[str]:
+    """Learn, in a scratch `namespace`, what this kernel says of both tables that was not sent.
+
+    A later kernel may tell more than ours do. What it says of a table just loaded is no difference:
+    otherwise every audit would replace every table. Return it; empty on kernels that we know.
+    """
+    with _socket(namespace) as nft:
+        for declared in (container_ruleset(vips, ula), HOST_RULESET):
+            replacement.load(nft, declared)
+            _peculiar.update(readback.differences(nft, declared))
+    return sorted(_peculiar)
+
+
+_peculiar: set[str] = set()
+"""What this kernel says of tables that are as they should be (`calibrate`)."""
+
+
 def _mend(namespace: Enterable | None, declared: Ruleset) -> list[str]:
     with _socket(namespace) as nft:
-        said = readback.differences(nft, declared)
+        found = readback.differences(nft, declared)
+    said = [one for one in found if one not in _peculiar]
     if said:
         # Another socket: the first may still be in the middle of a long list.
         with _socket(namespace) as nft:

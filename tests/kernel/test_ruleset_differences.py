@@ -8,7 +8,7 @@ import pytest
 
 from netconf.nft import host, readback, replacement, ruleset
 from netconf.nft.container_ruleset import container_ruleset
-from netconf.nft.elements import EGRESS, LB, NFPROTO_INET, PEER
+from netconf.nft.elements import EGRESS, LB, NEXT, NFPROTO_INET, PEER
 from netconf.nft.host_ruleset import HOST_RULESET
 from netconf.nft.wire import Batch, NftSocket
 from tests.kernel import release_010
@@ -130,7 +130,7 @@ def test_each_change_is_named_and_mended(node, sock, tamper, said):
         assert (sock.dump(PEER), sock.dump(LB)) == (PEERS, SLOTS)
         assert sock.dump(EGRESS) == {(7, "tcp", 80): ()}
     assert ruleset.mend_container(node.ns, VIPS, ULA) == []
-    assert readback.awake(sock, NFPROTO_INET, replacement.NEXT) is None
+    assert readback.awake(sock, NFPROTO_INET, NEXT) is None
 
 
 def test_a_chain_that_is_flushed_and_hung_elsewhere_is_named(node, sock):
@@ -246,11 +246,33 @@ def test_a_crash_at_any_step_is_finished_by_the_next(node, sock, declared, monke
             readback.awake(sock, declared.family, name) for name in ("noctule", "noctule-next")
         ]
         assert True in force  # one is in force, whatever happens
-        replacement.replace(sock, declared)
+        if declared is HOST_RULESET:
+            with node.ns.enter():
+                ruleset.ensure_host()
+        else:
+            ruleset.mend_container(node.ns, VIPS, ULA)
         assert held() == full
-        assert readback.awake(sock, declared.family, replacement.NEXT) is None
+        assert readback.awake(sock, declared.family, NEXT) is None
         assert readback.differences(sock, declared) == []
     assert last == 8
+
+
+def test_what_a_kernel_tells_of_a_table_just_loaded_is_no_difference(node, sock, monkeypatch):
+    monkeypatch.setattr(ruleset, "_peculiar", set())
+    with nodes(1) as (scratch,):
+        assert ruleset.calibrate(scratch.ns, VIPS, ULA) == []  # we know the kernels that we test on
+        later = readback.differences
+
+        def differences(nft, declared):
+            return [*later(nft, declared), "table inet noctule: set lb is declared otherwise"]
+
+        monkeypatch.setattr(readback, "differences", differences)
+        assert ruleset.mend_container(node.ns, VIPS, ULA) != []
+        assert len(ruleset.calibrate(scratch.ns, VIPS, ULA)) == 1
+    assert ruleset.mend_container(node.ns, VIPS, ULA) == []
+    nft(node, "insert", "rule", *IN, "accept")
+    (said,) = ruleset.mend_container(node.ns, VIPS, ULA)
+    assert said.endswith("rule 1 should not be there")
 
 
 def test_counts_of_refusals_and_their_age_are_kept(node, sock):
