@@ -6,6 +6,8 @@ Runs with nft 1.0.6 and with 1.1, whose spellings of the same expressions differ
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from netconf.nft import ruleset
@@ -91,3 +93,7 @@ def test_the_whole_can_be_listed(node):
     for table in ("inet", "bridge"):
         shown = run("nsenter", f"--net={node.path}", "nft", "list", "table", table, "noctule")
         assert shown.count("chain ") == len((CONTAINER if table == "inet" else HOST_RULESET).chains)
+    shown = json.loads(run("nsenter", f"--net={node.path}", "nft", "-j", "list", "ruleset"))
+    rules = [one for one in shown["nftables"] if "rule" in one]
+    ours = (*CONTAINER.chains, *HOST_RULESET.chains)
+    assert len(rules) == sum(len(chain.rules) for chain in ours)
