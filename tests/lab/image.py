@@ -209,8 +209,7 @@ def _kernel(suite: str, tree: Path, made: Kernel) -> None:
     [release] = sorted(path.name for path in modules.iterdir())
     kernel.unpack_modules(modules / release)
     _run("depmod", "--basedir", str(tree), release)
-    packed = (tree / f"boot/vmlinuz-{release}").read_bytes()
-    made.image.write_bytes(kernel.uncompressed(packed))
+    made.image.write_bytes(kernel.uncompressed(kernel.packed(tree).read_bytes()))
     made.initramfs.write_bytes(kernel.initramfs(tree, release))
     # As little room as its files take; nobody writes to it.
     blocks = sum(path.stat().st_blocks for path in modules.rglob("*")) // 2

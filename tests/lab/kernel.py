@@ -82,6 +82,12 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _SIZE_FIELD = 4
 
 
+def packed(tree: Path) -> Path:
+    """The kernel's file among a package's files: in /boot, or beside the modules, as in sid."""
+    [found] = [path for path in tree.rglob("vmlinuz*") if not path.is_symlink()]
+    return found
+
+
 def uncompressed(image: bytes) -> bytes:
     """The ELF kernel within a bzImage; the image itself if it is packed in another way."""
     setup = (image[_SETUP_SECTS] + 1) * 512

@@ -204,6 +204,14 @@ def test_a_kernel_packed_in_another_way_is_left_alone() -> None:
     assert kernel.uncompressed(packed) == packed
 
 
+@pytest.mark.parametrize("place", ["boot/vmlinuz-1", "usr/lib/modules/1/vmlinuz"])
+def test_a_kernel_is_found_wherever_its_release_puts_it(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).touch()
+    (tmp_path / "vmlinuz").symlink_to(place)
+    assert kernel.packed(tmp_path) == tmp_path / place
+
+
 def test_modules_are_unpacked_where_they_lie(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     (tmp_path / "net/a.ko.xz").write_bytes(lzma.compress(b"a"))
