@@ -53,6 +53,8 @@ PACKAGES = (
     "docker.io",
     # For tests/clients/cri.py.
     "python3-grpcio",
+    # For tests/releases: release 0.1.0 loads its rulesets through it.
+    "python3-nftables",
     "runc",
 )
 

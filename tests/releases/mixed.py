@@ -2,12 +2,15 @@
 
 1. The old release is installed by its own installer, under a root of its own; it uses the Python
    packages that the lab has for this one.
+   Release 0.1.0 is for Debian 12, and does not start with nft 1.1: it loads its rulesets with
+   Debian 12's library, from the root of that release that the lab has.
 2. A node's daemon, resolver and noctulectl are of the node's release (`Mixed.of`). A call may be
    made with either executable.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +24,9 @@ PREFIX = Path("/opt/released")
 ROOT = Path("/opt/released-root")
 PACKAGES = Path("/opt/noctule/deps")
 """Where the lab has the Python packages (tests/lab)."""
+NFTABLES = Path("/usr/lib/python3/dist-packages/nftables")
+LIBNFTABLES = "libnftables.so.1"
+OLDER_LIBNFTABLES = f"/srv/bookworm/usr/lib/x86_64-linux-gnu/{LIBNFTABLES}"
 _EXECUTABLES = {name: ROOT / "usr/local/bin" / name
                 for name in ("noctuled", "noctulectl", "noctule-resolver")}  # fmt: skip
 
@@ -39,8 +45,13 @@ def install() -> None:
         ["bash", old / "packaging/install.sh", "--no-deps", "--prefix", PREFIX, "--root", ROOT],
         check=True, capture_output=True,
     )  # fmt: skip
-    (ROOT / PREFIX.relative_to("/") / "deps").symlink_to(PACKAGES)
-    PREFIX.symlink_to(ROOT / PREFIX.relative_to("/"))
+    installed = ROOT / PREFIX.relative_to("/")
+    (installed / "deps").symlink_to(PACKAGES)
+    module = shutil.copytree(NFTABLES, installed / "lib/nftables") / "nftables.py"
+    text = module.read_text()
+    assert text.count(f'"{LIBNFTABLES}"') == 1, f"{module} loads its library in another way"
+    module.write_text(text.replace(LIBNFTABLES, OLDER_LIBNFTABLES))
+    PREFIX.symlink_to(installed)
 
 
 class Mixed(Cluster):
