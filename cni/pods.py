@@ -7,11 +7,14 @@ pod's name in CNI_ARGS.
    with ``noctule.io/`` is refused, so that a misspelt one is not ignored.
 2. ``podNames`` is a list of patterns. The first that fits the whole name of the pod counts.
 3. A pattern is literal text around ``{service}``, followed by parts that each begin with ``-``:
-   ``{replicaset}`` (1 to 10 characters) and ``{random}`` (5 characters) stand for what
-   controllers append, written in the alphabet of apimachinery's pkg/util/rand, ``{ordinal}``
-   for digits, anything else for itself. So ``{service}-{replicaset}-{random}`` fits the pods of
-   a Deployment, ``{service}-{ordinal}`` those of a StatefulSet.
-4. No regular expressions: importing ``re`` costs as long as the interpreter's whole start.
+   ``{replicaset}`` and ``{random}`` stand for what controllers append, ``{ordinal}`` for digits,
+   anything else for itself. So ``{service}-{replicaset}-{random}`` fits the pods of a
+   Deployment, ``{service}-{ordinal}`` those of a StatefulSet.
+4. Controllers append what Kubernetes' apimachinery makes in pkg/util/rand: for a pod 5
+   characters of `_SAFE`; for a ReplicaSet a 32-bit number whose decimal digits are written as
+   those ten of `_SAFE` that are `_HASH`. Of such numbers one in 43,000 has fewer than 6 digits.
+   They do not count, so that no short word, as in ``web-db-x2b4c``, is taken for one.
+5. No regular expressions: importing ``re`` costs as long as the interpreter's whole start.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ ANNOTATION = f"{PREFIX}service"
 
 _SERVICE = "{service}"
 _SAFE = frozenset("bcdfghjklmnpqrstvwxz2456789")
+_HASH = frozenset("456789bcdf")
 _DIGITS = frozenset("0123456789")
 _PARTS = {
-    "{replicaset}": (1, 10, _SAFE),
+    "{replicaset}": (6, 10, _HASH),
     "{random}": (5, 5, _SAFE),
     "{ordinal}": (1, 10, _DIGITS),
 }

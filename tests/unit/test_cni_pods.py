@@ -42,7 +42,13 @@ def annotated(**annotations: Any) -> dict[str, Any]:
         (SETS, "-0", ""),
         (SETS, "", ""),
         (SETS, "web-5d4f8c7b9d-x2b4", ""),  # four characters
-        (SETS, "web-5d4f8c7b9da-x2b4c", ""),  # eleven, and no a in the alphabet
+        (SETS, "web-5d4f8c7b9d4-x2b4c", ""),  # eleven
+        (SETS, "web-54f8c-x2b4c", ""),  # five
+        (SETS, "web-5d4f8c7b9x-x2b4c", ""),  # no digit of a hash is written as x
+        # What a DaemonSet of a longer name makes of the same letters is no ReplicaSet's.
+        (SETS, "web-db-x2b4c", ""),
+        (SETS, "log-fwd-x2b4c", ""),
+        ([*SETS, "{service}-{random}"], "web-db-x2b4c", "web-db"),
         (SETS, "db-٣", ""),
         ([*SETS, "{service}"], "db", "db"),
         ([*SETS, "{service}"], "web-x2b4c", "web-x2b4c"),
@@ -59,6 +65,14 @@ def annotated(**annotations: Any) -> dict[str, Any]:
 )
 def test_patterns(patterns: list[str], pod: str, service: str) -> None:
     assert named(patterns, pod) == service
+
+
+@pytest.mark.parametrize("number", [10**5, 0x10000000, 1234567890, 2**32 - 1])
+def test_hashes_of_replica_sets(number: int) -> None:
+    """As apimachinery's rand.SafeEncodeString writes the digits of a number."""
+    alphabet = "bcdfghjklmnpqrstvwxz2456789"
+    written = "".join(alphabet[ord(digit) % len(alphabet)] for digit in str(number))
+    assert named(SETS, f"web-{written}-x2b4c") == "web"
 
 
 @pytest.mark.parametrize(
