@@ -26,6 +26,8 @@ from netconf.errors import DecodeFailure
 
 SYNC_WITHIN = 5.0
 """Seconds for a whole Sync; a thousand records take well under one."""
+UNKNOWN_QUESTION = "unknown question"
+"""The outcome in the answer to what is no question here."""
 CONFIRM_WITHIN = 1.0
 """Seconds after which a Confirm is answered without waiting for the kernel any longer."""
 
@@ -93,7 +95,10 @@ class Exchange:
 
     async def on_ask(self, question: bytes) -> list[bytes]:
         """Answer `Sync` with all that is ours and the policy; `Confirm` when programmed."""
-        asked = records.decode_question(question)
+        try:
+            asked = records.decode_question(question)
+        except DecodeFailure as error:  # A later release may ask what is not known here.
+            return [records.encode_message(records.Ack(UNKNOWN_QUESTION, error.message))]
         if isinstance(asked, records.Sync):
             yours = self._store.highest(asked.node)
             envelopes = self._publisher.everything()

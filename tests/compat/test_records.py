@@ -24,6 +24,7 @@ from tests.unit.model_kit import (
     store,
     trust,
 )  # fmt: skip
+from tests.unit.test_exchange import Member, play
 
 TEXT = """
 services:
@@ -173,6 +174,23 @@ def test_we_understand_the_old_release_s_questions(old: Released) -> None:
     answers = [encode_message(one) for one in records.parts(ours(), 7)]
     answers.append(encode_message(records.Ack("accepted")))
     assert old("understood", answers) == [("records", len(ours()), 7), ("ack", "accepted")]
+
+
+def test_an_unknown_question_has_an_answer_that_counts_as_none(old: Released) -> None:
+    later = msgspec.msgpack.encode({"type": "forecast", "for": ["n1"], "hours": 3})
+    said: list[bytes] = []
+
+    async def scene(one: Member, two: Member) -> None:
+        said.extend(await one.fabric.ask("n2", later, 5.0))
+
+    play(scene)
+    (answer,) = map(records.decode_answer, said)
+    assert isinstance(answer, records.Ack)
+    assert answer.outcome == "unknown question"
+    assert old("understood", said) == [("ack", "unknown question")]
+    assert old("answer", str(folder()), ours(), NOW, later) is None, (
+        "the fabric says that it failed"
+    )
 
 
 # --- what only a later release says
