@@ -1,9 +1,7 @@
 """A cluster whose nodes, and whose executables, are of one release or the other.
 
-1. The old release is installed by its own installer, under a root of its own; it uses the Python
-   packages that the lab has for this one.
-   Release 0.1.0 is for Debian 12, and does not start with nft 1.1: it loads its rulesets with
-   Debian 12's library, from the root of that release that the lab has.
+1. The old release is installed by its own installer, under a root of its own. It uses the Python
+   packages that the lab has for this one, and Debian 12's libnftables: 0.1.0 runs with no other.
 2. A node's daemon, resolver and noctulectl are of the node's release (`Mixed.of`). A call may be
    made with either executable.
 """
@@ -24,11 +22,10 @@ PREFIX = Path("/opt/released")
 ROOT = Path("/opt/released-root")
 PACKAGES = Path("/opt/noctule/deps")
 """Where the lab has the Python packages (tests/lab)."""
-NFTABLES = Path("/usr/lib/python3/dist-packages/nftables")
-LIBNFTABLES = "libnftables.so.1"
-OLDER_LIBNFTABLES = f"/srv/bookworm/usr/lib/x86_64-linux-gnu/{LIBNFTABLES}"
-_EXECUTABLES = {name: ROOT / "usr/local/bin" / name
-                for name in ("noctuled", "noctulectl", "noctule-resolver")}  # fmt: skip
+DEBIAN_12 = Path("/srv/bookworm/usr/lib/x86_64-linux-gnu")
+LIBRARIES = ("libnftables.so.1", "libnftnl.so.11")
+PROGRAMS = ("opt/cni/bin/noctule", "usr/local/bin/noctuled", "usr/local/bin/noctulectl",
+            "usr/local/bin/noctule-resolver")  # fmt: skip
 
 
 def install() -> None:
@@ -40,18 +37,21 @@ def install() -> None:
         (folder / "packaging/requirements.txt").read_text() for folder in (CHECKOUT, old)
     )
     assert mine == theirs, "the releases need different packages: give the old one its own"
-    # A copy: an installer compiles what is beside it, and the tree may be read-only.
     subprocess.run(
         ["bash", old / "packaging/install.sh", "--no-deps", "--prefix", PREFIX, "--root", ROOT],
         check=True, capture_output=True,
     )  # fmt: skip
-    installed = ROOT / PREFIX.relative_to("/")
-    (installed / "deps").symlink_to(PACKAGES)
-    module = shutil.copytree(NFTABLES, installed / "lib/nftables") / "nftables.py"
-    text = module.read_text()
-    assert text.count(f'"{LIBNFTABLES}"') == 1, f"{module} loads its library in another way"
-    module.write_text(text.replace(LIBNFTABLES, OLDER_LIBNFTABLES))
-    PREFIX.symlink_to(installed)
+    home = ROOT / PREFIX.relative_to("/")
+    (home / "deps").symlink_to(PACKAGES)
+    shutil.copy(Path(__file__).parent / "nftables.py", home / "lib")
+    (home / "so").mkdir()
+    for name in LIBRARIES if DEBIAN_12.is_dir() else ():  # else this machine's own will do
+        (home / "so" / name).symlink_to(DEBIAN_12 / name)
+    for name in PROGRAMS:
+        wrapper = home / Path(name).name
+        wrapper.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={PREFIX}/so exec {ROOT}/{name} "$@"\n')
+        wrapper.chmod(0o755)
+    PREFIX.symlink_to(home)
 
 
 class Mixed(Cluster):
@@ -66,13 +66,13 @@ class Mixed(Cluster):
 
     def program(self, node: str, name: str) -> str:
         """Return the path of a node's program."""
-        return str(_EXECUTABLES[name]) if self.of[node] == OLD else super().program(node, name)
+        return str(PREFIX / name) if self.of[node] == OLD else super().program(node, name)
 
     def plugin(self, node: str) -> list[str]:
         """Return the command that runs the executable, by default that of the node's release."""
         old = (self._calls or self.of[node]) == OLD
-        path = str(ROOT / PLUGIN.lstrip("/")) if old else PLUGIN
-        return ["nsenter", f"--net=/run/netns/{node}", path]
+        path = PREFIX / "noctule" if old else PLUGIN
+        return ["nsenter", f"--net=/run/netns/{node}", str(path)]
 
     @contextmanager
     def calling(self, release: str) -> Iterator[None]:
