@@ -85,6 +85,10 @@ class Keys:
         """Tell whether `key` is the plain key of one record of this cluster (rule 5)."""
         return key == self.policy or self.owner(key) != ""
 
+    def below(self, key: str) -> str:
+        """Return a record's full `key` without the cluster's root and the slash after it."""
+        return key[len(self.root) + 1 :]
+
     def owner(self, key: str) -> str:
         """Return the node under whose subtree the record key `key` lies; "" for none."""
         head = f"{self.root}/node/"

@@ -12,10 +12,14 @@
 6. A record is at most `LIMIT` bytes. An unknown field in a body is ignored, so that nodes
    can be upgraded one by one; the envelope is exactly as below. What comes later has a key of
    a kind of its own, which is let go here (docs/design.md, "Releases side by side").
+7. A manifest also says which copy its node holds of each record that is nobody's own (today
+   the policy), so that whoever hears it knows who of the two has to ask the other. Release
+   0.1.0 says and reads nothing of that: it learns a policy by publication and by `Sync` only.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, TypeAlias
@@ -101,12 +105,23 @@ class Withdrawn(msgspec.Struct, frozen=True, kw_only=True, tag="withdrawn"):
     attachment: AttachmentId
 
 
+class Copy(msgspec.Struct, frozen=True, array_like=True):
+    """Which copy of a record a node holds."""
+
+    version: Version
+    digest: Annotated[bytes, Meta(max_length=32)]
+    """Tells two different records of one version apart: see `digest`."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag="manifest"):
-    """All live records of a node."""
+    """All live records of a node, and what it holds of those that are nobody's own."""
 
     versions: dict[str, Version]
     """By key within the node's subtree (``info``, ``replica/<attachment>``): short, so that a
-    bridge full of 1,024 replicas fits into one record."""
+    bridge full of 1,024 replicas fits into one record. Needs no digest: a node gives each of
+    its versions to one record only (rule 4)."""
+    shared: Annotated[dict[str, Copy], Meta(max_length=16)] = {}
+    """By key below the cluster's root (``policy``). Not said by release 0.1.0."""
 
 
 Body: TypeAlias = NodeInfo | Replica | Withdrawn | Manifest | Policy
@@ -147,6 +162,11 @@ def seal(keys: Keys, key: str, version: int, body: Body, signer: SigningKey) -> 
 def encode(envelope: Envelope) -> bytes:
     """Return the one encoding of an `envelope`."""
     return _encoder.encode(envelope)
+
+
+def digest(data: bytes) -> bytes:
+    """Return what tells the encoded record `data` from another one of the same version."""
+    return hashlib.sha256(data).digest()[:8]
 
 
 def decode(data: bytes) -> Envelope:
@@ -237,6 +257,9 @@ class Sync(msgspec.Struct, frozen=True, tag="sync"):
 
     node: str = ""
     """Who asks."""
+    keys: tuple[str, ...] = ()
+    """Only these, by key below the cluster's root, and the manifest; all if empty. Release 0.1.0
+    ignores it and answers with all."""
 
 
 class Confirm(msgspec.Struct, frozen=True, tag="confirm"):

@@ -14,12 +14,19 @@ What is accepted:
    older replica that it does not list is gone, whether it was here or comes later; withdrawn
    records are remembered until a manifest says the same. That makes the outcome independent
    of the order in which records arrive, and a relayed sync answer safe to merge.
+   A record older than the manifest and yet younger than what that lists under its key is from
+   a life that the node has forgotten (its state lost, its clock gone back). It loses against
+   the listed one, and stays only until that has come.
 6. A certificate's dates bound when a record is accepted, not how long it counts: a connection
    that policy allows does not end because a date passed (fail static), here or on a daemon that
    restarts. What a node signs once its certificate has ended may only take away (`Withdrawn`,
    `Manifest`); an info or a replica is refused, and so is a policy that a Swarm manager signs.
    What `load` reads was accepted in its time, so dates are not asked again.
-7. Whoever subscribed is told of each record that was accepted, in the order of acceptance.
+7. Whoever subscribed is told of each accepted record that is news, in the order of acceptance.
+   A manifest is news only if something that was here is gone by it: one that confirms what is
+   known, or names what is still missing, changes nothing by itself.
+8. A node fills its own share of the store and no more (``daemon.model.shelf``). What becomes of
+   each node's records is counted by node, once it is clear whose record it claims to be.
 
 Which of the held replicas count is decided by ``daemon.model.eligibility``.
 """
@@ -27,7 +34,7 @@ Which of the held replicas count is decided by ``daemon.model.eligibility``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -39,16 +46,19 @@ from daemon.model.policy import Policy
 from daemon.model.records import (
     LIMIT,
     Body,
+    Copy,
     Envelope,
     Manifest,
     NodeInfo,
     Replica,
     Withdrawn,
     decode,
+    digest,
     encode,
     open_body,
     to_sign,
 )
+from daemon.model.shelf import Held, Shelf
 from daemon.model.trust import Dates, Signer, Trust, Untrusted, moment
 from netconf.errors import DecodeFailure
 
@@ -66,9 +76,21 @@ class Outcome(StrEnum):
     BAD_CERTIFICATE = "bad certificate"
     FOREIGN_CLUSTER = "foreign cluster"
     OVERSIZED = "oversized"
+    OVER_QUOTA = "over quota"
+    """The node's share of the store is full."""
     MALFORMED = "malformed"
     UNKNOWN_KIND = "unknown kind"
     """Of a later release: neither held nor asked for."""
+
+
+HARMLESS = (
+    Outcome.ACCEPTED,
+    Outcome.KNOWN,
+    Outcome.STALE,
+    Outcome.UNKNOWN_SIGNER,
+    Outcome.UNKNOWN_KIND,
+)
+"""What becomes of records in the course of things; the rest was refused."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -79,6 +101,8 @@ class Verdict(msgspec.Struct, frozen=True):
     node: str = ""
     """Whose record it is; empty for the policy and for what cannot be read."""
     reason: str = ""
+    news: bool = False
+    """Whether what the store says is another now (rule 6)."""
 
     @property
     def changed(self) -> bool:
@@ -86,15 +110,15 @@ class Verdict(msgspec.Struct, frozen=True):
         return self.outcome is Outcome.ACCEPTED
 
 
-class _Held(msgspec.Struct, frozen=True):
-    key: Key
-    envelope: Envelope
-    body: Body
+class Contents(msgspec.Struct, frozen=True, tag="snapshot 1"):
+    """All records of a store at one moment; immutable, so that another thread may encode it."""
 
-
-class _Snapshot(msgspec.Struct, frozen=True, tag="snapshot 1"):
     cluster: str
     envelopes: tuple[bytes, ...]
+
+    def encode(self) -> bytes:
+        """Return the snapshot that `Store.load` reads; in a worker, since it may be long."""
+        return msgspec.msgpack.encode(Contents(self.cluster, tuple(sorted(self.envelopes))))
 
 
 class Store:
@@ -105,15 +129,21 @@ class Store:
         self.keys = Keys(cluster)
         self.counts: Counter[Outcome] = Counter()
         """Offers by what became of them, for the metrics."""
+        self.refused: dict[str, Counter[Outcome]] = {}
+        """Refusals by node that has proved who it is, then by reason: who is in trouble, or
+        makes it. Where the fabric does not pin names, others may refuse in its name."""
+        self.revision = 0
+        """Grows with each news: what was saved at a revision need not be saved again at it."""
         self._trust = trust
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
+        self._shelves: dict[str, Shelf] = {}
         self._signers: dict[str, Signer] = {}
         self._infos: dict[str, NodeInfo] = {}
         self._eligibility = Eligibility(self.keys)
         self._listeners: list[Callable[[Verdict], None]] = []
 
     def subscribe(self, listener: Callable[[Verdict], None]) -> None:
-        """Have `listener` called after each record that was accepted, with what became of it."""
+        """Have `listener` called after each record that is news, with what became of it."""
         self._listeners.append(listener)
 
     # --- records in
@@ -125,14 +155,17 @@ class Store:
         """
         verdict = self._judge(data, now)
         self.counts[verdict.outcome] += 1
-        if verdict.changed:
+        if verdict.outcome not in HARMLESS and verdict.node in self._infos:
+            self.refused.setdefault(verdict.node, Counter())[verdict.outcome] += 1
+        if verdict.news:
+            self.revision += 1
             for listener in self._listeners:
                 listener(verdict)
         return verdict
 
     def sync(self, envelopes: Iterable[bytes], now: float | None) -> list[Verdict]:
         """Offer all `envelopes` of a sync answer, those that prove identities first."""
-        return [self.offer(data, now) for data in sorted(envelopes, key=_rank)]
+        return [self.offer(data, now) for data in ranked(envelopes)]
 
     def load(self, snapshot: bytes) -> list[Verdict]:
         """Offer what `dump` wrote, verifying all of it again; DecodeFailure if it cannot be read.
@@ -140,7 +173,7 @@ class Store:
         What no longer verifies is refused like any other record, dates excepted (rule 6).
         """
         try:
-            content = msgspec.msgpack.decode(snapshot, type=_Snapshot)
+            content = msgspec.msgpack.decode(snapshot, type=Contents)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise DecodeFailure(f"snapshot: {error}; delete it, the peers have a copy") from error
         return self.sync(content.envelopes, None)
@@ -155,6 +188,7 @@ class Store:
         envelopes = self.records()
         self._trust = self._trust.with_roots(roots)
         self._held.clear()
+        self._shelves.clear()
         self._signers.clear()
         self._infos.clear()
         self._eligibility = Eligibility(self.keys)
@@ -191,6 +225,9 @@ class Store:
             return verdict(Outcome.UNKNOWN_SIGNER, f"no info of {envelope.signer} yet")
         if key.kind == "policy" and signer is not self._trust.authority and not signer.manager:
             return verdict(Outcome.NOT_ENTITLED, f"{signer.name} is not a Swarm manager")
+        held = Held(key, envelope, body, encode(envelope))
+        if objection := self._shelf(key.node).objection(held):
+            return verdict(Outcome.OVER_QUOTA, objection)
         if not signer.verify(envelope.signature, self._to_sign(envelope)):
             return verdict(Outcome.BAD_SIGNATURE, f"not signed by {envelope.signer}")
         gives = isinstance(body, Replica | Policy)
@@ -200,8 +237,8 @@ class Store:
                 f"the certificate of {signer.name} is in force from {moment(signer.dates.since)} "
                 f"to {moment(signer.dates.until)} only; renew it there",
             )
-        self._accept(_Held(key, envelope, body), signer)
-        return verdict(Outcome.ACCEPTED)
+        news = self._accept(held, signer)
+        return Verdict(Outcome.ACCEPTED, envelope.key, key.node, news=news)
 
     def _entitled(self, key: Key, signer: str) -> bool:
         if key.kind != "policy":
@@ -214,15 +251,25 @@ class Store:
         if held is not None:
             if held.envelope == envelope:
                 return Outcome.KNOWN
-            if envelope.order < held.envelope.order:
+            older = envelope.order < held.envelope.order
+            if older and not self._forgotten(key, held.envelope.version):
                 return Outcome.STALE
-        return Outcome.STALE if self._unlisted(key, envelope) else None
+        gone = self._unlisted(key, envelope) or self._forgotten(key, envelope.version)
+        return Outcome.STALE if gone else None
 
     def _unlisted(self, key: Key, envelope: Envelope) -> bool:
         held = self._held.get(self.keys.manifest(key.node))
         if key.kind != "replica" or held is None or not isinstance(held.body, Manifest):
             return False
         return envelope.version < held.envelope.version and key.within not in held.body.versions
+
+    def _forgotten(self, key: Key, version: int) -> bool:
+        """Tell whether `version` is younger than its node's manifest lists (rule 5)."""
+        held = self._held.get(self.keys.manifest(key.node))
+        if held is None or not isinstance(held.body, Manifest):
+            return False
+        listed = held.body.versions.get(key.within, version)
+        return listed < version < held.envelope.version
 
     def _signer(self, body: Body, name: str, now: float | None) -> Signer | None:
         if isinstance(body, NodeInfo):
@@ -236,9 +283,11 @@ class Store:
             self.keys.cluster, envelope.key, envelope.version, envelope.signer, envelope.body
         )
 
-    def _accept(self, held: _Held, signer: Signer) -> None:
+    def _accept(self, held: Held, signer: Signer) -> bool:
+        """Hold it; tell whether that is news (rule 6)."""
         key, body = held.envelope.key, held.body
         self._held[key] = held
+        self._shelf(held.key.node).put(held)
         match body:
             case Replica():
                 self._eligibility.put(key, held.envelope.version, body)
@@ -251,42 +300,72 @@ class Store:
             case Policy():
                 self._eligibility.govern(body, self._infos)
             case Manifest():
-                for other in self._of(held.key.node):
-                    if self._unlisted(other.key, other.envelope):
-                        del self._held[other.envelope.key]
-                        self._eligibility.drop(other.envelope.key)
+                return self._forget_unlisted(held.key.node)
+        return True
+
+    def _forget_unlisted(self, node: str) -> bool:
+        """Drop what the manifest of `node` says is gone; tell whether anything was live."""
+        gone = [held for held in self._of(node) if self._unlisted(held.key, held.envelope)]
+        for held in gone:
+            key = held.envelope.key
+            del self._held[key]
+            self._shelf(node).drop(key)
+            self._eligibility.drop(key)
+        return any(isinstance(held.body, Replica) for held in gone)
+
+    def _shelf(self, node: str) -> Shelf:
+        return self._shelves.setdefault(node, Shelf())
 
     # --- records out
 
     def records(self) -> list[bytes]:
         """Return all records, encoded: the answer to a sync."""
-        return [encode(self._held[key].envelope) for key in sorted(self._held)]
+        return [self._held[key].data for key in sorted(self._held)]
 
-    def answer(self, node: str) -> list[bytes]:
-        """Return what `node` answers to a sync: its records, the policy, and who else there is."""
+    def answer(self, node: str, keys: Iterable[str] = ()) -> list[bytes]:
+        """Return what `node` answers to a sync: its records, the policy, and who else there is;
+        of that only `keys` (as `behind` gives them) if there are any, and its manifest: what
+        was asked for may be gone by now, or another one, and the manifest says so."""
+        wanted = {f"{self.keys.root}/{key}" for key in keys}
+        if wanted:
+            wanted.add(self.keys.manifest(node))
         return [
-            encode(held.envelope)
-            for _, held in sorted(self._held.items())
-            if held.key.node in (node, "") or held.key.kind == "info"
+            held.data for key, held in sorted(self._sayable(node)) if not wanted or key in wanted
         ]
+
+    def _sayable(self, node: str) -> Iterator[tuple[str, Held]]:
+        yield from self._shelf(node).held.items()
+        if (policy := self._held.get(self.keys.policy)) is not None:
+            yield self.keys.policy, policy
+        for other in self._infos.keys() - {node}:
+            yield self.keys.info(other), self._held[self.keys.info(other)]
 
     def envelope(self, key: str) -> bytes | None:
         """Return the record under `key`, encoded."""
         held = self._held.get(key)
-        return encode(held.envelope) if held is not None else None
+        return held.data if held is not None else None
+
+    def contents(self) -> Contents:
+        """Return all records at this moment, to be encoded elsewhere."""
+        return Contents(self.keys.cluster, tuple(held.data for held in self._held.values()))
 
     def dump(self) -> bytes:
         """Return a snapshot; two stores that hold the same records give the same bytes."""
-        return msgspec.msgpack.encode(_Snapshot(self.keys.cluster, tuple(self.records())))
+        return self.contents().encode()
 
     def manifest(self, node: str) -> Manifest:
-        """Return what `node` has to say about the live records that it has published here."""
+        """Return what `node` has to say: the live records that it has published here, and what
+        this store holds of those that are nobody's own."""
+        policy = self._held.get(self.keys.policy)
         return Manifest(
             versions={
                 held.key.within: held.envelope.version
                 for held in self._of(node)
                 if isinstance(held.body, NodeInfo | Replica)
-            }
+            },
+            shared={"policy": Copy(policy.envelope.version, digest(policy.data))}
+            if policy is not None
+            else {},
         )
 
     def highest(self, node: str) -> int:
@@ -294,21 +373,39 @@ class Store:
         return max((held.envelope.version for held in self._of(node)), default=0)
 
     def behind(self, node: str) -> list[str]:
-        """Return the keys that `node`'s manifest has newer than this store: time for a sync."""
+        """Return the keys, below the cluster's root, that `node` has newer than this store, as
+        its manifest says: what to ask it for. Kinds of later releases are not asked for."""
         held = self._held.get(self.keys.manifest(node))
         if held is None or not isinstance(held.body, Manifest):
             return []
+        manifest, manifest_version = held.body, held.envelope.version
         here = {other.key.within: other.envelope.version for other in self._of(node)}
-        listed = held.body.versions.items()
-        return sorted(
-            within
-            for within, version in listed
-            if version > here.get(within, 0)
-            and (within == "info" or within.startswith("replica/"))  # of kinds known here
-        )
+        own = self.keys.below(self.keys.record(node))
+        missing = [
+            f"{own}/{within}"
+            for within, version in manifest.versions.items()
+            if (within == "info" or within.startswith("replica/"))  # of kinds known here
+            and (version > here.get(within, 0) or version < here[within] < manifest_version)
+        ]
+        if (copy := manifest.shared.get("policy")) is not None and self._may_win(copy):
+            missing.append("policy")
+        return sorted(missing)
 
-    def _of(self, node: str) -> list[_Held]:
-        return [held for held in self._held.values() if held.key.node == node]
+    def _may_win(self, theirs: Copy) -> bool:
+        """Tell whether another node's copy of the policy may be the one that counts (rule 2)."""
+        ours = self._held.get(self.keys.policy)
+        if ours is None or theirs.version != ours.envelope.version:
+            return ours is None or theirs.version > ours.envelope.version
+        return theirs.digest != digest(ours.data)
+
+    def manifest_of(self, node: str) -> Manifest | None:
+        """Return the last manifest of `node`."""
+        held = self._held.get(self.keys.manifest(node))
+        return held.body if held is not None and isinstance(held.body, Manifest) else None
+
+    def _of(self, node: str) -> list[Held]:
+        shelf = self._shelves.get(node)
+        return list(shelf.held.values()) if shelf is not None else []
 
     # --- what it all says
 
@@ -354,6 +451,11 @@ class Store:
     def withdrawn(self) -> list[str]:
         """Return the keys of replicas known to be gone and not yet forgotten."""
         return sorted(k for k, held in self._held.items() if isinstance(held.body, Withdrawn))
+
+
+def ranked(envelopes: Iterable[bytes]) -> list[bytes]:
+    """Return `envelopes` in an order in which they can be judged."""
+    return sorted(envelopes, key=_rank)
 
 
 def _rank(data: bytes) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -17,13 +19,18 @@ from daemon.model.identity import Identity
 from daemon.model.records import (
     LIMIT,
     Body,
+    Copy,
+    Envelope,
     Manifest,
     Withdrawn,
     decode,
+    digest,
     encode,
     next_version,
     seal,
+    to_sign,
 )
+from daemon.model.shelf import BYTES_MAX, LIVE_MAX
 from daemon.model.store import Outcome, Store
 from daemon.model.trust import MANAGER_UNIT, Trust
 from netconf.errors import DecodeFailure
@@ -206,6 +213,12 @@ def test_each_refusal_has_its_reason_and_its_counter() -> None:
         assert made.offer(data, NOW).outcome is outcome
     for outcome in Outcome:
         assert made.counts[outcome] == sum(outcome is one for _, one in cases)
+    # Counted by name, too, once n1 had proved who it is.
+    assert made.refused == {}
+    for _ in range(2):
+        made.offer(seal(KEYS, KEYS.info("n1"), 9, replica("n1", 1), identity("n1")), NOW)
+        made.offer(seal(KEYS, KEYS.info("n1"), 9, info("n1"), stranger), NOW)
+    assert made.refused == {"n1": Counter({Outcome.MALFORMED: 2, Outcome.BAD_SIGNATURE: 2})}
 
 
 def test_a_record_of_another_cluster_with_our_key_has_a_wrong_signature() -> None:
@@ -262,10 +275,14 @@ def test_a_manifest_removes_what_it_does_not_list_and_tells_what_is_missing() ->
     made = filled(record("n1", 2, replica("n1", 1)), record("n1", 3, replica("n1", 2)))
     own = made.manifest("n1")
     assert own == Manifest(
-        versions={"info": 1, f"replica/{attachment(1)}": 2, f"replica/{attachment(2)}": 3}
+        versions={"info": 1, f"replica/{attachment(1)}": 2, f"replica/{attachment(2)}": 3},
+        shared={"policy": Copy(1, digest(record("authority", 1, policy())))},
     )
     other = filled(record("n1", 4, own))
-    assert other.behind("n1") == [f"replica/{attachment(1)}", f"replica/{attachment(2)}"]
+    missing = [f"node/n1/replica/{attachment(number)}" for number in (1, 2)]
+    assert other.behind("n1") == missing
+    answer = made.answer("n1", missing)
+    assert {decode(data).key for data in answer} == {f"{KEYS.root}/{key}" for key in missing}
     other.sync(made.records(), NOW)
     assert other.behind("n1") == []
     made.offer(record("n1", 5, Manifest(versions={"info": 1})), NOW)
@@ -273,6 +290,108 @@ def test_a_manifest_removes_what_it_does_not_list_and_tells_what_is_missing() ->
     assert made.offer(record("n1", 2, replica("n1", 1)), NOW).outcome is Outcome.STALE
     assert made.offer(record("n1", 6, replica("n1", 1)), NOW).changed
     assert "n1" in made.infos()  # a manifest speaks of replicas only
+
+
+def test_whoever_holds_another_policy_is_told_from_whoever_holds_the_same() -> None:
+    new, clash = record("authority", 2, policy(version=2)), record("authority", 2, OTHER)
+    assert new != clash
+
+    def behind(ours: bytes, theirs: bytes) -> list[str]:
+        """What to ask n1 for that holds `theirs`; since it answers, both end with one."""
+        here, there = filled(ours), filled(theirs)
+        here.offer(record("n1", 5, there.manifest("n1")), NOW)
+        asked = here.behind("n1")
+        here.sync(there.answer("n1", asked), NOW)
+        return asked
+
+    assert behind(new, new) == []
+    assert behind(record("authority", 1, policy()), new) == ["policy"]
+    assert behind(new, record("authority", 1, policy())) == []
+    # Of two that were signed with one version, each side asks for the other's.
+    assert behind(new, clash) == behind(clash, new) == ["policy"]
+
+
+OTHER = policy("services: {web: {}}\n", 2)
+
+
+def test_what_a_later_release_shares_is_not_asked_for() -> None:
+    later = Manifest(versions={"info": 1, "health/1": 9}, shared={"quarantine": Copy(3, b"x")})
+    made = filled(record("n1", 5, later))
+    assert made.behind("n1") == []
+
+
+def test_only_a_manifest_that_takes_something_away_is_news() -> None:
+    made = filled(record("n1", 2, replica("n1", 1)), record("n1", 3, replica("n1", 2)))
+    heard: list[str] = []
+    made.subscribe(lambda verdict: heard.append(verdict.key))
+    revision = made.revision
+    for version in range(4, 8):
+        assert made.offer(record("n1", version, made.manifest("n1")), NOW).changed
+    missing = Manifest(versions={**made.manifest("n1").versions, "replica/00000000000c": 7})
+    assert made.offer(record("n1", 8, missing), NOW).changed
+    assert (heard, made.revision) == ([], revision)
+    only = Manifest(versions={"info": 1, f"replica/{attachment(1)}": 2})
+    assert made.offer(record("n1", 9, only), NOW).news
+    assert (heard, made.revision) == ([KEYS.manifest("n1")], revision + 1)
+
+
+def test_a_node_that_floods_fills_its_own_share_only() -> None:
+    made = filled()
+    large = replica("n2", 1)
+    content = msgspec.msgpack.decode(msgspec.msgpack.encode(large)) | {"more": bytes(59_000)}
+    outcomes: Counter[Outcome] = Counter()
+    for number in range(3_000):
+        body = msgspec.msgpack.encode(content | {"attachment": attachment(number)})
+        key = KEYS.replica("n2", attachment(number))
+        signature = identity("n2").sign(to_sign("lab", key, 9, "n2", body)) if number < 50 else b""
+        outcomes[made.offer(encode(Envelope(key, 9, "n2", body, signature)), NOW).outcome] += 1
+    assert outcomes[Outcome.ACCEPTED] == BYTES_MAX // 59_300
+    assert outcomes.total() - outcomes[Outcome.ACCEPTED] == outcomes[Outcome.OVER_QUOTA]
+    assert made.refused == {"n2": Counter({Outcome.OVER_QUOTA: outcomes[Outcome.OVER_QUOTA]})}
+    assert len(made.dump()) < BYTES_MAX + 20_000
+    # Others have their own, and n2 can still make room.
+    assert made.offer(record("n1", 9, replica("n1", 1)), NOW).changed
+    assert made.offer(record("n2", 10, Withdrawn(attachment=attachment(1))), NOW).changed
+    assert made.offer(record("n2", 11, replica("n2", 4_000)), NOW).changed
+
+
+def test_a_node_has_room_for_all_its_containers_twice() -> None:
+    made = filled()
+    for number in range(LIVE_MAX):
+        assert made.offer(record("n2", number + 2, replica("n2", number + 1)), NOW).changed
+    refused = record("n2", 5_000, replica("n2", 4_000))
+    assert made.offer(refused, NOW).outcome is Outcome.OVER_QUOTA
+    for number in range(LIVE_MAX):
+        gone = Withdrawn(attachment=attachment(number + 1))
+        assert made.offer(record("n2", 6_000 + number, gone), NOW).changed
+    for number in range(LIVE_MAX):
+        body = replica("n2", LIVE_MAX + number + 1)
+        assert made.offer(record("n2", 8_000 + number, body), NOW).changed
+    assert made.offer(record("n2", 9_999, replica("n2", 4_000)), NOW).outcome is Outcome.OVER_QUOTA
+    # Its manifest confirms what is gone: there is room again.
+    assert made.offer(record("n2", 10_000, made.manifest("n2")), NOW).changed
+    assert made.offer(record("n2", 10_001, replica("n2", 1)), NOW).outcome is Outcome.OVER_QUOTA
+    gone = Withdrawn(attachment=attachment(2 * LIVE_MAX))
+    assert made.offer(record("n2", 10_002, gone), NOW).changed
+    assert made.offer(record("n2", 10_003, replica("n2", 1)), NOW).changed
+
+
+def test_what_a_node_has_forgotten_loses_against_what_it_says_now() -> None:
+    # n1 said version 9, lost its state and its clock, and says 7 and a manifest of version 11.
+    forgotten, now = record("n1", 9, replica("n1", 1)), record("n1", 7, replica("n1", 1, "api"))
+    listed = Manifest(versions={"info": 1, f"replica/{attachment(1)}": 7})
+    manifest = record("n1", 11, listed)
+    key = f"node/n1/replica/{attachment(1)}"
+    made = filled(forgotten, manifest)
+    assert made.replicas() != ()  # it stays, so that nobody is cut off meanwhile
+    assert made.behind("n1") == [key]
+    assert made.offer(now, NOW).changed
+    assert made.behind("n1") == []
+    for order in itertools.permutations((forgotten, now, manifest)):
+        ended = filled(*order)
+        ended.offer(now, NOW)  # which is asked for where it was refused before
+        assert ended.dump() == made.dump()
+    assert made.offer(record("n1", 12, replica("n1", 1)), NOW).changed  # but newer is newer
 
 
 @pytest.mark.parametrize(
