@@ -1,15 +1,20 @@
-"""From zenoh's threads into the loop's: in order, woken once per burst, bounded.
+"""From zenoh's threads into the loop's: in order, woken once per burst, bounded, and fair.
 
 1. `put` may be called from any thread and never blocks.
-2. At most `limit` items wait; more are refused and counted by the caller, because a peer
-   that floods must not grow this process. What must not be lost passes ``bounded=False``.
-3. After `close` nothing is delivered.
+2. Each source has a queue of its own, first in, first out; the queues are served in turn. So
+   what one peer says reaches the loop in order, and does not wait for what another floods.
+3. At most `limit` items wait, because a peer that floods must not grow this process. When there
+   is no room, the newest of the longest queue gives way (longest queue drop, RFC 7567, 4.1):
+   whoever floods loses what it floods with. Each loss is counted. What must not be lost passes
+   ``bounded=False`` and has a queue that nothing is dropped from.
+4. After `close` nothing is delivered.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import threading
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 INBOX_LIMIT = 4096
@@ -18,46 +23,102 @@ INBOX_LIMIT = 4096
 BURST = 256
 """Messages handled before the loop may do something else."""
 
+Call = Callable[[], None]
+
 
 class Inbox:
-    """A queue of calls to be made in the loop's thread."""
+    """Calls to be made in the loop's thread, by source."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int = INBOX_LIMIT) -> None:
-        """Deliver into `loop`; keep at most `limit` calls waiting."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limit: int = INBOX_LIMIT,
+        dropped: Call = lambda: None,
+    ) -> None:
+        """Deliver into `loop`; keep at most `limit` calls waiting. `dropped` is called for each
+        that gave way, in the thread of whoever put the one that took its place."""
         self._loop = loop
         self._limit = limit
-        self._calls: deque[Callable[[], None]] = deque()
+        self._dropped = dropped
+        self._lock = threading.Lock()
+        """Held for some microseconds: two threads may put while the loop takes."""
+        self._urgent: deque[Call] = deque()
+        self._queues: OrderedDict[str, deque[tuple[Call, Call | None]]] = OrderedDict()
+        """By source, whose turn is next first; each item with what ends it if it is dropped."""
+        self._waiting = 0
         self._woken = False
         self._closed = False
 
-    def put(self, call: Callable[[], None], *, bounded: bool = True) -> bool:
-        """Have `call` made in the loop's thread; False if there was no room."""
-        if bounded and len(self._calls) >= self._limit:
-            return False
-        self._calls.append(call)
-        if not self._woken:
-            self._woken = True
+    def put(
+        self, call: Call, source: str = "", *, bounded: bool = True, instead: Call | None = None
+    ) -> None:
+        """Have `call` made in the loop's thread, or `instead`, in some thread, if it has to give
+        way to others."""
+        lost: Call | None = None
+        with self._lock:
+            if self._closed:
+                return
+            if bounded:
+                self._queues.setdefault(source, deque()).append((call, instead))
+                self._waiting += 1
+                full = self._waiting > self._limit
+                lost = self._give_way() if full else None
+            else:
+                full = False
+                self._urgent.append(call)
+            wake, self._woken = not self._woken, True
+        if full:
+            self._dropped()
+        if lost is not None:
+            lost()
+        if wake:
             self._wake()
-        return True
 
     def close(self) -> None:
         """Drop what waits and deliver nothing more."""
-        self._closed = True
-        self._calls.clear()
+        with self._lock:
+            self._closed = True
+            self._urgent.clear()
+            self._queues.clear()
+            self._waiting = 0
+
+    def _give_way(self) -> Call | None:
+        """Take the newest of the longest queue back; return what ends it."""
+        source = max(self._queues, key=lambda name: len(self._queues[name]))
+        queue = self._queues[source]
+        _, instead = queue.pop()
+        self._waiting -= 1
+        if not queue:
+            del self._queues[source]
+        return instead
+
+    def _take(self) -> Call | None:
+        with self._lock:
+            if self._urgent:
+                return self._urgent.popleft()
+            if not self._queues:
+                return None
+            source, queue = self._queues.popitem(last=False)
+            call, _ = queue.popleft()
+            self._waiting -= 1
+            if queue:
+                self._queues[source] = queue  # at the end: the others' turn comes first
+            return call
 
     def _wake(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._drain)
         except RuntimeError:  # the loop was closed without closing the fabric
-            self._closed = True
+            self.close()
 
     def _drain(self) -> None:
-        # Cleared before looking, so that a put that finds it set is always looked at.
-        self._woken = False
         for _ in range(BURST):
-            if self._closed or not self._calls:
-                return
-            self._calls.popleft()()
-        if self._calls and not self._woken:
-            self._woken = True
+            call = self._take()
+            if call is None:
+                break
+            call()
+        with self._lock:
+            self._woken = bool(self._urgent or self._queues)
+            again = self._woken
+        if again:
             self._wake()

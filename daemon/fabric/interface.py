@@ -7,9 +7,10 @@
    Its key is always a plain record key of this cluster: no wildcard, no foreign tree.
 4. ``on_alive`` is called once per change, first for every node already present, never for
    the node itself. After ``on_alive(n, True)`` that node can be asked.
+   ``on_returned`` is called for a node that stays alive though the link to it was replaced.
 5. ``ask`` returns all replies of one node, whole and in order, or raises.
 6. A fabric that reopens its session (new endpoints, nodes or certificates) keeps quiet
-   about nodes that come back within the settling time; the others' listeners hear nothing.
+   about nodes that come back within the settling time, but for ``on_returned``; so do theirs.
 7. ``close`` always returns, may be repeated, and calls nobody back afterwards.
 """
 
@@ -111,8 +112,13 @@ class Listener(Protocol):
     def on_alive(self, node: str, alive: bool) -> None:
         """`node` appeared, or its token vanished (daemon, node or network: use a probe)."""
 
+    def on_returned(self, node: str) -> None:
+        """`node` was out of reach for a moment, shorter than a death: what was published
+        meanwhile, on either side, may be lost."""
+
     async def on_ask(self, question: bytes) -> list[bytes]:
-        """Answer another node's `question`; each reply at most `MAX_PAYLOAD` bytes."""
+        """Answer another node's `question`; each reply at most `MAX_PAYLOAD` bytes. Whoever
+        asked hears the message of a NoctuleError."""
 
 
 class Fabric(Protocol):

@@ -7,12 +7,13 @@ side that let go sees a linked peer that is not alive; reopening its own session
 closes properly, makes the other begin anew.
 
 1. A peer that is linked but not alive for `PATIENCE` is split from us.
-2. Reopening is tried at most every `PAUSE`, twice as long after each try up to `PAUSE_LIMIT`,
-   because a peer that merely declares no token must not keep us busy.
-3. When nobody is split, the next case is tried at once again.
+2. Reopening for one peer is tried less and less often, because it drops the links to all others,
+   and a peer that merely declares no token must not keep us busy (``damping``).
 """
 
 from __future__ import annotations
+
+from daemon.fabric.damping import Damping
 
 CHECK = 0.5
 """Seconds between two looks at the links."""
@@ -24,7 +25,10 @@ PAUSE = 5.0
 """Seconds after the first reopening."""
 
 PAUSE_LIMIT = 300.0
-"""Seconds at most between two reopenings."""
+"""Seconds at most between two reopenings for one peer."""
+
+HALF_LIFE = 600.0
+"""Seconds: after an hour without a split, a peer's next one is mended at once."""
 
 
 class LinkRepair:
@@ -32,19 +36,18 @@ class LinkRepair:
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
-        self._pause = PAUSE
-        self._not_before = 0.0
+        self._damping = Damping(PAUSE, PAUSE_LIMIT, HALF_LIFE)
 
     def look(self, linked: frozenset[str], alive: frozenset[str], now: float) -> frozenset[str]:
         """Return the peers to reopen for; empty if there is nothing to do now."""
         self._since = {node: self._since.get(node, now) for node in linked - alive}
-        if not self._since:
-            self._pause, self._not_before = PAUSE, now
-            return frozenset()
-        split = frozenset(node for node, since in self._since.items() if now - since >= PATIENCE)
-        if not split or now < self._not_before:
-            return frozenset()
-        self._not_before = now + self._pause
-        self._pause = min(2 * self._pause, PAUSE_LIMIT)
-        self._since.clear()
+        split = frozenset(
+            node
+            for node, since in self._since.items()
+            if now - since >= PATIENCE and self._damping.wait(node, now) <= 0
+        )
+        for node in split:
+            self._damping.caused(node, now)
+        if split:
+            self._since.clear()
         return split

@@ -5,9 +5,12 @@
    `LOSS_GRACE` as a rule, `RETURN_GRACE` when the node had said that it will be back.
 3. When our own session reopens, all we knew is in doubt for `RETURN_GRACE`: a node that has
    not shown its token by then is dead.
+4. A node that was in doubt and shows its token has returned: what it said meanwhile is lost.
 """
 
 from __future__ import annotations
+
+from enum import Enum
 
 LOSS_GRACE = 0.05
 """Seconds. Two nodes that dial each other at the same moment may close one link for the
@@ -19,6 +22,17 @@ two such repeats and a TLS handshake on a busy machine fit in."""
 
 PROMISE = 5.0
 """Seconds for which a node's word that it will be back is believed."""
+
+
+class Appearance(Enum):
+    """What a token says that was just seen."""
+
+    NEWS = "news"
+    """The node was not there before."""
+    RETURNED = "returned"
+    """It was there, and then in doubt."""
+    KNOWN = "known"
+    """Nothing, or it is our own."""
 
 
 class Presence:
@@ -36,13 +50,15 @@ class Presence:
         """The nodes reported alive and not reported dead since."""
         return frozenset(self._alive)
 
-    def appeared(self, node: str) -> bool:
-        """A token was seen; True if that is news."""
-        self._doubts.pop(node, None)
-        if node == self._own or node in self._alive:
-            return False
+    def appeared(self, node: str) -> Appearance:
+        """A token was seen; return what that says."""
+        if node == self._own:
+            return Appearance.KNOWN
+        doubted = self._doubts.pop(node, None) is not None
+        if node in self._alive:
+            return Appearance.RETURNED if doubted else Appearance.KNOWN
         self._alive.add(node)
-        return True
+        return Appearance.NEWS
 
     def promised(self, node: str, now: float) -> None:
         """`node` said that its token will vanish and come back at once."""

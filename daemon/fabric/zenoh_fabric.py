@@ -34,14 +34,21 @@ from daemon.fabric.interface import (
     Settings,
 )
 from daemon.fabric.link_repair import CHECK, LinkRepair
-from daemon.fabric.presence import Presence
+from daemon.fabric.presence import Appearance, Presence
 from daemon.fabric.zenoh_session import Handlers, Session
 from daemon.model.keys import Keys, check_name
+from netconf.errors import NoctuleError
 
 log = logging.getLogger(__name__)
 
 ANSWERS_AT_ONCE = 8
-"""Questions answered at the same time: an answer holds a thread while it is sent."""
+"""Answers sent at the same time: each holds a thread."""
+
+ANSWERS_WAITING = 256
+"""Questions that are being answered; more are dropped, and whoever asked tries again."""
+
+QUESTIONS = "?"
+"""The source of all questions in the inbox, no node's name: zenoh does not tell who asks."""
 
 RETRY = 2.0
 """Seconds before a session that could not be reopened is tried again."""
@@ -82,7 +89,7 @@ class ZenohFabric:
             self._fingerprint = await asyncio.to_thread(fingerprint, self._settings)
             self._listener = listener
             self._loop = asyncio.get_running_loop()
-            self._inbox = Inbox(self._loop)
+            self._inbox = Inbox(self._loop, dropped=self._overflow)
             await self._start()
             self._opened = True
             self._watch = self._loop.create_task(self._watch_links())
@@ -236,15 +243,16 @@ class ZenohFabric:
             self._counters.rejected += 1
             return
         call = functools.partial(self._heard, generation, key, payload.to_bytes())
-        if not self._inbox.put(call):
-            self._counters.overflowed += 1
+        # Where nodes are pinned, zenoh lets each put under its own keys only: its key is who
+        # speaks. The policy, which all may put, waits in a queue of its own.
+        self._inbox.put(call, self._keys.owner(key))
 
     def _promise(self, generation: int, sample: Any) -> None:
         node = self._keys.node_alive(str(sample.key_expr))
         if node is None or sample.kind != zenoh.SampleKind.PUT:
             self._counters.rejected += 1
-        elif not self._inbox.put(functools.partial(self._promised, generation, node)):
-            self._counters.overflowed += 1
+        else:
+            self._inbox.put(functools.partial(self._promised, generation, node), node)
 
     def _token(self, generation: int, sample: Any) -> None:
         node = self._keys.node_alive(str(sample.key_expr))
@@ -259,11 +267,12 @@ class ZenohFabric:
         if payload is None or len(payload) > MAX_PAYLOAD:
             self._counters.rejected += 1
             query.drop()
-        elif not self._inbox.put(
-            functools.partial(self._asked, generation, query, payload.to_bytes())
-        ):
-            self._counters.overflowed += 1
-            query.drop()
+        else:
+            call = functools.partial(self._asked, generation, query, payload.to_bytes())
+            self._inbox.put(call, QUESTIONS, instead=query.drop)
+
+    def _overflow(self) -> None:
+        self._counters.overflowed += 1
 
     # -- in the loop's thread ---------------------------------------------------------------
 
@@ -282,8 +291,12 @@ class ZenohFabric:
             return
         if not alive:
             self._presence.vanished(node, self._loop.time())
-        elif self._presence.appeared(node):
-            self._tell(self._listener.on_alive, node, True)
+        else:
+            match self._presence.appeared(node):
+                case Appearance.NEWS:
+                    self._tell(self._listener.on_alive, node, True)
+                case Appearance.RETURNED:
+                    self._tell(self._listener.on_returned, node)
         self._watch_doubts()
 
     def _watch_doubts(self) -> None:
@@ -299,7 +312,8 @@ class ZenohFabric:
         self._watch_doubts()
 
     def _asked(self, generation: int, query: Any, question: bytes) -> None:
-        if generation != self._generation:
+        if generation != self._generation or len(self._answers) >= ANSWERS_WAITING:
+            self._counters.overflowed += generation == self._generation
             query.drop()
             return
         task = self._loop.create_task(self._answer(query, question))
@@ -308,15 +322,19 @@ class ZenohFabric:
 
     async def _answer(self, query: Any, question: bytes) -> None:
         try:
+            try:
+                replies = await self._listener.on_ask(question)
+                if any(len(reply) > MAX_PAYLOAD for reply in replies):
+                    raise ValueError(f"a reply has more than {MAX_PAYLOAD} bytes")
+                send = functools.partial(_reply, query, list(split(replies)))
+            except NoctuleError as error:  # the question's fault, which the asker may know
+                self._counters.rejected += 1
+                send = functools.partial(query.reply_err, error.message[:200].encode())
+            except Exception:
+                log.exception("cannot answer a question of %d bytes", len(question))
+                send = functools.partial(query.reply_err, b"the answer failed there")
+            # An answer that waits for the kernel must not keep others from being sent.
             async with self._answering:
-                try:
-                    replies = await self._listener.on_ask(question)
-                    if any(len(reply) > MAX_PAYLOAD for reply in replies):
-                        raise ValueError(f"a reply has more than {MAX_PAYLOAD} bytes")
-                    send = functools.partial(_reply, query, list(split(replies)))
-                except Exception:
-                    log.exception("cannot answer a question of %d bytes", len(question))
-                    send = functools.partial(query.reply_err, b"the answer failed there")
                 with contextlib.suppress(zenoh.ZError):  # the asker is gone
                     await asyncio.to_thread(send)
         finally:

@@ -27,6 +27,7 @@ class Recorder:
     def __init__(self, answer: Callable[[bytes], Awaitable[list[bytes]]] | None = None) -> None:
         self.records: list[tuple[str, bytes]] = []
         self.changes: list[tuple[str, bool]] = []
+        self.returned: list[str] = []
         self.questions: list[bytes] = []
         self.fail = False
         self._answer = answer
@@ -40,6 +41,10 @@ class Recorder:
 
     def on_alive(self, node: str, alive: bool) -> None:
         self.changes.append((node, alive))
+        self._heard.set()
+
+    def on_returned(self, node: str) -> None:
+        self.returned.append(node)
         self._heard.set()
 
     async def on_ask(self, question: bytes) -> list[bytes]:

@@ -6,6 +6,9 @@
 2. Two nodes are connected when both are open, one lists the other's endpoint, neither is
    cut off from the other, and each allows the other.
 3. A listed node speaks only for itself, as zenoh's access control has it.
+4. In chaos every message, questions, answers and tokens included, may be lost, come twice,
+   late, or after those sent later. When it ends, what is under way still comes, but for
+   tokens: of these each node is then told the truth, as the contract has it.
 """
 
 from __future__ import annotations
@@ -30,6 +33,16 @@ from daemon.fabric import (
     Settings,
 )
 from daemon.model.keys import Keys
+from netconf.errors import NoctuleError
+
+
+class Chaos(msgspec.Struct, frozen=True):
+    """What becomes of each message, as shares and seconds."""
+
+    lost: float
+    doubled: float
+    late: float
+    """Seconds at most; each message draws its own."""
 
 
 class Network:
@@ -40,6 +53,9 @@ class Network:
         """The share of records that vanish; questions and tokens are repeated below."""
         self.delay = 0.0
         """Seconds each message takes; above 0 messages wait for `advance`."""
+        self.chaos: Chaos | None = None
+        self._epoch = 0
+        """Grows when chaos ends: tokens of an earlier one come no more."""
         self._random = random.Random(seed)
         self._members: dict[str, MemoryFabric] = {}
         self._cuts: set[frozenset[str]] = set()
@@ -61,6 +77,14 @@ class Network:
         """Mend all links."""
         self._cuts.clear()
         self.settle()
+
+    def calm(self) -> None:
+        """End the chaos, mend all links, and tell each node again who is there."""
+        self.chaos = None
+        self._epoch += 1
+        self._cuts.clear()
+        for fabric in self._members.values():
+            fabric.remind({other.settings.node for other in self.neighbours(fabric)})
 
     def advance(self, seconds: float) -> None:
         """Let time pass: messages whose time has come are delivered."""
@@ -88,12 +112,26 @@ class Network:
 
     def send(self, deliver: Callable[[], None], *, droppable: bool = False) -> None:
         """Have `deliver` called when the message arrives, if it does."""
+        if self.chaos is not None:
+            self._scatter(self.chaos, deliver)
+            return
         if droppable and self._random.random() < self.loss:
             return
         if self.delay:
             heapq.heappush(self._waiting, (self._now + self.delay, next(self._order), deliver))
         else:
             asyncio.get_running_loop().call_soon(deliver)
+
+    def token(self, deliver: Callable[[], None]) -> None:
+        """Have a token's change told, unless the truth has been told meanwhile (rule 4)."""
+        epoch = self._epoch
+        self.send(lambda: deliver() if epoch == self._epoch else None)
+
+    def _scatter(self, chaos: Chaos, deliver: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(2 if self._random.random() < chaos.doubled else 1):
+            if self._random.random() >= chaos.lost:
+                loop.call_later(self._random.random() * chaos.late, deliver)
 
     def enter(self, fabric: MemoryFabric) -> None:
         """A node opened its session."""
@@ -122,6 +160,7 @@ class MemoryFabric:
         self.listener: Listener | None = None
         self._network = network
         self._alive: set[str] = set()
+        self._told: dict[str, bool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, listener: Listener) -> None:
@@ -162,7 +201,12 @@ class MemoryFabric:
             self.settings, connect=tuple(endpoints), nodes=nodes
         )
         self.counters.reopened += 1
+        stayed = self._alive
         self._network.settle()
+        for other in self._network.neighbours(self):
+            if other.settings.node in stayed:
+                for one, two in ((self, other), (other, self)):
+                    self._network.token(functools.partial(one._tell_returned, two))
         return True
 
     async def close(self) -> None:
@@ -177,7 +221,14 @@ class MemoryFabric:
         """Learn who is there; each change is told once, when the message arrives."""
         for node in sorted(present ^ self._alive):
             alive = node in present
-            self._network.send(functools.partial(self._tell_alive, node, alive))
+            self._network.token(functools.partial(self._tell_alive, node, alive))
+        self._alive = present
+
+    def remind(self, present: set[str]) -> None:
+        """Be told of everyone whose last word was another than the truth."""
+        for node in sorted(present | self._told.keys()):
+            if self._told.get(node, False) != (node in present):
+                self._network.token(functools.partial(self._tell_alive, node, node in present))
         self._alive = present
 
     def hear(self, sender: MemoryFabric, key: str, value: bytes) -> None:
@@ -212,6 +263,8 @@ class MemoryFabric:
             replies = await self.listener.on_ask(question)
             if any(len(reply) > MAX_PAYLOAD for reply in replies):
                 raise ValueError("a reply is too long")
+        except NoctuleError as failure:
+            error = FabricError(f"no answer from {self.settings.node}: {failure.message}")
         except Exception:
             error = FabricError(f"no answer from {self.settings.node}: the answer failed there")
 
@@ -226,6 +279,12 @@ class MemoryFabric:
         self._network.send(arrive)
 
     def _tell_alive(self, node: str, alive: bool) -> None:
+        self._told[node] = alive
         if self.listener is not None:
             with contextlib.suppress(Exception):
                 self.listener.on_alive(node, alive)
+
+    def _tell_returned(self, other: MemoryFabric) -> None:
+        if self.listener is not None and self._network.connected(self, other):
+            with contextlib.suppress(Exception):
+                self.listener.on_returned(other.settings.node)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from daemon.fabric import Settings
 from daemon.fabric.answer import MAX_REPLIES, Answer, split
 from daemon.fabric.inbox import BURST, Inbox
 from daemon.fabric.link_repair import PATIENCE, PAUSE, PAUSE_LIMIT, LinkRepair
-from daemon.fabric.presence import LOSS_GRACE, PROMISE, RETURN_GRACE, Presence
+from daemon.fabric.presence import LOSS_GRACE, PROMISE, RETURN_GRACE, Appearance, Presence
 from daemon.fabric.zenoh_config import access_control, session_config
 from daemon.model.keys import Keys
 from netconf.errors import InvalidConfig
@@ -42,9 +44,9 @@ def settings(**changes: object) -> Settings:
 
 def test_a_change_is_news_once() -> None:
     presence = Presence("n1")
-    assert not presence.appeared("n1")
-    assert presence.appeared("n2")
-    assert not presence.appeared("n2")
+    assert presence.appeared("n1") is Appearance.KNOWN
+    assert presence.appeared("n2") is Appearance.NEWS
+    assert presence.appeared("n2") is Appearance.KNOWN
     presence.vanished("n2", 10.0)
     presence.vanished("n2", 10.01)
     assert presence.next() == 10.0 + LOSS_GRACE
@@ -53,14 +55,15 @@ def test_a_change_is_news_once() -> None:
     assert presence.due(20.0) == []
     presence.vanished("n2", 21.0)
     assert presence.next() is None
-    assert presence.appeared("n2")
+    assert presence.appeared("n2") is Appearance.NEWS
 
 
 def test_a_token_that_comes_back_in_time_was_never_gone() -> None:
     presence = Presence("n1")
     presence.appeared("n2")
     presence.vanished("n2", 1.0)
-    assert not presence.appeared("n2")
+    assert presence.appeared("n2") is Appearance.RETURNED
+    assert presence.appeared("n2") is Appearance.KNOWN
     assert presence.due(99.0) == []
 
 
@@ -97,7 +100,7 @@ def test_after_reopening_everyone_has_to_show_up() -> None:
         presence.appeared(node)
     assert presence.expel(frozenset({"n1", "n2", "n3"})) == ["n4"]
     presence.reopened(5.0)
-    assert not presence.appeared("n2")
+    assert presence.appeared("n2") is Appearance.RETURNED
     assert presence.due(5.0 + RETURN_GRACE) == ["n3"]
     assert presence.alive == {"n2"}
 
@@ -167,29 +170,57 @@ def test_an_answer_is_bounded() -> None:
 # -- inbox
 
 
-def test_the_inbox_keeps_order_across_bursts_and_refuses_beyond_its_limit() -> None:
+def fill(inbox: Inbox, *items: tuple[str, Callable[[], None]]) -> None:
+    """Put `items`, each of a source, from another thread while the loop is held."""
+    thread = threading.Thread(target=lambda: [inbox.put(call, source) for source, call in items])
+    thread.start()
+    thread.join()
+
+
+def test_the_inbox_keeps_order_across_bursts() -> None:
     async def run() -> None:
-        loop = asyncio.get_running_loop()
-        limit = 3 * BURST
-        inbox = Inbox(loop, limit)
+        inbox = Inbox(asyncio.get_running_loop())
         heard: list[int] = []
-        ended = asyncio.Event()
-
-        def fill() -> None:
-            accepted = [inbox.put(lambda i=i: heard.append(i)) for i in range(limit + 5)]
-            assert accepted.count(True) >= limit
-            inbox.put(ended.set, bounded=False)
-
-        # The loop is held while another thread fills the inbox.
-        thread = threading.Thread(target=fill)
-        thread.start()
-        thread.join()
-        await asyncio.wait_for(ended.wait(), 5)
-        assert heard == list(range(limit))
+        count = 3 * BURST
+        fill(inbox, *(("n2", functools.partial(heard.append, i)) for i in range(count)))
+        async with asyncio.timeout(5):
+            while len(heard) < count:
+                await asyncio.sleep(0)
+        assert heard == list(range(count))
         inbox.put(lambda: heard.append(-1))
         inbox.close()
         await asyncio.sleep(0)
-        assert heard == list(range(limit))
+        assert heard == list(range(count))
+
+    asyncio.run(run())
+
+
+def test_a_flood_pushes_out_only_itself() -> None:
+    async def run() -> None:
+        dropped: list[None] = []
+        inbox = Inbox(asyncio.get_running_loop(), 100, lambda: dropped.append(None))
+        heard: list[tuple[str, int]] = []
+        ended: list[int] = []
+
+        def said(source: str, number: int) -> tuple[str, Callable[[], None]]:
+            return source, functools.partial(heard.append, (source, number))
+
+        fill(inbox, *(said("liar", i) for i in range(5000)))
+        fill(inbox, *(said(f"n{i % 4}", i // 4) for i in range(80)))
+        inbox.put(lambda: None, "liar", instead=lambda: ended.append(1))
+        inbox.put(lambda: heard.append(("token", 0)), bounded=False)
+        async with asyncio.timeout(5):
+            while len(heard) < 101:
+                await asyncio.sleep(0)
+        # All of everybody else's, in order; of the liar's the oldest that there is room for.
+        for node in ("n0", "n1", "n2", "n3"):
+            assert [i for source, i in heard if source == node] == list(range(20))
+        assert [i for source, i in heard if source == "liar"] == list(range(20))
+        assert len(dropped) == 5000 - 20 + 1
+        assert ended == [1]
+        # Neither a token nor anybody's first word waits for what the liar said before.
+        assert heard[0] == ("token", 0)
+        assert {source for source, _ in heard[1:6]} == {"liar", "n0", "n1", "n2", "n3"}
 
     asyncio.run(run())
 
