@@ -1,16 +1,23 @@
 """What this node says about itself: records sealed with its key, held, and published.
 
 1. All versions come from one counter that only grows: also across restarts (`resume`), and
-   across a reboot with a clock that went back, for peers remember (`overtake`).
+   across a reboot with a clock that went back, for peers remember (`overtake`). Whom we hear
+   first may not remember the last of them, so we go on a random step further: two records of
+   one key never share a version then, and manifests tell the forgotten ones apart.
 2. Own records are first offered to this node's own store and pass the same checks as
    everybody's. One that does not pass is an error in the log.
 3. Another certificate or key means that everything is said anew (`renew`): peers check each
    record against the certificate in the newest info.
+4. The manifest is published now and then under a new version each time, though it may say
+   nothing new: release 0.1.0 compares what it misses only when a manifest's version is new to
+   it. In an answer to a question it is made anew only if the last one is no longer true, so
+   that questions cost no signatures.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Container, Iterable
 
@@ -38,14 +45,17 @@ class Publisher:
         publish: Callable[[str, bytes], None],
         journal: Journal,
         clock: Callable[[], float] = time.time,
+        step: Callable[[], int] = lambda: secrets.randbits(40),
     ) -> None:
         """`publish` gives a record to the fabric under its key; `clock` returns the seconds
-        since the epoch by which the own certificate is judged."""
+        since the epoch, by which the own certificate is judged and versions grow; `step` how far
+        to go beyond what a peer remembers, at most some minutes in nanoseconds."""
         self._identity = identity
         self._store = store
         self._publish = publish
         self._journal = journal
         self._clock = clock
+        self._step = step
         self._node = identity.name
         self._version = 0
 
@@ -96,7 +106,7 @@ class Publisher:
         """Say everything anew if a peer remembers a higher `version` of it."""
         if not self._version < version <= FUTURE:
             return
-        self._version = version
+        self._version = version + self._step()
         bodies = self._store.bodies(self._node)
         for key, body in bodies.items():
             self._say(key, body)
@@ -157,10 +167,21 @@ class Publisher:
         """Return the ids of the attachments that this node says it has."""
         return {r.attachment for r in self._store.held_replicas() if r.node == self._node}
 
-    def everything(self) -> list[bytes]:
-        """Return all of it, with a manifest that is true now, and the policy in force."""
-        self._hold(self._store.keys.manifest(self._node), self._store.manifest(self._node))
-        return self._store.answer(self._node)
+    def everything(self, keys: Iterable[str] = ()) -> list[bytes]:
+        """Return all of it, with a manifest that is true now, and the policy in force; of that
+        only what is under `keys`, below the cluster's root, if there are any."""
+        if not self._listed():
+            self._hold(self._store.keys.manifest(self._node), self._store.manifest(self._node))
+        return self._store.answer(self._node, keys)
+
+    def _listed(self) -> bool:
+        """Tell whether the last manifest is true, and younger than all that it must list."""
+        sealed = self._store.envelope(self._store.keys.manifest(self._node))
+        return (
+            sealed is not None
+            and records.decode(sealed).version == self._store.highest(self._node)
+            and self._store.manifest_of(self._node) == self._store.manifest(self._node)
+        )
 
     def again(self) -> None:
         """Publish everything once more."""
@@ -186,7 +207,7 @@ class Publisher:
         return sealed
 
     def _hold(self, key: str, body: records.Body) -> bytes:
-        self._version = records.next_version(self._version, time.time_ns())
+        self._version = records.next_version(self._version, int(self._clock() * 1e9))
         sealed = records.seal(self._store.keys, key, self._version, body, self._identity)
         verdict = self._store.offer(sealed, self._clock())
         if not verdict.changed:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+import msgspec
 import pytest
 
 from daemon.cluster import exchange as module
@@ -18,7 +19,17 @@ from daemon.model import records
 from daemon.model.store import Outcome, Store
 from tests.unit.fabric_kit import free_ports
 from tests.unit.memory_fabric import Network
-from tests.unit.model_kit import KEYS, NOW, filled, info, policy, record, replica, store
+from tests.unit.model_kit import (
+    KEYS,
+    NOW,
+    attachment,
+    filled,
+    info,
+    policy,
+    record,
+    replica,
+    store,
+)
 
 LIMIT = 10.0
 NOBODY = "tls/255.255.255.255:7447"
@@ -47,6 +58,8 @@ class Member:
         self.slow = False
         self.changes: list[bool] = []
         self.answered = 0
+        self.asked: list[tuple[str, ...]] = []
+        """What each Sync was for, the oldest first."""
         self.remembered: list[int] = []
         self.store.subscribe(lambda verdict: self.changes.append(verdict.key == KEYS.policy))
         self.store.subscribe(lambda _: self._program())
@@ -69,10 +82,11 @@ class Member:
             self.passes[-1].set_result(True)
         return self.passes[-1]
 
-    def everything(self) -> list[bytes]:
+    def everything(self, keys: Iterable[str] = ()) -> list[bytes]:
         """Return the records that answer a `Sync`; the publisher's part."""
         self.answered += 1
-        return self.store.answer(self.name)
+        self.asked.append(tuple(keys))
+        return self.store.answer(self.name, keys)
 
     def overtake(self, version: int) -> None:
         """Hear what a peer remembers of this node's versions; the publisher's part."""
@@ -112,6 +126,7 @@ def play(
         one.passes.clear()
         one.changes.clear()
         two.answered = 0
+        two.asked.clear()
         try:
             async with asyncio.timeout(LIMIT):
                 await scene(one, two)
@@ -204,18 +219,79 @@ def test_a_manifest_that_names_what_is_missing_is_followed_up() -> None:
         two.publish(record("n2", 6, two.store.manifest("n2")))
         await until(lambda: one.store.held_replicas())
         assert one.store.behind("n2") == []
+        assert two.asked == [(f"node/n2/replica/{attachment(5)}",)]
 
     play(scene)
 
 
 def test_a_manifest_that_names_nothing_new_is_not() -> None:
     async def scene(one: Member, two: Member) -> None:
-        two.publish(record("n2", 6, two.store.manifest("n2")))
-        await until(lambda: one.passes)
+        before = one.store.revision
+        for version in range(6, 9):
+            two.publish(record("n2", version, two.store.manifest("n2")))
         await one.fabric.ask("n2", records.encode_message(records.Sync("n1")), LIMIT)
+        assert one.store.counts[Outcome.ACCEPTED] >= 3
         assert two.answered == 1
+        assert (one.passes, one.changes, one.store.revision) == ([], [], before)
 
     play(scene)
+
+
+def test_whoever_holds_a_newer_policy_is_asked_for_it() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        two.store.offer(record("authority", 2, policy(version=2)), NOW)  # its publication is lost
+        two.publish(record("n2", 6, two.store.manifest("n2")))
+        await until(lambda: one.store.policy() == policy(version=2))
+        assert two.asked == [("policy",)]
+        one.peers.freshness.begin()
+        waits_for = one.peers.freshness.waits_for
+        assert waits_for(1, known={"n2"}, absent=set()) == ["n2 has policy 2"]
+        assert waits_for(2, known={"n2"}, absent=set()) == []
+        # And nothing comes of a peer that has the same, or an older one.
+        one.publish(record("n1", 6, one.store.manifest("n1")))
+        two.publish(record("n2", 7, two.store.manifest("n2")))
+        await one.fabric.ask("n2", records.encode_message(records.Sync("n1")), LIMIT)
+        assert (one.answered, two.answered) == (1, 2)  # one: as they met
+
+    play(scene)
+
+
+def test_a_peer_that_returned_is_asked_for_its_manifest() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        two.store.offer(record("n2", 5, replica("n2", 5)), NOW)  # said while the link was down
+        two.store.offer(record("n2", 6, two.store.manifest("n2")), NOW)
+        await two.fabric.reconfigure(["tls/10.0.0.1:1"], None)
+        await until(lambda: one.store.held_replicas())
+        assert two.asked == [("node/n2/manifest",), (f"node/n2/replica/{attachment(5)}",)]
+
+    play(scene)
+
+
+def test_a_policy_is_brought_to_a_node_that_does_not_say_what_it_holds() -> None:
+    # As one of release 0.1.0; the publication was lost.
+    silent = records.Manifest(versions={"info": 1})
+
+    async def scene(one: Member, two: Member) -> None:
+        one.store.offer(record("authority", 2, policy(version=2)), NOW)
+        two.publish(record("n2", 6, silent))
+        await until(lambda: two.store.policy() == policy(version=2))
+        heard = len(two.passes)
+        for version in range(7, 10):
+            two.publish(record("n2", version, silent))
+        await one.fabric.ask("n2", records.encode_message(records.Sync("n1")), LIMIT)
+        assert len(two.passes) == heard  # once
+        one.store.offer(record("authority", 3, policy(version=3)), NOW)
+        two.publish(record("n2", 10, silent))
+        await until(lambda: two.store.policy() == policy(version=3))
+
+    play(scene)
+
+
+def test_a_manifest_of_the_release_before_is_read() -> None:
+    old = msgspec.msgpack.encode({"type": "manifest", "versions": {"info": 1}})
+    assert msgspec.msgpack.decode(old, type=records.Manifest) == records.Manifest(
+        versions={"info": 1}
+    )
 
 
 def test_a_confirmation_waits_for_the_pass() -> None:
