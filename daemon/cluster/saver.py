@@ -5,6 +5,8 @@
    its peers.
 2. A policy is written before the next one is waited for: what it forbids must not be allowed again
    by a crash.
+3. The loop only collects the records, as they lie in the store; encoding and writing them, which
+   takes long where there are many, is done in a worker.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class Saver:
         self._ruled = asyncio.Event()
         """The policy is another one."""
         self._saving = asyncio.Lock()
+        self._later: asyncio.TimerHandle | None = None
         store.subscribe(self._heard)
 
     def _heard(self, verdict: Verdict) -> None:
@@ -80,14 +83,24 @@ class Saver:
                 pass  # it is opened with the rest, or the daemon ends (`refresh`)
             except NoctuleError as error:
                 self._journal.error("fabric", error=error.message, details=error.details)
+            self._follow_later()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ruled.wait(), SAVE_EVERY)
+
+    def _follow_later(self) -> None:
+        """Look again when endpoints that were not followed yet may be."""
+        if self._later is not None:
+            self._later.cancel()
+        wait = self._membership.postponed()
+        loop = asyncio.get_running_loop()
+        self._later = None if wait is None else loop.call_later(wait + 0.1, self._changed.set)
 
     async def write(self) -> None:
         """Save records and policy, and write ``names``; IOFailure names the file."""
         async with self._saving:
             policy = self._store.envelope(self._store.keys.policy)
-            await self._disk.run(self._snapshot.write, self._store.dump(), policy)
+            contents, revision = self._store.contents(), self._store.revision
+            await self._disk.run(self._snapshot.write, contents, policy, revision)
             await self.name()
 
     async def name(self) -> None:

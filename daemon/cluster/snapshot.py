@@ -5,13 +5,15 @@
 2. Both are replaced whole and synced (`netconf.files`): a crash leaves the old or the new.
 3. Everything is verified again when read, so neither file needs to be trusted, but for one thing:
    that it was accepted while its signer's certificate was in force (``Store.load``).
+4. What was news since the last writing is written, and nothing is where nothing was: a manifest
+   that says nothing new costs no file.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from daemon.model.store import Store
+from daemon.model.store import Contents, Store
 from netconf import files
 from netconf.errors import DecodeFailure, IOFailure
 
@@ -25,6 +27,7 @@ class Snapshot:
         self._policy = cache / "policy"
         self._store = store
         self._written: bytes | None = None
+        self._revision = -1
 
     def load(self) -> list[str]:
         """Offer what was saved to the store; return what could not be used, in words."""
@@ -42,15 +45,18 @@ class Snapshot:
                 problems.append(f"{self._policy}: {verdict.outcome}: {verdict.reason}")
         return problems
 
-    def write(self, snapshot: bytes, policy: bytes | None) -> None:
-        """Save the records, and the policy if it is another one; IOFailure names the file.
+    def write(self, contents: Contents, policy: bytes | None, revision: int) -> None:
+        """Save the records of that `revision` of the store, and the policy, each if it is
+        another one than was saved last; IOFailure names the file.
 
         Blocks for as long as the disk does; not for two threads at a time.
         """
         if policy is not None and policy != self._written:
             _replace(self._policy, policy)
             self._written = policy
-        _replace(self._snapshot, snapshot)
+        if revision != self._revision:
+            _replace(self._snapshot, contents.encode())
+            self._revision = revision
 
 
 def _replace(path: Path, content: bytes) -> None:

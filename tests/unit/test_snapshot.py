@@ -17,7 +17,7 @@ def saved(folder: Path, known: Store) -> Snapshot:
 
 
 def save(folder: Path, known: Store) -> None:
-    saved(folder, known).write(known.dump(), known.envelope(KEYS.policy))
+    saved(folder, known).write(known.contents(), known.envelope(KEYS.policy), known.revision)
 
 
 def loaded(folder: Path) -> tuple[Store, list[str]]:
@@ -131,7 +131,30 @@ def test_after_a_failure_the_policy_is_written_the_next_time(tmp_path: Path) -> 
     known = filled()
     keeper = saved(tmp_path, known)
     with pytest.raises(IOFailure):
-        keeper.write(known.dump(), known.envelope(KEYS.policy))
+        keeper.write(known.contents(), known.envelope(KEYS.policy), known.revision)
     blocked.unlink()
-    keeper.write(known.dump(), known.envelope(KEYS.policy))
+    keeper.write(known.contents(), known.envelope(KEYS.policy), known.revision)
     assert (blocked / "policy").read_bytes() == known.envelope(KEYS.policy)
+
+
+def test_what_says_nothing_new_is_not_written_again(tmp_path: Path) -> None:
+    known = filled(record("n2", 2, replica("n2", 5)))
+    keeper = saved(tmp_path, known)
+
+    def write() -> tuple[bool, bool]:
+        """Save; tell which of records and policy was written."""
+        files = tmp_path / "state" / "records", tmp_path / "cache" / "policy"
+        for file in files:
+            file.unlink(missing_ok=True)
+        keeper.write(known.contents(), known.envelope(KEYS.policy), known.revision)
+        return files[0].exists(), files[1].exists()
+
+    assert write() == (True, True)
+    assert write() == (False, False)
+    for version in range(3, 6):
+        assert known.offer(record("n2", version, known.manifest("n2")), NOW).changed
+        assert write() == (False, False)
+    known.offer(record("n2", 6, replica("n2", 6)), NOW)
+    assert write() == (True, False)
+    known.offer(record("authority", 2, policy(version=2)), NOW)
+    assert write() == (True, True)
