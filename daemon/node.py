@@ -122,7 +122,8 @@ class Node:
         )  # fmt: skip
         self._hold = Hold(
             store, self._membership, self._exchange, self._liveness, self._registry,
-            self._reconciler, dialled=len(config.fabric.connect),
+            self._reconciler, journal,
+            dialled=len({*config.fabric.connect} - {*config.fabric.listen}),
         )  # fmt: skip
         self._reporter = Reporter(
             config, store, self._membership, self._liveness, self._mesh, self._registry, planner,
@@ -187,7 +188,9 @@ class Node:
         if self._lock is not None:
             try:
                 self._snapshot.write(
-                    self._store.dump(), self._store.envelope(self._store.keys.policy)
+                    self._store.contents(),
+                    self._store.envelope(self._store.keys.policy),
+                    self._store.revision,
                 )
             except NoctuleError as error:
                 self._journal.error("not saved", error=error.message, details=error.details)

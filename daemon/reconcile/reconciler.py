@@ -6,8 +6,9 @@
 2. Whatever asks for a pass before one begins gets that one: a burst of records costs one or two.
 3. Grant before use: host pairs are added before the attachments change, and removed once those
    that used them have changed.
-4. What a predecessor left is not touched while `hold` lasts: a daemon that does not yet know what
-   its predecessor knew must cut nobody off. After that it is read back and corrected.
+4. Nothing is changed while `hold` lasts: a daemon that does not yet know what its predecessor
+   knew must cut nobody off, and one whose policy may be older than its peers' must open nothing.
+   After that what the predecessor left is read back and corrected.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ class Reconciler:
             if (entry := self._entries.get(attachment.id)) is not None:
                 entry.desired = desired
         troubled = self.trouble().keys()
-        await self._change_pairs(self._pairs.lacking(), frozenset())
+        if not self.hold:
+            await self._change_pairs(self._pairs.lacking(), frozenset())
         for entry in self._entries.values():
             if entry.task is None and self._due(entry):
                 name = f"program {entry.attachment.id}"
@@ -188,7 +190,7 @@ class Reconciler:
                 for entry in entries
                 if self._present(entry) and not entry.agrees
             }
-            agreed = not wrong and not self.hold
+            agreed = not wrong and (not self.hold or not entries)
             if agreed:
                 self.policy_version = version
             _answer(together, lambda one: not (wrong if one.strict else wrong - old))
@@ -206,9 +208,7 @@ class Reconciler:
         return self._entries.get(entry.attachment.id) is entry
 
     def _due(self, entry: Entry) -> bool:
-        if self.hold and entry.programmed is None and not entry.failures:
-            return False
-        return self._present(entry) and entry.due(self._clock())
+        return not self.hold and self._present(entry) and entry.due(self._clock())
 
     async def _bring(self, entry: Entry) -> None:
         """Change one attachment until it is as desired, in trouble, or gone."""

@@ -113,30 +113,41 @@ def test_a_plan_that_fails_ends_nothing(stage: Stage) -> None:
     stage.run(scene)
 
 
-def test_hold_leaves_what_was_adopted_alone(stage: Stage) -> None:
+def test_hold_cuts_nobody_off_and_opens_nothing(stage: Stage) -> None:
     one, two = stage.add(1), stage.add(2)
     del stage.attachments[two.id]  # it comes later
-    old = pairs(one, *PEERS)
 
     async def scene(made: Reconciler) -> None:
         stage.views[one.id] = view(*PEERS)
         await made.request()
+        old = stage.kernel.pairs()
         stage.kernel.log.clear()
-        # A successor that knows less: nobody is cut off, but a new attachment is served.
+        # A successor that knows less, and may hold an older policy than its peers.
+        made.hold = True
+        made.policy_version = 0
         made.removed(one)
         made.added(one, fresh=False)
-        made.adopt_pairs(stage.kernel.pairs())
+        made.adopt_pairs(old)
         stage.registry.add(two, fresh=True)
         stage.views = {one.id: EMPTY, two.id: view(PEERS[0])}
         assert await made.request() is False
-        assert agrees(stage, one, view(*PEERS))
-        assert agrees(stage, two, view(PEERS[0]))
-        assert stage.kernel.pairs() == old | pairs(two, PEERS[0])
+        assert await made.request_for(two.id) is False
+        assert stage.kernel.log == []
+        assert stage.kernel.pairs() == old == pairs(one, *PEERS)
         assert made.policy_version == 0
         made.hold = False
         assert await made.request() is True
         assert agrees(stage, one, EMPTY)
+        assert agrees(stage, two, view(PEERS[0]))
         assert stage.kernel.pairs() == pairs(two, PEERS[0])
+        assert made.policy_version == 1
+
+    stage.run(scene)
+
+
+def test_a_hold_with_nothing_to_hold_agrees_with_any_policy(stage: Stage) -> None:
+    async def scene(made: Reconciler) -> None:
+        assert await made.request(strict=True) is True
         assert made.policy_version == 1
 
     stage.run(scene, hold=True)
