@@ -151,6 +151,9 @@ class Counters(msgspec.Struct, kw_only=True):
     denied: list[DenialStatus]
     records: dict[str, int]
     """Fabric records refused, by reason."""
+    peers: dict[str, dict[str, int]] = {}
+    """The same by node whose records they claim to be, then by reason: who is in trouble, or
+    makes it."""
 
 
 class PolicyStatus(msgspec.Struct, kw_only=True):

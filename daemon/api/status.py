@@ -21,7 +21,7 @@ from daemon.cluster.membership import Membership
 from daemon.cluster.rollout import Rollout
 from daemon.config import Config
 from daemon.mesh.local_mesh import LocalMesh
-from daemon.model.store import Outcome, Store
+from daemon.model.store import HARMLESS, Store
 from daemon.model.trust import moment
 from daemon.reconcile.planning import Planner
 from daemon.reconcile.reconciler import Reconciler
@@ -30,15 +30,6 @@ from netconf import names
 from netconf.errors import NoctuleError
 from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
-
-HARMLESS = (
-    Outcome.ACCEPTED,
-    Outcome.KNOWN,
-    Outcome.STALE,
-    Outcome.UNKNOWN_SIGNER,
-    Outcome.UNKNOWN_KIND,
-)
-"""What becomes of records in the course of things; the rest was refused."""
 
 
 class Reporter:
@@ -108,6 +99,10 @@ class Reporter:
                 str(outcome): count
                 for outcome, count in sorted(dict(self._store.counts).items())
                 if outcome not in HARMLESS
+            },
+            peers={
+                node: {str(outcome): count for outcome, count in sorted(dict(counts).items())}
+                for node, counts in sorted(dict(self._store.refused).items())
             },
         )
 

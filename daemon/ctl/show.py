@@ -127,6 +127,11 @@ def status(report: Status, now: float) -> str:
             )
         )
     parts.extend(f"records refused: {reason}: {n}" for reason, n in counters.records.items())
+    parts.extend(
+        f"records of {node} refused: {reason}: {n}"
+        for node, reasons in counters.peers.items()
+        for reason, n in reasons.items()
+    )
     return "\n\n".join(parts)
 
 

@@ -128,14 +128,20 @@ def test_what_was_refused_is_counted() -> None:
     )  # fmt: skip
     text = changed(
         counters=Counters(
-            plaintext=1, foreign=2, forbidden=3, denied=[denial], records={"malformed": 4}
+            plaintext=1,
+            foreign=2,
+            forbidden=3,
+            denied=[denial],
+            records={"malformed": 4},
+            peers={"n2": {"over quota": 3}},
         )
     )
     assert "1 plaintext, 2 foreign, 3 forbidden" in text
     assert [line.split() for line in text.splitlines() if "5432" in line] == [
         ["web", "out", "db", "tcp", "5432", "3"]
     ]
-    assert text.endswith("records refused: malformed: 4")
+    assert "records refused: malformed: 4\n" in text
+    assert text.endswith("records of n2 refused: over quota: 3")
 
 
 def test_a_verification_lists_differences_or_says_there_are_none() -> None:
