@@ -29,7 +29,7 @@ class Resolver:
         """`folder` is the state folder, which both share."""
         self._folder = folder
         self._journal = journal
-        self._written: tuple[int, str] | None = None
+        self._written: tuple[Policy, str] | None = None
         self._missing = False
 
     def write(self, policy: Policy | None, ula: str) -> None:
@@ -37,10 +37,10 @@ class Resolver:
 
         `ula` is the cluster's IPv6 network in CIDR notation, or empty.
         """
-        if policy is None or self._written == (policy.version, ula):
+        if policy is None or self._written == (policy, ula):
             return
         files.replace(self._folder / NAMES, msgspec.json.encode(directory(policy, ula)))
-        self._written = (policy.version, ula)
+        self._written = (policy, ula)
 
     async def serve(self, attachment: Attachment, within: float) -> None:
         """Wait until an attachment that is ready has its name server, at most `within` seconds;

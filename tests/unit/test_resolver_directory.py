@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from daemon.journal import Journal
 from daemon.model.directory import Directory, directory
 from daemon.model.policy import compile
 from daemon.model.policy_file import AllowText, parse
+from daemon.resolver.client import Resolver
+from daemon.resolver.protocol import NAMES
 from tests.unit.model_kit import VIPS, policy
 
 ULA = "fd00:4e::/64"
@@ -53,6 +58,23 @@ def test_a_name_that_differs_in_capitals_only_belongs_to_the_older_service() -> 
 def test_it_survives_the_file() -> None:
     made = directory(policy(), ULA)
     assert msgspec.json.decode(msgspec.json.encode(made), type=Directory) == made
+
+
+def test_names_follow_the_policy_also_within_one_version(tmp_path: Path) -> None:
+    """Two signers may have used one version; a node that held the one that lost takes the other."""
+    lost, won = policy("services: {web: {}}\n", 2), policy(version=2)
+    resolver = Resolver(tmp_path, Journal())
+
+    def known() -> dict[str, tuple[str, ...]]:
+        return msgspec.json.decode((tmp_path / NAMES).read_bytes(), type=Directory).of("web")
+
+    resolver.write(lost, "")
+    assert known() == {}
+    resolver.write(won, "")
+    assert set(known()) == {"api"}
+    (tmp_path / NAMES).unlink()
+    resolver.write(won, "")
+    assert not (tmp_path / NAMES).exists()  # nothing new
 
 
 def test_names_that_lead_nowhere() -> None:
