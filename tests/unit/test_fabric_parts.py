@@ -125,12 +125,32 @@ def test_a_peer_that_shows_no_token_is_tried_less_and_less() -> None:
     step = PATIENCE / 2
     tries = [i * step for i in range(4000) if watch.look(N2, NOBODY, i * step)]
     pauses = [round(b - a, 3) for a, b in itertools.pairwise(tries)]
-    assert pauses[:3] == [PAUSE, 2 * PAUSE, 4 * PAUSE]
+    assert pauses[:3] == pytest.approx([PAUSE, 2 * PAUSE, 4 * PAUSE], rel=0.1)
     assert max(pauses) <= PAUSE_LIMIT + step
     # Once all is well, the next case is not made to wait.
     assert watch.look(N2, N2, 5000) == NOBODY
     watch.look(N2, NOBODY, 5001)
     assert watch.look(N2, NOBODY, 5001 + PATIENCE) == N2
+
+
+def test_a_peer_that_hides_its_token_again_and_again_costs_the_others_little() -> None:
+    watch = LinkRepair()
+    hour = [second / 2 for second in range(7200)]
+    # Gone for 1.5 s, back for half a second.
+    tries = [now for now in hour if watch.look(N2, N2 if now % 2 == 0 else NOBODY, now)]
+    assert 0 < len(tries) <= 50
+    # Another peer's split is mended at once all the same.
+    watch.look(frozenset({"n3"}), NOBODY, 3600.0)
+    assert watch.look(frozenset({"n3"}), NOBODY, 3600.0 + PATIENCE) == {"n3"}
+
+
+def test_who_is_split_now_and_then_is_mended_each_time() -> None:
+    watch = LinkRepair()
+    for number in range(30):
+        gone = number * 120.0
+        assert watch.look(N2, NOBODY, gone) == NOBODY
+        assert watch.look(N2, NOBODY, gone + PATIENCE) == N2
+        assert watch.look(N2, N2, gone + PATIENCE + 1) == NOBODY
 
 
 # -- answers
