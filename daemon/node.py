@@ -123,7 +123,7 @@ class Node:
         self._hold = Hold(
             store, self._membership, self._exchange, self._liveness, self._registry,
             self._reconciler, journal,
-            dialled=len({*config.fabric.connect} - {*config.fabric.listen}),
+            dialled={*config.fabric.connect} - {*config.fabric.listen},
         )  # fmt: skip
         self._reporter = Reporter(
             config, store, self._membership, self._liveness, self._mesh, self._registry, planner,

@@ -16,9 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Set
 
-LINKS_WITHIN = 3.0
-"""Seconds from the start for fabric links to come up: a failed dial is repeated every half
-second. Whoever has no token after that, and was found without one before, has no daemon."""
 HEAR_WITHIN = 10.0
 """Seconds from the start for peers to answer."""
 FETCH_WITHIN = 5.0
@@ -60,13 +57,12 @@ class Freshness:
 
         `version` is that of the policy held here, 0 for none; `known` are the other nodes'
         names; `strangers` tells how many nodes there are to dial where their names are not
-        known; `absent` are those found without a token.
+        known; `absent` are those found without a daemon (``daemon.reconcile.absence``).
         """
         now = self._clock()
         reasons: list[str] = []
         if self.early():
-            linked = now - self._began >= LINKS_WITHIN
-            settled = self._answered | (absent if linked else frozenset())
+            settled = self._answered | absent
             reasons.extend(f"{peer} has not answered" for peer in sorted(known - settled))
             if not known and len(settled) < strangers:
                 reasons.append(f"{len(settled)} of {strangers} peers have answered")

@@ -9,17 +9,23 @@ containers that run keep the sets they have, and new ones stay closed, until
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterable
 
 from daemon.attachments.registry import Registry
 from daemon.cluster.exchange import Exchange
 from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
 from daemon.journal import Journal
+from daemon.model.records import NodeInfo
 from daemon.model.store import Store
+from daemon.reconcile.absence import Absence
 from daemon.reconcile.reconciler import Reconciler
 
 LOOK_EVERY = 0.1
 """Seconds between looks at whether the hold can end."""
+PROBE_EVERY = 0.5
+"""Seconds between looks at where no daemon listens."""
 
 
 class Hold:
@@ -35,9 +41,10 @@ class Hold:
         reconciler: Reconciler,
         journal: Journal,
         *,
-        dialled: int,
+        dialled: Iterable[str],
+        absence: Absence | None = None,
     ) -> None:
-        """`dialled` is the number of other nodes' endpoints in ``fabric.connect``: where what the
+        """`dialled` are the other nodes' endpoints in ``fabric.connect``: where what the
         predecessor knew was lost, whom we dial is all there is to go by."""
         self._store = store
         self._membership = membership
@@ -46,15 +53,20 @@ class Hold:
         self._registry = registry
         self._reconciler = reconciler
         self._journal = journal
-        self._dialled = dialled
+        self._dialled = frozenset(dialled)
+        self._absence = absence or Absence(time.monotonic)
 
     async def run(self) -> None:
         """End the hold when all nodes that live were heard, or when waiting is enough."""
         self._exchange.freshness.begin()
+        probing = asyncio.ensure_future(self._probe())
         waited: list[str] = []
-        while reasons := self._reasons():
-            waited = reasons
-            await asyncio.sleep(LOOK_EVERY)
+        try:
+            while reasons := self._reasons():
+                waited = reasons
+                await asyncio.sleep(LOOK_EVERY)
+        finally:
+            probing.cancel()
         policy = self._store.policy()
         self._journal.info(
             "hold ended", policy=policy.version if policy else 0, waited_last_for=waited
@@ -62,14 +74,40 @@ class Hold:
         self._reconciler.hold = False
         await self._reconciler.request()
 
+    async def _probe(self) -> None:
+        while True:
+            said = (info.endpoints for info in self._infos().values())
+            await self._absence.look((*self._dialled, *(e for some in said for e in some)))
+            await asyncio.sleep(PROBE_EVERY)
+
+    def _infos(self) -> dict[str, NodeInfo]:
+        """Return the infos of those that are not there yet."""
+        infos = self._membership.infos()
+        return {n: info for n, info in infos.items() if n not in self._liveness.alive}
+
+    def _absent(self) -> set[str]:
+        """Return the names of nodes without a daemon. One whose endpoints are not known may be
+        wherever we dial."""
+        infos = self._infos()
+        nowhere = self._absence.absent(self._unknown())
+        nameless = self._membership.expected() - self._membership.infos().keys()
+        nameless -= self._liveness.alive
+        found = {name for name, info in infos.items() if self._absence.absent(info.endpoints)}
+        return found | (nameless if nowhere else set())
+
+    def _unknown(self) -> set[str]:
+        """Return where we dial nodes that have not said who they are."""
+        infos = self._membership.infos().values()
+        return set(self._dialled) - {e for info in infos for e in info.endpoints}
+
     def _reasons(self) -> list[str]:
         policy = self._store.policy()
         freshness = self._exchange.freshness
         reasons = freshness.waits_for(
             policy.version if policy else 0,
             known=self._membership.expected(),
-            strangers=self._dialled,
-            absent=self._liveness.judged - self._liveness.alive,
+            strangers=sum(not self._absence.absent([e]) for e in self._dialled),
+            absent=self._absent(),
         )
         if policy is None and self._registry and freshness.early():
             reasons.append("there is no policy")  # all that runs would be closed

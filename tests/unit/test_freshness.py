@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.cluster.freshness import FETCH_WITHIN, HEAR_WITHIN, LINKS_WITHIN, Freshness
+from daemon.cluster.freshness import FETCH_WITHIN, HEAR_WITHIN, Freshness
 
 NOBODY: set[str] = set()
 BOTH = {"n2", "n3"}
@@ -52,14 +52,11 @@ def test_where_no_name_is_known_as_many_as_are_dialled_have_to_answer() -> None:
     assert waits() == []
 
 
-def test_a_node_without_a_daemon_is_believed_when_links_have_had_their_time() -> None:
-    # A kernel that answers a probe at once may have a daemon whose link is yet to come.
+def test_a_node_without_a_daemon_need_not_answer() -> None:
     world = World()
     world.fresh.answered("n2")
-    assert world.waits(absent={"n3"})
-    world.now += LINKS_WITHIN
-    assert not world.waits(absent={"n3"})
     assert world.waits()
+    assert not world.waits(absent={"n3"})
 
 
 def test_silence_ends() -> None:

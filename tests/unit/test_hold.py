@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from daemon.attachments.registry import Registry
 from daemon.cluster.freshness import HEAR_WITHIN
 from daemon.cluster.membership import Membership
+from daemon.cluster.probe import Probe
 from daemon.journal import Journal
 from daemon.model.store import Store
+from daemon.reconcile.absence import SILENT_FOR, Absence
 from daemon.reconcile.hold import LOOK_EVERY, Hold
 from tests.unit.memory_fabric import Network
-from tests.unit.model_kit import NOW, info, policy, record, store
+from tests.unit.model_kit import NOW, TEXT, info, policy, record, store
 from tests.unit.test_exchange import Member
 from tests.unit.virtual_time import run
 
@@ -39,12 +42,23 @@ class Reconciler:
         return True
 
 
-def holding(member: Member, dialled: int = 0) -> tuple[Hold, Reconciler]:
+class Kernels:
+    """What probes find, by endpoint; nothing answers where nothing is said."""
+
+    def __init__(self, found: dict[str, Probe]) -> None:
+        self.found = found
+
+    async def probe(self, endpoint: str) -> Probe:
+        await asyncio.sleep(0.4 if endpoint not in self.found else 0.01)
+        return self.found.get(endpoint, Probe.SILENT)
+
+
+def holding(member: Member, dialled: tuple[str, ...], kernels: Kernels) -> tuple[Hold, Reconciler]:
     made = Reconciler(member.store)
-    membership = Membership(member.name, (), member.store)
     hold = Hold(
-        member.store, membership, member.peers, member.liveness, Registry(),
-        made, Journal(), dialled=dialled,  # type: ignore[arg-type]
+        member.store, Membership(member.name, (), member.store), member.peers, member.liveness,
+        Registry(), made, Journal(), dialled=dialled,  # type: ignore[arg-type]
+        absence=Absence(asyncio.get_running_loop().time, kernels.probe),
     )  # fmt: skip
     return hold, made
 
@@ -58,16 +72,38 @@ def two_nodes() -> Store:
     return known
 
 
-def ended(joins_after: float, known: Store, dialled: int = 0) -> tuple[float, int]:
-    """Return when n1's hold ended, and its policy then, if n2 has version 2 and a daemon only
-    after `joins_after` seconds."""
+SAID = "tls/192.0.2.1:7447"
+"""Where the nodes of these tests say that they are."""
+DIALLED = "tls/10.0.0.2:1"
+"""Where n1 dials n2."""
+PINNED = "services: {}\nnodes: {n1: {slice: 10.64.16.0/20}, n2: {slice: 10.64.32.0/20}}\n"
+
+
+def rebooted(text: str = TEXT) -> Store:
+    """What is left to n1 after a reboot: a policy."""
+    known = store()
+    known.offer(record("authority", 1, policy(text)), NOW)
+    return known
+
+
+def ended(
+    joins_after: float,
+    known: Store,
+    dialled: tuple[str, ...] = (),
+    found: Probe | None = Probe.ANSWERS,
+) -> tuple[float, int]:
+    """Return when n1's hold ended, and its policy then.
+
+    n2 has version 2, and is connected only after `joins_after` seconds; until then probes find
+    what is `found` where it is, None for no answer.
+    """
 
     async def main() -> tuple[float, int]:
         network = Network()
-        one = Member(network, "n1", known)
-        two = Member(network, "n2", two_nodes())
+        one, two = Member(network, "n1", known), Member(network, "n2", two_nodes())
         two.store.offer(record("authority", 2, policy(version=2)), NOW)
-        hold, reconciler = holding(one, dialled)
+        kernels = Kernels({} if found is None else {SAID: found, DIALLED: found})
+        hold, reconciler = holding(one, dialled, kernels)
         await one.fabric.open(one.peers)
         asyncio.get_running_loop().call_later(
             joins_after, lambda: asyncio.ensure_future(two.fabric.open(two.peers))
@@ -89,21 +125,27 @@ def test_the_newer_policy_is_here_before_anything_opens(joins_after: float) -> N
     assert when <= joins_after + 2 * LOOK_EVERY
 
 
-def test_after_a_reboot_whom_we_dial_has_to_answer() -> None:
-    rebooted = store()
-    rebooted.offer(record("authority", 1, policy()), NOW)
-    when, version = ended(4.0, rebooted, dialled=1)
+def test_a_link_that_is_slow_to_come_up_is_waited_for() -> None:
+    # This node's own: nothing answers in the first two seconds.
+    assert ended(2.0, two_nodes(), found=None)[1] == 2
+
+
+@pytest.mark.parametrize("text", [TEXT, PINNED])
+def test_after_a_reboot_whom_we_dial_has_to_answer(text: str) -> None:
+    when, version = ended(4.0, rebooted(text), (DIALLED,))
     assert (version, when >= 4.0) == (2, True)
 
 
-def test_whom_policy_lists_has_to_answer() -> None:
-    pinned = "services: {}\nnodes: {n1: {slice: 10.64.16.0/20}, n2: {slice: 10.64.32.0/20}}\n"
-    rebooted = store()
-    rebooted.offer(record("authority", 1, policy(pinned)), NOW)
-    assert ended(4.0, rebooted)[1] == 2
+@pytest.mark.parametrize("known", [two_nodes, rebooted, lambda: rebooted(PINNED)])
+def test_whoever_has_no_daemon_is_not_waited_for(known: Callable[[], Store]) -> None:
+    when, version = ended(60.0, known(), (DIALLED,), found=Probe.REFUSED)
+    assert version == 1
+    assert when <= 2 * LOOK_EVERY
+    when, _ = ended(60.0, known(), (DIALLED,), found=None)
+    assert SILENT_FOR <= when <= SILENT_FOR + 1.0
 
 
-def test_who_never_comes_is_waited_for_ten_seconds() -> None:
+def test_who_listens_and_says_nothing_is_waited_for_ten_seconds() -> None:
     when, version = ended(60.0, two_nodes())
     assert version == 1
     assert HEAR_WITHIN <= when <= HEAR_WITHIN + 2 * LOOK_EVERY
