@@ -35,6 +35,7 @@ from netconf.mesh import source
 from netconf.mesh.config import MTU_MAX, Geneve, Link, MeshConfig, validate
 from netconf.netlink import batadv, links
 from netconf.netlink.links import Facts
+from netconf.netlink.routes import Way
 from netconf.netlink.socket import Netlink, NetlinkRequest, doing
 
 BATADV_OVERHEAD = 32
@@ -215,12 +216,15 @@ class _Site:
     def _geneve(self, field: str, geneve: Geneve) -> Facts:
         version = ip_address(geneve.remote).version
         remote = ("IFLA_GENEVE_REMOTE" if version == 4 else "IFLA_GENEVE_REMOTE6", geneve.remote)
-        mtu = self._underlay_mtu(field, geneve) - GENEVE_OVERHEAD[version]
+        way = self._underlay(field, geneve)
+        mtu = self._carried(way) - GENEVE_OVERHEAD[version]
         facts = links.get(self._rtnl, geneve.name)
         if facts is None:
             data: links.Attributes = [("IFLA_GENEVE_ID", geneve.id), remote]
             extra: links.Attributes = [("IFLA_MTU", mtu)]
-            return self._make(geneve.name, "geneve", data, extra)
+            mac = self._before.hard.get(geneve.name) if self._before is not None else None
+            mac = mac or _mac(source.identity(geneve, way))
+            return self._make(geneve.name, "geneve", data, extra, mac)
         if facts.kind != "geneve":
             raise InvalidConfig(
                 f"{field}.id: {geneve.name} exists and is no GENEVE device; choose another id"
@@ -233,8 +237,8 @@ class _Site:
         self._settle(facts, mtu)
         return msgspec.structs.replace(facts, mtu=mtu, up=True)
 
-    def _underlay_mtu(self, field: str, geneve: Geneve) -> int:
-        """Return what the way to the tunnel's peer carries; have it lead from `local`."""
+    def _underlay(self, field: str, geneve: Geneve) -> Way:
+        """Return the way to the tunnel's peer; have the tunnel send from `local`."""
         with doing(f"find the way to {geneve.remote}"):
             ordinary = source.way(self._rtnl, geneve)
         if ordinary is None:
@@ -256,8 +260,12 @@ class _Site:
                     f"{field}.local: left out, so {geneve.name} sends from {ordinary.source}, of "
                     f"{', '.join(several)}; give it if the peer's remote is another of them"
                 )
-        below = links.get(self._rtnl, ordinary.link)
-        return ordinary.mtu or (below.mtu if below is not None else MTU_MAX)
+        return ordinary
+
+    def _carried(self, way: Way) -> int:
+        """Return the bytes that a way carries, headers of IP included."""
+        below = links.get(self._rtnl, way.link)
+        return way.mtu or (below.mtu if below is not None else MTU_MAX)
 
     def _forget_sources(self) -> None:
         """Remove the rules of tunnels that are no more, or choose their source no longer."""
@@ -320,11 +328,18 @@ class _Site:
                 self._mend(f"{bridge} had other settings", facts, change)
         return facts
 
-    def _make(self, name: str, kind: str, data: links.Attributes, extra: links.Attributes) -> Facts:
+    def _make(
+        self,
+        name: str,
+        kind: str,
+        data: links.Attributes,
+        extra: links.Attributes,
+        mac: str | None = None,
+    ) -> Facts:
         with doing(f"make the {kind} device {name}"):
             # An address of our own choosing, or systemd-udevd replaces it a moment later
             # (systemd.link, MACAddressPolicy=persistent), and others would know the old one.
-            address = ("IFLA_ADDRESS", _random_mac())
+            address = ("IFLA_ADDRESS", mac or _mac(secrets.token_bytes(5)))
             made = links.create_request(name, kind, data, [address, *extra])
             # In one batch: a device of ours without our mark would not be taken for ours.
             self._rtnl.batch([made, links.set_request(name, alias=ALIAS)])
@@ -385,6 +400,6 @@ class _Site:
         return limit
 
 
-def _random_mac() -> str:
-    """Return a locally administered unicast MAC that is no replica's."""
-    return "06:" + secrets.token_bytes(5).hex(":")
+def _mac(octets: bytes) -> str:
+    """Return a locally administered unicast MAC that is no replica's, of five `octets`."""
+    return "06:" + octets.hex(":")

@@ -106,6 +106,12 @@ def test_geneve_carries_the_mesh(
     with batadv.open(wire[0].ns) as genl:
         (hard,) = batadv.hard_interfaces(genl, sent[0].mesh_index)
     assert (hard.name, hard.throughput_override) == ("gnv7", 200_000)
+    # Made anew, after a reboot or because somebody deleted it, it has the address others know.
+    wire[0].ip("link", "del", "gnv7")
+    wire[0].ip("link", "del", names.MESH)
+    tunnel = Link(geneve=Geneve(remote=addresses[1], id=7))
+    again = bring_up(wire[0], MeshConfig(algorithm="BATMAN_V", links=[tunnel]))
+    assert again.hard == sent[0].hard
     # The peer moves: the tunnel follows, and stays the same device.
     before = numbers(wire[0])
     other = addresses[1][:-1] + "9"
