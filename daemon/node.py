@@ -23,7 +23,7 @@ from daemon.attachments.lifecycle import Lifecycle
 from daemon.attachments.opening import Opening
 from daemon.attachments.registry import Registry
 from daemon.attachments.turns import Turns
-from daemon.cluster.credentials import Credentials
+from daemon.cluster.credentials import Credentials, Renewal
 from daemon.cluster.exchange import Exchange
 from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
@@ -32,7 +32,6 @@ from daemon.cluster.rollout import Rollout
 from daemon.cluster.saver import Saver
 from daemon.cluster.snapshot import Snapshot
 from daemon.config import Config, fabric_settings, trust_of
-from daemon.fabric.identity_files import Credential
 from daemon.fabric.join import join
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from daemon.journal import Journal
@@ -82,6 +81,7 @@ class Node:
             fabric_settings(config, self._membership.endpoints(), self._membership.speakers())
         )
         self._publisher = Publisher(credentials.identity, store, self._fabric.publish, journal)
+        self._renewal = Renewal(store, self._publisher, self._mesh.info, self._registry)
         self._liveness = Liveness(
             config.node, store, changed=lambda: self._reconciler.wake(), journal=journal
         )
@@ -166,7 +166,7 @@ class Node:
             self._audit.watch, self._saver.watch, self._publisher.keep_telling,
         ):  # fmt: skip
             self._tasks.forever(loop.__qualname__, loop)
-        self._tasks.forever("certificates", lambda: self._credentials.watch(self._renewed))
+        self._tasks.forever("certificates", lambda: self._credentials.watch(self._renewal))
         await self._api.open()
         self._reporter.ready = True
         self._journal.info(
@@ -196,12 +196,6 @@ class Node:
                 self._journal.error("not saved", error=error.message, details=error.details)
             os.close(self._lock)
         self._journal.info("stopped")
-
-    def _renewed(self, credential: Credential) -> None:
-        """Show another certificate, or believe other CAs; the store's news reach the fabric."""
-        self._store.rely_on(credential.roots)
-        info = self._mesh.info(credential.identity.pem)
-        self._publisher.renew(credential.identity, info, list(self._registry.values()))
 
     def _joined(self) -> None:
         """The fabric is open: say everything, and let it follow what was learned before."""

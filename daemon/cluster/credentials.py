@@ -18,10 +18,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from daemon import systemd
+from daemon.cluster.publisher import Publisher
 from daemon.fabric.identity_files import Contents, Credential, judge
 from daemon.journal import Journal
 from daemon.model.identity import Identity
+from daemon.model.records import NodeInfo
+from daemon.model.store import Store
 from daemon.model.trust import DAY, WARN_BEFORE, Dates, moment
+from netconf.attach.attachment import Attachment
 from netconf.errors import NoctuleError
 
 LOOK = 10.0
@@ -184,3 +188,30 @@ class Credentials:
                 error=error.message,
                 details=error.details,
             )
+
+
+class Renewal:
+    """Makes a new credential the one that this node signs with, shows and believes.
+
+    The store tells its subscribers, and through them the fabric, which reopens its session.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        info: Callable[[str], NodeInfo],
+        present: Mapping[str, Attachment],
+    ) -> None:
+        """`info` returns what this node says of itself with a certificate (PEM); `present` are
+        its attachments, by id."""
+        self._store = store
+        self._publisher = publisher
+        self._info = info
+        self._present = present
+
+    def __call__(self, credential: Credential) -> None:
+        """Judge what is held by the new CAs, then sign everything anew."""
+        self._store.rely_on(credential.roots)
+        info = self._info(credential.identity.pem)
+        self._publisher.renew(credential.identity, info, list(self._present.values()))
