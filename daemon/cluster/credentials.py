@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -71,8 +72,9 @@ class Credentials:
         """What the last look found; None for files that could not be read."""
         self._told_of: bytes | None = None
         """The digest of files that were named already because they cannot be used."""
-        self._warned: dict[str, float] = {}
-        """When something was last warned of: this node, its peers."""
+        self._warned: dict[str, tuple[float, frozenset[str]]] = {}
+        """When a line was last written, and which certificates had ended by then: about this
+        node's own, and about its peers'."""
 
     @property
     def identity(self) -> Identity:
@@ -151,32 +153,40 @@ class Credentials:
         return found
 
     def warn(self) -> None:
-        """Warn of every certificate that ends soon or has ended, once in `WARN_EVERY`."""
+        """Warn of every certificate that ends soon or has ended, once in `WARN_EVERY`.
+
+        That one has ended is news, whenever its end was warned of last.
+        """
         now = self._clock()
         near = {
-            node: moment(until)
-            for node, until in sorted(self.ends().items())
-            if until - now < WARN_BEFORE
+            node: until for node, until in sorted(self.ends().items()) if until - now < WARN_BEFORE
         }
         own = near.pop(self._node, None)
-        if own is not None and self._due("own", now):
-            if self._credential.dates.until < now:
+        if own is not None and self._due("own", {self._node: own}, now):
+            if own < now:
                 self._journal.error(
                     "this node's certificate has ended: peers do not connect, and new containers "
                     "stay closed; put a renewed one in place",
-                    until=own,
+                    until=moment(own),
                 )
             else:
-                self._journal.warning("this node's certificate ends soon; renew it", until=own)
-        if near and self._due("peers", now):
-            self._journal.warning("certificates of other nodes end soon or have ended", until=near)
+                self._journal.warning(
+                    "this node's certificate ends soon; renew it", until=moment(own)
+                )
+        if near and self._due("peers", near, now):
+            self._journal.warning(
+                "certificates of other nodes end soon or have ended",
+                until={node: moment(until) for node, until in near.items()},
+            )
 
-    def _due(self, what: str, now: float) -> bool:
-        last = self._warned.get(what)
+    def _due(self, whose: str, ends: Mapping[str, float], now: float) -> bool:
+        """Tell whether it is time for a line about `ends`, and note that it is written."""
+        last, ended_then = self._warned.get(whose, (-math.inf, frozenset()))
+        ended = frozenset(node for node, until in ends.items() if until < now)
         # A clock that was set back must not silence it for longer than one period.
-        if last is not None and 0 <= now - last < WARN_EVERY:
+        if 0 <= now - last < WARN_EVERY and ended <= ended_then:
             return False
-        self._warned[what] = now
+        self._warned[whose] = now, ended
         return True
 
     def _cannot_use(self, digest: bytes, error: NoctuleError) -> None:

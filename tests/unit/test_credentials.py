@@ -153,6 +153,19 @@ def test_the_own_certificate_is_warned_of_once_a_day_for_thirty_days(tmp_path: P
     assert scene.log.lines[0][2]["until"] == "2029-01-15T08:00:00Z"
 
 
+def test_an_end_is_told_at_once_whenever_it_was_warned_of(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, now=END - 60)
+    scene.peers = {"n2": Dates(0, END - 30), "n3": Dates(0, END + 30)}
+    for _ in range(12):
+        scene.credentials.warn()
+        scene.now += 10
+    said = [(level, "own" if "this" in event else "peers") for level, event, _ in scene.log.lines]
+    assert said == [
+        ("warning", "own"), ("warning", "peers"), ("warning", "peers"), ("error", "own"),
+        ("warning", "peers"),
+    ]  # fmt: skip
+
+
 def test_peers_share_one_line(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     ends = {"n2": 10.0, "n3": 29.5, "n4": 31.0, "n5": -1.0}
