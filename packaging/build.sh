@@ -11,7 +11,7 @@ version=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' daemon/version.py)
 
 tests/lab/setup.sh
 python=python$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_python_version())')
-tests/lab/setup.sh binutils dpkg-dev gcc libexpat1-dev "lib$python-dev" zlib1g-dev
+tests/lab/setup.sh binutils dpkg-dev gcc "lib$python-dev"
 .venv/bin/pip install --quiet --disable-pip-version-check -r packaging/requirements-build.txt
 # A fixed seed orders what is compiled: equal sources make equal files.
 PYTHONHASHSEED=0 .venv/bin/python -m PyInstaller --noconfirm --log-level ERROR \
@@ -41,11 +41,11 @@ for info in ".venv/lib/$python/site-packages"/*.dist-info; do
 done
 
 # Which packages have the libraries that the executables and modules are linked with, and from
-# which version on; it wants to see a source package.
+# which version on; but for the interpreter, which is in this one. It wants to see a source package.
 mkdir "$root/debian"
 printf 'Source: noctule\n\nPackage: noctule\nArchitecture: amd64\n' >"$root/debian/control"
 mapfile -t linked < <(find "$root/usr/lib/noctule/package" -type f \( -perm -1 -o -name '*.so*' \))
-libraries=$(cd "$root" && dpkg-shlibdeps --ignore-missing-info -O "${linked[@]/#$root\//}")
+libraries=$(cd "$root" && dpkg-shlibdeps --ignore-missing-info "-xlib$python" -O "${linked[@]/#$root\//}")
 rm -r "$root/debian"
 libraries=${libraries#shlibs:Depends=}
 

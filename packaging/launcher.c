@@ -1,4 +1,4 @@
-/* The executables of the bundle: CPython, linked statically, that knows where its modules are.
+/* The executables of the bundle: CPython, that knows where its modules are.
  *
  * 1. Which program it is and where its modules lie follow from /proc/self/exe, which names the
  *    file behind all symbolic links: a running process never meets the modules of another release.

@@ -53,8 +53,6 @@ PACKAGES = (
     "docker.io",
     # For tests/clients/cri.py.
     "python3-grpcio",
-    # For tests/releases: release 0.1.0 loads its rulesets through it.
-    "python3-nftables",
     "runc",
 )
 
@@ -63,7 +61,7 @@ BORROWED = ("podman",)
 
 # A node as small as one gets: systemd and what the package asks for, and neither Python
 # nor this checkout.
-BARE = ("kmod", "libffi8", "libssl3", "systemd", "systemd-sysv")
+BARE = ("kmod", "libexpat1", "libffi8", "libssl3", "systemd", "systemd-sysv")
 
 
 @dataclass(frozen=True)
