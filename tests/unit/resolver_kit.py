@@ -143,4 +143,6 @@ def resolve(box: Bare, name: str = "api", patience: float = LIMIT) -> str:
 
 
 def becomes(what: str, box: Bare, name: str = "api") -> None:
-    until(lambda: resolve(box, name) == what, f"{name} to be {what}", LIMIT)
+    """Ask until the answer is `what`: a question that meets a change may get none, as on any
+    network, so each is given a part of the time only."""
+    until(lambda: resolve(box, name, LIMIT / 10) == what, f"{name} to be {what}", LIMIT)
