@@ -13,6 +13,7 @@ import pytest
 from daemon.api.messages import GCRequest, Valid
 from daemon.attachments import collector as collector_module
 from daemon.attachments import lifecycle as module
+from daemon.model.policy import Guarded
 from netconf import names
 from netconf.attach.attachment import Candidate
 from netconf.errors import CheckFailure, InvalidConfig, KernelFailure, NoctuleError, TryAgain
@@ -62,6 +63,19 @@ def test_the_first_name_that_applies_is_the_service(
 ) -> None:
     async def scene(node: Node) -> None:
         assert node.lifecycle.service_of(Candidate(*one) for one in candidates) == service
+
+    stage.run(scene)
+
+
+def test_a_guarded_services_name_is_not_passed_over(stage: Stage) -> None:
+    """Its container stays closed; the next name's rights would be another service's."""
+    assert stage.policy is not None
+    vault = Guarded(id=9, name="vault", vip="10.80.0.9", requires=("hours",))
+    stage.policy = msgspec.structs.replace(stage.policy, guarded=(vault,))
+
+    async def scene(node: Node) -> None:
+        named = [Candidate("vault", "alias"), Candidate("web", "alias"), Candidate("x", "service")]
+        assert node.lifecycle.service_of(named) == "vault"
 
     stage.run(scene)
 
