@@ -61,10 +61,13 @@ test: setup
 parts: setup
 	@echo $(ALL)
 
+# All three, whatever each finds.
 lint: setup
-	$(VENV)/ruff check .
-	$(VENV)/ruff format --check .
-	$(VENV)/mypy --strict $(TYPED)
+	@status=0; \
+	$(VENV)/ruff check . || status=1; \
+	$(VENV)/ruff format --check . || status=1; \
+	$(VENV)/mypy --strict $(TYPED) || status=1; \
+	exit $$status
 
 unit: setup
 	$(VENV)/python -m pytest tests/unit tests/compat
