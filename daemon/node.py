@@ -83,8 +83,9 @@ class Node:
         self._publisher = Publisher(credentials.identity, store, self._fabric.publish, journal)
         self._renewal = Renewal(store, self._publisher, self._mesh.info, self._registry)
         self._liveness = Liveness(
-            config.node, store, changed=lambda: self._reconciler.wake(), journal=journal
-        )
+            config.node, store, mesh=self._mesh.heard, ask=self._fabric.ask,
+            changed=lambda: self._reconciler.wake(), journal=journal,
+        )  # fmt: skip
         planner = Planner(
             config.node, store, self._registry, self._membership, self._liveness,
             self._mesh.quality,
@@ -164,6 +165,7 @@ class Node:
         for loop in (
             self._mesh.watch, self._collector.watch, self._keep_alive.watch, self._hold.run,
             self._audit.watch, self._saver.watch, self._publisher.keep_telling,
+            self._liveness.follow_names,
         ):  # fmt: skip
             self._tasks.forever(loop.__qualname__, loop)
         self._tasks.forever("certificates", lambda: self._credentials.watch(self._renewal))

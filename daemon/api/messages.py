@@ -73,7 +73,7 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     alive: bool
     """Its daemon's token is present."""
     lost: bool
-    """Neither its daemon nor its kernel answers: its replicas are in no map."""
+    """Nothing is heard of it, and a second witness agrees: its replicas are in no map."""
     slice: str
     mtu: int
     quality: float
@@ -84,6 +84,9 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     """The IPv6 network it was told; all nodes must have been told the same."""
     certificate_until: str = ""
     """When its certificate, or that of a CA above it, ends (ISO 8601, UTC)."""
+    suspect: bool = False
+    """Nothing is heard of it: its replicas keep their connections and get no new ones. Without
+    a token and neither suspect nor lost, a node forwards without its daemon."""
 
 
 class PortStatus(msgspec.Struct, kw_only=True):

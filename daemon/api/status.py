@@ -140,6 +140,7 @@ class Reporter:
             NodeStatus(
                 node=name,
                 alive=name in self._liveness.alive,
+                suspect=name in self._liveness.suspect,
                 lost=name in self._liveness.lost,
                 slice=info.slice,
                 mtu=info.mtu,

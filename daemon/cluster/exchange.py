@@ -125,7 +125,8 @@ class Exchange:
         self._ask(node, Reason.RETURNED)
 
     async def on_ask(self, question: bytes) -> list[bytes]:
-        """Answer `Sync` with all that is ours and the policy; `Confirm` when programmed.
+        """Answer `Sync` with all that is ours and the policy, `Reach` with what liveness knows,
+        `Confirm` when programmed.
 
         TryAgain for one question too many.
         """
@@ -138,6 +139,9 @@ class Exchange:
             yours = self._store.highest(asked.node)
             envelopes = self._publisher.everything(asked.keys)
             return [records.encode_message(part) for part in records.parts(envelopes, yours)]
+        if isinstance(asked, records.Reach):
+            reached = self._liveness.reached(asked.nodes)
+            return [records.encode_message(records.Reached(reached))]
         self._admit(self._confirms, self._owner(asked.envelope))
         return [records.encode_message(await self.accept(asked.envelope, CONFIRM_WITHIN))]
 

@@ -1,61 +1,109 @@
-"""Which nodes live: telling a dead daemon from a dead node.
+"""Which nodes live: what is heard of them, brought to `suspicion`, and what follows from it.
 
-1. A token that vanished means that the daemon is gone. Only when the node's kernel does not
-   answer either (`probe`: not even with a reset) is the node lost and its replicas leave; a
-   daemon that crashed or is being upgraded costs nobody a connection.
-2. A lost node comes back with its daemon, not with its kernel: after a reboot its replicas are
-   gone, and nobody but its daemon can say so.
+1. What another node counts as is decided by its `Suspicion` alone. Here is what it hears: the
+   fabric's tokens, probes of the node's kernel, the mesh's originator table, and what other
+   nodes say.
+2. A node without a token is probed until it is lost: without pause while nothing is heard of
+   it, else each `PROBE_EVERY`.
+3. While any node is without a token, the mesh is read; while any is suspect, `WITNESSES` others
+   at a time are asked whether they reach it. Whoever does not understand the question (release
+   0.1.0) is no witness, and not asked again before its token returns.
+4. A round of probes that took much longer than the time it was given does not count: this
+   daemon was not running, and could not have heard an answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from daemon.cluster.probe import Probe, probe
+from daemon.cluster.probe import Addresses, Probe, probe
+from daemon.cluster.suspicion import State, Suspicion
+from daemon.fabric.interface import FabricError, FabricTimeoutError
 from daemon.journal import Journal
+from daemon.model import records
 from daemon.model.store import Store
 from daemon.tasks import Tasks
-from netconf.errors import InvalidConfig
+from netconf.errors import DecodeFailure, NoctuleError
 
 PROBE_WITHIN = 0.4
 """Seconds a kernel has to answer a SYN, retransmission not included: slow radio included."""
-PROBE_TRIES = 2
-"""A single lost SYN is no death."""
-PROBE_EVERY = 2.0
-"""Seconds between looks at a node whose daemon is gone and whose kernel answered."""
+PROBE_EVERY = 1.0
+"""Seconds between probes of a node whose daemon is gone and of which something was heard."""
+TARGETS = 16
+"""Addresses of one node that are probed at most: as many as an info has endpoints."""
+LOOK_EVERY = 0.25
+"""Seconds between readings of the mesh, and between questions, while somebody is suspect: an
+OGM, once here, should be known well before `FLOWS_AFTER` ends."""
+ASK_WITHIN = 0.5
+"""Seconds for another node's word; it answers from memory."""
+WITNESSES = 3
+"""Others asked at a time (memberlist's IndirectChecks); the next time the next ones."""
+NAMES_EVERY = 5.0
+"""Seconds between looks for endpoints whose names have not been looked up."""
+
+Mesh = Callable[[], Awaitable[Mapping[str, float]]]
+"""Returns when the mesh heard each node last, in seconds of the monotonic clock."""
+Ask = Callable[[str, bytes, float], Awaitable[list[bytes]]]
+"""The fabric's `ask`: node, question, seconds."""
 
 
 class Liveness:
     """What this node believes about who lives."""
 
     def __init__(
-        self, node: str, store: Store, *, changed: Callable[[], object], journal: Journal
+        self,
+        node: str,
+        store: Store,
+        *,
+        mesh: Mesh,
+        ask: Ask,
+        changed: Callable[[], object],
+        journal: Journal,
+        addresses: Addresses | None = None,
     ) -> None:
-        """`node` is this one; `changed` is called when a node was lost or came back."""
+        """`node` is this one; `mesh` may raise NoctuleError or OSError; `changed` is called when
+        a node became suspect or lost, or ceased to be."""
         self._node = node
         self._store = store
+        self._mesh = mesh
+        self._ask = ask
         self._changed = changed
         self._journal = journal
+        self._addresses = addresses or Addresses()
         self._tasks = Tasks(journal)
-        self._watching: dict[str, asyncio.Task[None]] = {}
+        self._nodes: dict[str, Suspicion] = {}
+        self._probing: dict[str, asyncio.Task[None]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._listening: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        """Set when a token vanished: the mesh is to be read at once."""
+        self._mesh_failed = False
+        """Whether the last reading failed: said once, not four times a second."""
+        self._mute: set[str] = set()
+        """Nodes that answered our question with an error."""
+        self._turn = 0
+        """Whom to ask first the next time."""
         self.alive: set[str] = {node}
         """Nodes whose daemon's token is present, this one included."""
+        self.suspect: set[str] = set()
+        """Nodes to which no new connection should be sent."""
         self.lost: set[str] = set()
         """Nodes whose replicas count no more."""
         self.judged: set[str] = set()
-        """Nodes that were found with or without a living kernel since this daemon started."""
+        """Nodes without a token that gave a sign of life, or were lost, since this daemon
+        started."""
 
     def appeared(self, node: str) -> None:
         """The token of `node` is there: its daemon runs."""
         self.alive.add(node)
-        if watching := self._watching.pop(node, None):
-            watching.cancel()
-        if node in self.lost:
-            self.lost.discard(node)
-            self._journal.info("node back", peer=node)
-            self._changed()
+        self._mute.discard(node)
+        if probing := self._probing.pop(node, None):
+            probing.cancel()
         self._journal.info("peer alive", peer=node)
+        self._follow(node, self._nodes.setdefault(node, Suspicion()).token_back)
 
     def vanished(self, node: str) -> None:
         """The token of `node` is gone: find out why."""
@@ -64,36 +112,157 @@ class Liveness:
         self.watch(node)
 
     def watch(self, node: str) -> None:
-        """`node` has no token: find out whether its kernel lives, until its token returns."""
-        if node not in self._watching and node != self._node:
-            self._watching[node] = self._tasks.start(f"watch {node}", self._watch(node))
+        """`node` has no token: find out whether it lives, until its token returns."""
+        if node == self._node or node in self._probing:
+            return
+        self._follow(node, self._nodes.setdefault(node, Suspicion()).token_gone)
+        self._probing[node] = self._tasks.start(f"probe {node}", self._probe(node))
+        self._wanted.set()
+        if self._listening is None or self._listening.done():
+            self._listening = self._tasks.start("witnesses", self._listen())
+
+    def reached(self, nodes: Iterable[str]) -> dict[str, bool]:
+        """Return whether each of `nodes` can be reached from here, for another one that asks;
+        nodes of which that is not known are left out."""
+        found = {
+            node: True if node == self._node else self._nodes[node].reached
+            for node in nodes
+            if node == self._node or node in self._nodes
+        }
+        return {node: reached for node, reached in found.items() if reached is not None}
+
+    async def follow_names(self) -> None:
+        """Look up the names in the nodes' endpoints ahead of need; runs until cancelled."""
+        while True:
+            infos = self._store.infos().values()
+            endpoints = [endpoint for info in infos for endpoint in info.endpoints]
+            await self._addresses.learn(endpoints, _now())
+            await asyncio.sleep(NAMES_EVERY)
 
     async def close(self) -> None:
         """End all that runs."""
         await self._tasks.close()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
-    async def _watch(self, node: str) -> None:
-        while True:
-            if node not in self.lost and not await self._answers(node):
-                self.lost.add(node)
-                self._journal.warning("node lost", peer=node)
-                self._changed()
-            self.judged.add(node)
-            await asyncio.sleep(PROBE_EVERY)
+    # --- what is heard
+
+    async def _probe(self, node: str) -> None:
+        """Probe `node` until it is lost (rule 2); `appeared` cancels this."""
+        suspicion = self._nodes[node]
+        while suspicion.state is not State.LOST:
+            began = _now()
+            if await self._answers(node):
+                self._follow(node, suspicion.answered)
+            elif _now() - began <= 2 * PROBE_WITHIN:  # rule 4
+                self._follow(node, suspicion.silent)
+            quiet = suspicion.state is State.SUSPECT or not suspicion.signed
+            pause = PROBE_WITHIN if quiet else PROBE_EVERY
+            # Not all endpoints take their time: where there is no way, the kernel says so at once.
+            await asyncio.sleep(max(began + pause - _now(), 0))
 
     async def _answers(self, node: str) -> bool:
         """Tell whether the kernel of `node` answers at any endpoint of its record."""
         info = self._store.infos().get(node)
         endpoints = info.endpoints if info is not None else ()
-        for _ in range(PROBE_TRIES):
-            found = await asyncio.gather(*map(_probe, endpoints))
-            if any(answer is not Probe.SILENT for answer in found):
-                return True
-        return False
+        found = dict.fromkeys(target for one in endpoints for target in self._addresses.of(one))
+        targets = itertools.islice(found, TARGETS)
+        probes = [asyncio.ensure_future(probe(*target, PROBE_WITHIN)) for target in targets]
+        try:
+            for answer in asyncio.as_completed(probes):
+                if await answer is not Probe.SILENT:
+                    return True
+            return False
+        finally:
+            for one in probes:
+                one.cancel()
+
+    async def _listen(self) -> None:
+        """Hear the mesh and the other nodes while any node is without a token (rule 3)."""
+        while watched := [node for node in self._probing if node not in self.lost]:
+            self._wanted.clear()
+            await asyncio.gather(self._read_mesh(watched), self._ask_others())
+            calm = all(self._nodes[node].signed and node not in self.suspect for node in watched)
+            try:
+                async with asyncio.timeout(PROBE_EVERY if calm else LOOK_EVERY):
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+
+    async def _read_mesh(self, nodes: Iterable[str]) -> None:
+        try:
+            heard = await self._mesh()
+        except (NoctuleError, OSError) as error:
+            if not self._mesh_failed:
+                self._journal.error("mesh not read: it is no witness", error=str(error))
+            self._mesh_failed = True
+            return
+        self._mesh_failed = False
+        for node in nodes:
+            self._follow(node, functools.partial(self._nodes[node].mesh, heard.get(node)))
+
+    async def _ask_others(self) -> None:
+        suspects = tuple(sorted(self.suspect))[: records.REACH_LIMIT]
+        able = sorted(self.alive - self._mute - {self._node})
+        if not suspects or not able:
+            return
+        start = self._turn % len(able)
+        self._turn += WITNESSES
+        chosen = (able[start:] + able[:start])[:WITNESSES]
+        await asyncio.gather(*(self._ask_one(witness, suspects) for witness in chosen))
+
+    async def _ask_one(self, witness: str, suspects: tuple[str, ...]) -> None:
+        question = records.encode_message(records.Reach(suspects))
+        try:
+            replies = await self._ask(witness, question, ASK_WITHIN)
+            answers = [records.decode_answer(reply) for reply in replies]
+        except FabricTimeoutError:
+            return
+        except (FabricError, DecodeFailure) as error:
+            self._mute.add(witness)
+            self._journal.info("no witness", peer=witness, error=error.message)
+            return
+        for answer in answers:
+            if isinstance(answer, records.Reached):
+                for node in answer.reached.keys() & set(suspects):
+                    told = functools.partial(self._nodes[node].told, witness, answer.reached[node])
+                    self._follow(node, told)
+
+    # --- what follows
+
+    def _follow(self, node: str, event: Callable[[float], State]) -> None:
+        """Have `event` happen to the `node` now, and do what its new state asks for."""
+        suspicion = self._nodes[node]
+        before, now = suspicion.state, _now()
+        after = event(now)
+        if suspicion.signed:
+            self.judged.add(node)
+        if after is not before:
+            self._moved(node, before, after, now)
+        if timer := self._timers.pop(node, None):
+            timer.cancel()
+        if (due := suspicion.next()) is not None and due > now:
+            loop = asyncio.get_running_loop()
+            self._timers[node] = loop.call_at(due, self._follow, node, suspicion.passes)
+
+    def _moved(self, node: str, before: State, after: State, now: float) -> None:
+        for state, nodes in ((State.SUSPECT, self.suspect), (State.LOST, self.lost)):
+            (nodes.add if after is state else nodes.discard)(node)
+        if after is State.LOST:
+            self.judged.add(node)
+            witnesses = ", ".join(self._nodes[node].witnesses(now))
+            self._journal.warning("node lost", peer=node, witnesses=witnesses)
+        elif after is State.SUSPECT:
+            self._journal.warning("node suspect", peer=node)
+        elif before is State.LOST:
+            self._journal.info("node back", peer=node)
+        elif before is State.SUSPECT:
+            self._journal.info("node heard again", peer=node)
+        if {before, after} & {State.SUSPECT, State.LOST}:
+            self._changed()
 
 
-async def _probe(endpoint: str) -> Probe:
-    try:
-        return await probe(endpoint, PROBE_WITHIN)
-    except (InvalidConfig, ValueError):  # what a node says of itself need not make sense
-        return Probe.SILENT
+def _now() -> float:
+    """Return the loop's time: of the monotonic clock, as the mesh's."""
+    return asyncio.get_running_loop().time()

@@ -1,16 +1,33 @@
-"""Why a node's liveliness token went: its daemon, or the node (or the way to it).
+"""Whether a node's kernel lives, and at which addresses to ask it.
 
-A TCP connection to the node's fabric endpoint tells them apart, because the kernel answers
-even when the daemon does not (RFC 9293, 3.10.7.1: a reset for a closed port). The node's
-containers live on in the kernel when only the daemon died: their replicas stay reachable.
+1. A TCP connection to the node's fabric endpoint tells a dead daemon from a dead node, because
+   the kernel answers even when the daemon does not (RFC 9293, 3.10.7.1: a reset for a closed
+   port). The containers live on in the kernel when only the daemon died.
+2. A probe never waits for a name server. An address is used as it is; a name stands for the
+   addresses that it had when it was looked up last, which is done ahead, and again now and then.
+   A look-up that fails changes nothing, so the loss of a name server costs nobody anything.
+3. Looking up runs in threads that do not delay the daemon's exit: without a server, one takes
+   half a minute.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Iterable
 
 from daemon.fabric.interface import parse_endpoint
+from netconf.errors import InvalidConfig
+
+LOOK_UP_AGAIN = 60.0
+"""Seconds between look-ups of a name whose addresses are known."""
+
+ADDRESSES = 4
+"""Addresses of one name that are probed at most."""
 
 
 class Probe(enum.Enum):
@@ -24,18 +41,95 @@ class Probe(enum.Enum):
     """No answer in time, or no way there: the node may be dead."""
 
 
-async def probe(endpoint: str, timeout: float) -> Probe:
-    """Connect to ``tls/HOST:PORT`` without speaking TLS; at most `timeout` seconds.
-
-    InvalidConfig if `endpoint` has another form.
-    """
-    host, port = parse_endpoint(endpoint)
+async def probe(address: str, port: int, timeout: float) -> Probe:
+    """Connect to an IP `address` without speaking TLS; at most `timeout` seconds."""
     try:
         async with asyncio.timeout(timeout):
-            _, writer = await asyncio.open_connection(host, port)
+            _, writer = await asyncio.open_connection(address, port)
     except ConnectionRefusedError:
         return Probe.REFUSED
-    except OSError:  # TimeoutError too; unreachable, reset, a name that does not resolve
+    except OSError:  # TimeoutError too; unreachable, reset
         return Probe.SILENT
     writer.transport.abort()  # a reset leaves nothing behind on either side
     return Probe.ANSWERS
+
+
+def look_up(name: str) -> tuple[str, ...]:
+    """Return the addresses of a host `name`; blocks.
+
+    OSError when there is no answer, ValueError (UnicodeError) for what cannot be a name.
+    """
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    # A scope id ("fe80::1%eth0") is kept: without it the address leads nowhere.
+    return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class Addresses:
+    """The IP addresses that endpoints stand for, as far as they were looked up."""
+
+    def __init__(self, look_up: Callable[[str], tuple[str, ...]] = look_up) -> None:
+        """`look_up` is called in a thread of its own."""
+        self._look_up = look_up
+        self._known: dict[str, tuple[str, ...]] = {}
+        self._due: dict[str, float] = {}
+
+    def of(self, endpoint: str) -> list[tuple[str, int]]:
+        """Return the addresses and ports of ``tls/HOST:PORT``, as known; never waits.
+
+        Empty for an endpoint that makes no sense, and for a name not looked up yet.
+        """
+        if (parsed := _parse(endpoint)) is None:
+            return []
+        host, port = parsed
+        addresses = (host,) if _is_address(host) else self._known.get(host, ())
+        return [(address, port) for address in addresses[:ADDRESSES]]
+
+    async def learn(self, endpoints: Iterable[str], now: float) -> None:
+        """Look up the names in `endpoints` that are due at `now`, in seconds of any clock.
+
+        One after the other: whatever a node says of itself, one thread is busy with it. A name
+        without addresses is due each time.
+        """
+        hosts = {parsed[0] for endpoint in endpoints if (parsed := _parse(endpoint)) is not None}
+        names = {host for host in hosts if not _is_address(host)}
+        self._known = {name: found for name, found in self._known.items() if name in names}
+        for name in sorted(names):
+            if name in self._known and now < self._due[name]:
+                continue
+            if found := await _in_thread(self._look_up, name):
+                self._known[name], self._due[name] = found, now + LOOK_UP_AGAIN
+
+
+def _parse(endpoint: str) -> tuple[str, int] | None:
+    try:
+        return parse_endpoint(endpoint)
+    except InvalidConfig:  # what a node says of itself need not make sense
+        return None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+async def _in_thread(look_up: Callable[[str], tuple[str, ...]], name: str) -> tuple[str, ...]:
+    """Return the addresses of `name`, none if that fails."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[tuple[str, ...]] = loop.create_future()
+
+    def settle(found: tuple[str, ...]) -> None:
+        if not answer.done():
+            answer.set_result(found)
+
+    def run() -> None:
+        found: tuple[str, ...] = ()
+        with contextlib.suppress(OSError, ValueError):
+            found = look_up(name)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=run, name="look-up", daemon=True).start()
+    return await answer

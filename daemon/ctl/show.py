@@ -58,7 +58,7 @@ def status(report: Status, now: float) -> str:
             [
                 (
                     node.node,
-                    "lost" if node.lost else "alive" if node.alive else "silent",
+                    _state(node),
                     node.slice,
                     f"{node.quality:.2f}",
                     node.via or "-",
@@ -188,3 +188,9 @@ def _shortfall(node: str, told: NodeOutcome | None) -> str:
         case "accepted":
             return f"{node}: accepted, and not in its kernel yet: {told.reason}"
     return f"{node}: {told.outcome}: {told.reason}"
+
+
+def _state(node: NodeStatus) -> str:
+    if node.lost or node.suspect:
+        return "lost" if node.lost else "suspect"
+    return "alive" if node.alive else "silent"

@@ -152,6 +152,19 @@ class LocalMesh:
             found = [f"mesh: {error}"]
         return [*found, *self.trouble]
 
+    async def heard(self) -> dict[str, float]:
+        """Return when the mesh heard each node last, in seconds of the monotonic clock.
+
+        Reads the table anew. A node that is not in it is left out. NoctuleError or OSError when
+        it cannot be read.
+        """
+
+        def read() -> tuple[list[Originator], float]:
+            return self._read(), time.monotonic()  # now, since the answer may wait for the loop
+
+        originators, now = await self._pool.run(read)
+        return paths.heard(originators, paths.owners(self._infos()), now)
+
     # --- life
 
     async def start(self) -> None:

@@ -38,3 +38,15 @@ def via(originators: Iterable[Originator], owner: Mapping[str, str]) -> dict[str
         for path in originators
         if path.best and path.mac in owner
     }
+
+
+def heard(
+    originators: Iterable[Originator], owner: Mapping[str, str], now: float
+) -> dict[str, float]:
+    """Return when each node that is known was heard last; `now` is when the table was read."""
+    found: dict[str, float] = {}
+    for path in originators:
+        if node := owner.get(path.mac):
+            when = now - path.last_seen_ms / 1e3
+            found[node] = max(when, found.get(node, when))
+    return found

@@ -16,6 +16,10 @@
 5. Slots are shared by all local clients of one (network, service), so that hysteresis has one
    memory; a sticky client, or one that would dial itself, derives its own from them.
 6. A service without a healthy replica has no slots: its VIP then refuses at once.
+   A replica on a suspect node is a peer like any other, with its keys and grants, so that its
+   connections go on; but it gets no slots, unless nobody else has any weight. Then dialling it
+   is worth a try, and waits as long as TCP repeats its SYN: if the node comes back after a blink
+   the connection is made, where a refusal would have made an outage of the blink.
 7. What did not change since the last plan is the same object again, so that whoever compares
    looks at what changed only. All clients of one (network, service) have one view, except where
    a view depends on whose it is: among its own peers, or dialling a sticky service.
@@ -80,18 +84,20 @@ def plan(
     *,
     node: str,
     alive: Container[str],
+    suspect: Container[str] = (),
     quality: Mapping[str, float],
     previous: Plan,
 ) -> Plan:
     """Return the view of each `local` attachment.
 
     `replicas` are those of ``Store.replicas``, in its order, this `node`'s included; `alive`
-    the nodes whose token is present (this node counts as alive in any case); `quality` that
-    of the path to each node, 0 to 1; `previous` the last plan.
+    the nodes that are not lost (this node counts as alive in any case); `suspect` those of them
+    to which no new connection should go; `quality` that of the path to each node, 0 to 1;
+    `previous` the last plan.
     """
     if policy is None:
         return Plan(views={one.id: EMPTY for one in local})
-    planner = _Planner(policy, replicas, node, alive, quality, previous)
+    planner = _Planner(policy, replicas, node, alive, suspect, quality, previous)
     return Plan(
         views={one.id: planner.view(one) for one in local},
         slots=planner.slots,
@@ -109,11 +115,13 @@ class _Planner:
         replicas: Iterable[Replica],
         node: str,
         alive: Container[str],
+        suspect: Container[str],
         quality: Mapping[str, float],
         previous: Plan,
     ) -> None:
         self.policy = policy
         self.node = node
+        self.suspect = suspect
         self.quality = quality
         self.previous = previous
         self.slots: dict[Group, Slots] = {}
@@ -207,7 +215,7 @@ class _Planner:
             # left (``nearest``, and this is the nearest) the weights are asked again.
             left: dict[str, float] = dict(Counter(a for a in shared if a != client))
             others = [r for r in self.groups[group] if r.address != client]
-            weights = left or balance.weights(to, others, self.node, self.quality, shared)
+            weights = left or self.weights(to, others, shared)
             shared = balance.slots(weights, shared, self.node)
         if to.sticky and client != NOBODY:
             return balance.stick(shared, client)
@@ -218,9 +226,18 @@ class _Planner:
         if group not in self.slots:
             before = self.previous.slots.get(group, ())
             replicas = self.groups.get(group, ())
-            weights = balance.weights(to, replicas, self.node, self.quality, before)
+            weights = self.weights(to, replicas, before)
             self.slots[group] = balance.settle(weights, before, self.node)
         return self.slots[group]
+
+    def weights(
+        self, to: Service, replicas: Collection[Replica], before: Slots
+    ) -> dict[str, float]:
+        """Return the weights of `replicas`, those on suspect nodes only if there are no others."""
+        trusted = [one for one in replicas if one.node == self.node or one.node not in self.suspect]
+        return balance.weights(to, trusted, self.node, self.quality, before) or balance.weights(
+            to, replicas, self.node, self.quality, before
+        )
 
 
 def _peer(replica: Replica, service: int, last: Peer | None) -> Peer:

@@ -38,6 +38,8 @@ MESSAGE_LIMIT = 60_000
 LIMIT = MESSAGE_LIMIT - 128
 """Bytes of one encoded record, so that it also fits into a `Confirm` or a `Records`."""
 MAX_VERSION = 2**63 - 1
+REACH_LIMIT = 256
+"""Nodes asked about in one `Reach`: more than fall silent while others are left to ask."""
 
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
 AttachmentId = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
@@ -268,6 +270,12 @@ class Confirm(msgspec.Struct, frozen=True, tag="confirm"):
     envelope: bytes
 
 
+class Reach(msgspec.Struct, frozen=True, tag="reach"):
+    """Do you reach these nodes? Answered by `Reached`. Release 0.1.0 answers with an error."""
+
+    nodes: Annotated[tuple[Name, ...], Meta(max_length=REACH_LIMIT)]
+
+
 class Records(msgspec.Struct, frozen=True, tag="records"):
     """A part of the answer to `Sync`."""
 
@@ -283,8 +291,15 @@ class Ack(msgspec.Struct, frozen=True, tag="ack"):
     reason: str = ""
 
 
-Question: TypeAlias = Sync | Confirm
-Answer: TypeAlias = Records | Ack
+class Reached(msgspec.Struct, frozen=True, tag="reached"):
+    """The answer to `Reach`."""
+
+    reached: Annotated[dict[Name, bool], Meta(max_length=REACH_LIMIT)]
+    """By node; those of which nothing is known are left out."""
+
+
+Question: TypeAlias = Sync | Confirm | Reach
+Answer: TypeAlias = Records | Ack | Reached
 _question_decoder: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
 _answer_decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 

@@ -54,6 +54,7 @@ class Planner:
             attachments.values(),
             node=self._node,
             alive=self._membership.infos().keys() - self._liveness.lost,
+            suspect=self._liveness.suspect,
             quality=self._quality(),
             previous=self._last,
         )

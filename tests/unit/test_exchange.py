@@ -10,14 +10,12 @@ import msgspec
 import pytest
 
 from daemon.cluster import exchange as module
-from daemon.cluster import liveness as liveness_module
 from daemon.cluster.exchange import Exchange
 from daemon.cluster.liveness import Liveness
 from daemon.fabric import Settings
 from daemon.journal import Journal
 from daemon.model import records
 from daemon.model.store import Outcome, Store
-from tests.unit.fabric_kit import free_ports
 from tests.unit.memory_fabric import Network
 from tests.unit.model_kit import (
     KEYS,
@@ -32,14 +30,6 @@ from tests.unit.model_kit import (
 )
 
 LIMIT = 10.0
-NOBODY = "tls/255.255.255.255:7447"
-"""No address to connect to: the kernel says at once that there is no way."""
-
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watch looks again at once."""
-    monkeypatch.setattr(liveness_module, "PROBE_EVERY", 0.01)
 
 
 class Member:
@@ -63,7 +53,14 @@ class Member:
         self.remembered: list[int] = []
         self.store.subscribe(lambda verdict: self.changes.append(verdict.key == KEYS.policy))
         self.store.subscribe(lambda _: self._program())
-        self.liveness = Liveness(name, self.store, changed=self._program, journal=Journal())
+        self.liveness = Liveness(
+            name,
+            self.store,
+            mesh=self._mesh,
+            ask=self.fabric.ask,
+            changed=self._program,
+            journal=Journal(),
+        )
         self.peers = Exchange(
             name,
             self.store,
@@ -81,6 +78,9 @@ class Member:
         if not self.slow:
             self.passes[-1].set_result(True)
         return self.passes[-1]
+
+    async def _mesh(self) -> dict[str, float]:
+        return {}
 
     def everything(self, keys: Iterable[str] = ()) -> list[bytes]:
         """Return the records that answer a `Sync`; the publisher's part."""
@@ -359,92 +359,17 @@ def test_what_is_not_believed_is_not_confirmed() -> None:
     play(scene)
 
 
-def knowing(*endpoints: str) -> Store:
-    """A store in which n2 listens at `endpoints`."""
-    return filled(record("n2", 3, info("n2", endpoints=endpoints)))
-
-
-def test_a_dead_daemon_costs_nobody_a_connection() -> None:
+def test_another_node_asks_what_is_reached() -> None:
     async def scene(one: Member, two: Member) -> None:
-        one.liveness.judged.clear()
-        await two.fabric.close()
-        await until(lambda: "n2" in one.liveness.judged)
-        assert "n2" not in one.liveness.alive
-        assert (one.liveness.lost, one.passes) == (set(), [])
-
-    known = knowing(f"tls/127.0.0.1:{free_ports(1)[0]}")
-    play(scene, n1=known, n2=known)
-
-
-def test_a_dead_node_stays_lost_when_only_its_kernel_is_back() -> None:
-    async def scene(one: Member, two: Member) -> None:
-        await two.fabric.close()
-        await until(lambda: "n2" in one.liveness.lost)
-        assert "n2" in one.liveness.lost
-        one.passes.clear()
-        # Its kernel answers before its daemon does: it may have been rebooted.
-        port = free_ports(1)[0]
-        one.store.offer(record("n2", 4, info("n2", endpoints=(f"tls/127.0.0.1:{port}",))), NOW)
-        one.liveness.judged.clear()
-        await until(lambda: "n2" in one.liveness.judged)
-        assert "n2" in one.liveness.lost
-        assert len(one.passes) == 1  # for the new endpoints
-
-    play(scene, n1=knowing(NOBODY), n2=knowing(NOBODY))
-
-
-def test_a_token_that_returns_ends_the_loss() -> None:
-    async def scene(one: Member, two: Member) -> None:
-        await two.fabric.close()
-        await until(lambda: "n2" in one.liveness.lost)
-        await two.fabric.open(two.peers)
-        await until(lambda: "n2" in one.liveness.alive)
-        assert "n2" not in one.liveness.lost
-        one.liveness.judged.clear()
-        await until(lambda: two.answered)  # asked again: what it said meanwhile was missed
-        assert "n2" not in one.liveness.lost
-
-    play(scene, n1=knowing(NOBODY), n2=knowing(NOBODY))
-
-
-@pytest.mark.parametrize(
-    "endpoint", ["tcp/127.0.0.1:1", "tls/::1:7447", "tls/a..b:1", "tls/127.0.0.1:99999"]
-)
-def test_an_endpoint_that_makes_no_sense_hides_no_death(endpoint: str) -> None:
-    async def scene(one: Member, two: Member) -> None:
-        await two.fabric.close()
-        await until(lambda: "n2" in one.liveness.lost)
-        await two.fabric.open(two.peers)
-        await until(lambda: "n2" not in one.liveness.lost)
-
-    play(scene, n1=knowing(endpoint), n2=knowing(endpoint))
-
-
-def test_one_endpoint_that_answers_is_enough() -> None:
-    async def scene(one: Member, two: Member) -> None:
-        one.liveness.judged.clear()
-        await two.fabric.close()
-        await until(lambda: "n2" in one.liveness.judged)
-        assert "n2" not in one.liveness.lost
-
-    known = knowing(NOBODY, f"tls/127.0.0.1:{free_ports(1)[0]}")
-    play(scene, n1=known, n2=known)
-
-
-def test_a_node_known_from_before_is_watched_though_it_never_came() -> None:
-    async def scene(one: Member, two: Member) -> None:
-        one.store.offer(record("n3", 4, info("n3", endpoints=(NOBODY,))), NOW)
-        one.liveness.watch("n3")
-        one.liveness.watch("n1")  # never oneself
-        await until(lambda: "n3" in one.liveness.judged)
-        assert one.liveness.lost == {"n3"}
+        question = records.encode_message(records.Reach(("n1", "n2", "n3")))
+        (answer,) = await one.fabric.ask("n2", question, LIMIT)
+        assert records.decode_answer(answer) == records.Reached({"n1": True, "n2": True})
 
     play(scene)
 
 
 def test_after_close_nothing_runs() -> None:
     async def scene(one: Member, two: Member) -> None:
-        one.liveness.watch("n3")
         for member in (one, two):
             await member.peers.close()
             await member.liveness.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
@@ -64,6 +65,7 @@ def planned(
     quality: dict[str, float] | None = None,
     before: Plan | None = None,
     attached: list[Replica] | None = None,
+    suspect: Collection[str] = (),
 ) -> Plan:
     """Plan for `attached`, by default those of `replicas` that are on `node`."""
     return plan(
@@ -72,6 +74,7 @@ def planned(
         [placed(one) for one in attached or replicas if one.node == node],
         node=node,
         alive=set(alive),  # type: ignore[call-overload]
+        suspect=suspect,
         quality=dict.fromkeys(NODES, 1.0) if quality is None else quality,
         previous=before or NOTHING,
     )
@@ -164,6 +167,46 @@ def test_a_dead_node_leaves_everything(made: Policy, replicas: list[Replica], de
     assert {k: v.egress for k, v in after.views.items()} == {
         k: v.egress for k, v in before.views.items()
     }
+
+
+@settings(deadline=None, max_examples=50)
+@given(policies(), clusters(), st.sets(st.sampled_from(NODES)))
+def test_a_suspect_node_keeps_all_but_its_slots(
+    made: Policy, replicas: list[Replica], suspect: set[str]
+) -> None:
+    before = planned(made, replicas)
+    after = planned(made, replicas, suspect=suspect, before=before)
+    for kept in ("peers", "egress", "ingress"):
+        assert {k: getattr(v, kept) for k, v in after.views.items()} == {
+            k: getattr(v, kept) for k, v in before.views.items()
+        }
+    nodes = {one.address: one.node for one in replicas}
+    doubted = suspect - {"n1"}  # nobody doubts himself
+    for view in after.views.values():
+        for place in {slot[:3] for slot in view.slots}:
+            to = {nodes[view.slots[slot][0]] for slot in view.slots if slot[:3] == place}
+            assert to <= doubted or not to & doubted
+    assert {k: set(v.slots) for k, v in after.views.items()} == {
+        k: set(v.slots) for k, v in before.views.items()
+    }, "no VIP refuses for a suspicion"
+
+
+def test_slots_leave_a_suspect_at_once_and_return_when_it_does() -> None:
+    web, near, far = replica("n1", 1), replica("n2", 2, "api"), replica("n3", 3, "api")
+    replicas = [web, near, far]
+    before = planned(policy(), replicas)
+    assert {a for chosen in before.slots.values() for a in chosen} == {near.address, far.address}
+    doubted = planned(policy(), replicas, suspect={"n3"}, before=before)
+    assert {a for chosen in doubted.slots.values() for a in chosen} == {near.address}
+    again = planned(policy(), replicas, before=doubted)
+    shares = [{group: Counter(slots) for group, slots in p.slots.items()} for p in (before, again)]
+    assert shares[0] == shares[1]
+
+
+def test_a_suspect_with_no_healthy_other_is_tried() -> None:
+    replicas = [replica("n1", 1), replica("n2", 2, "api", healthy=False), replica("n3", 3, "api")]
+    view = planned(policy(), replicas, suspect={"n3"}).views[replicas[0].attachment]
+    assert {target[0] for target in view.slots.values()} == {replicas[2].address}
 
 
 @settings(deadline=None, max_examples=50)

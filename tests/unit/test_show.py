@@ -89,17 +89,18 @@ def test_a_node_that_starts_and_its_policy() -> None:
     assert "policy 7" in text
 
 
-def test_each_node_is_alive_silent_or_lost() -> None:
+def test_each_node_is_alive_silent_suspect_or_lost() -> None:
     text = changed(
         nodes=[
             node("n1"),
             node("n2", alive=False, quality=0.5, via="n3"),
             node("n3", alive=False, lost=True, quality=0.0),
+            node("n4", alive=False, suspect=True),
         ]
     )
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.startswith("n")}
     assert rows["n2"] == ["n2", "silent", "10.64.16.0/20", "0.50", "n3"]
-    assert rows["n3"][1] == "lost"
+    assert (rows["n3"][1], rows["n4"][1]) == ("lost", "suspect")
     assert changed().splitlines()[3].split() == ["n1", "alive", "10.64.16.0/20", "1.00", "-"]
 
 
