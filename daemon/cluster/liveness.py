@@ -19,7 +19,7 @@ import functools
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from daemon.cluster.probe import Addresses, Probe, probe
+from daemon.cluster.probe import Addresses, Probe, ask_again, probe
 from daemon.cluster.suspicion import State, Suspicion
 from daemon.fabric.interface import FabricError, FabricTimeoutError
 from daemon.journal import Journal
@@ -63,9 +63,11 @@ class Liveness:
         changed: Callable[[], object],
         journal: Journal,
         addresses: Addresses | None = None,
+        ask_again: Callable[[Iterable[str]], Awaitable[None]] = ask_again,
     ) -> None:
         """`node` is this one; `mesh` may raise NoctuleError or OSError; `changed` is called when
-        a node became suspect or lost, or ceased to be."""
+        a node became suspect or lost, or ceased to be; `ask_again` is called with a suspect's
+        addresses before they are probed."""
         self._node = node
         self._store = store
         self._mesh = mesh
@@ -73,6 +75,7 @@ class Liveness:
         self._changed = changed
         self._journal = journal
         self._addresses = addresses or Addresses()
+        self._ask_again = ask_again
         self._tasks = Tasks(journal)
         self._nodes: dict[str, Suspicion] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}
@@ -167,7 +170,9 @@ class Liveness:
         info = self._store.infos().get(node)
         endpoints = info.endpoints if info is not None else ()
         found = dict.fromkeys(target for one in endpoints for target in self._addresses.of(one))
-        targets = itertools.islice(found, TARGETS)
+        targets = tuple(itertools.islice(found, TARGETS))
+        if node in self.suspect:
+            await self._ask_again(address for address, _ in targets)
         probes = [asyncio.ensure_future(probe(*target, PROBE_WITHIN)) for target in targets]
         try:
             for answer in asyncio.as_completed(probes):

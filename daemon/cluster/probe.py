@@ -6,7 +6,9 @@
 2. A probe never waits for a name server. An address is used as it is; a name stands for the
    addresses that it had when it was looked up last, which is done ahead, and again now and then.
    A look-up that fails changes nothing, so the loss of a name server costs nobody anything.
-3. Looking up runs in threads that do not delay the daemon's exit: without a server, one takes
+3. Nor does a probe of a suspect wait for the kernel's next question for a link address: see
+   `netconf.netlink.next_hop`. So an answer comes as soon as the link is back.
+4. Looking up runs in threads that do not delay the daemon's exit: without a server, one takes
    half a minute.
 """
 
@@ -22,6 +24,7 @@ from collections.abc import Callable, Iterable
 
 from daemon.fabric.interface import parse_endpoint
 from netconf.errors import InvalidConfig
+from netconf.netlink import links, next_hop
 
 LOOK_UP_AGAIN = 60.0
 """Seconds between look-ups of a name whose addresses are known."""
@@ -52,6 +55,18 @@ async def probe(address: str, port: int, timeout: float) -> Probe:
         return Probe.SILENT
     writer.transport.abort()  # a reset leaves nothing behind on either side
     return Probe.ANSWERS
+
+
+async def ask_again(addresses: Iterable[str]) -> None:
+    """Have the next hops towards these IP `addresses` asked for at once where that is open."""
+    await asyncio.to_thread(_ask_again, tuple(addresses))
+
+
+def _ask_again(addresses: Iterable[str]) -> None:
+    # Without it a probe may wait for a second, and is not less true.
+    with contextlib.suppress(OSError), links.open() as rtnl:
+        for address in addresses:
+            next_hop.ask_again(rtnl, address)
 
 
 def look_up(name: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import pytest
 
@@ -74,6 +74,7 @@ class Member:
         self.asked = 0
         self.mesh_fails = False
         self.lookups: list[str] = []
+        self.asked_again: set[str] = set()
         self.addresses = Addresses(self._look_up)
         self.liveness = Liveness(
             name,
@@ -83,6 +84,7 @@ class Member:
             changed=self._changed,
             journal=Journal(),
             addresses=self.addresses,
+            ask_again=self._ask_again,
         )
 
     def _look_up(self, name: str) -> tuple[str, ...]:
@@ -90,6 +92,9 @@ class Member:
         if len(self.lookups) > 1:
             raise OSError("no name server answers")
         return ("127.0.0.1",)
+
+    async def _ask_again(self, addresses: Iterable[str]) -> None:
+        self.asked_again.update(addresses)
 
     async def _mesh(self) -> dict[str, float]:
         if self.mesh_fails:
@@ -182,6 +187,7 @@ def test_without_fabric_and_mesh_a_node_is_suspect_and_then_lost(dropping: str) 
         assert suspected - began == pytest.approx(SLOTS_AFTER, abs=0.05)
         assert lost - began == pytest.approx(2.5, abs=0.3)  # as long as the mesh may be silent
         assert one.liveness.judged == {"n2"}
+        assert one.asked_again == {"127.0.0.1"}
 
     play(scene, dropping)
 
