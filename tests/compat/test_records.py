@@ -168,6 +168,12 @@ def test_the_old_release_answers_our_questions(old: Released) -> None:
             assert [one.outcome for one in told] == ["known"]  # type: ignore[union-attr]
 
 
+def test_the_old_release_is_no_witness(old: Released) -> None:
+    """It answers with an error whether it reaches others, as liveness expects."""
+    question = encode_message(records.Reach(("n2",)))
+    assert old("answer", str(folder()), ours(), NOW, question) is None
+
+
 def test_we_understand_the_old_release_s_questions(old: Released) -> None:
     confirmed = record("n2", 2, REPLICAS[1])
     sync, confirm = old("questions", "n2", confirmed)
