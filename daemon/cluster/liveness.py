@@ -228,11 +228,11 @@ class Liveness:
             self._mute.add(witness)
             self._journal.info("no witness", peer=witness, error=error.message)
             return
-        for answer in answers:
-            if isinstance(answer, records.Reached):
-                for node in answer.reached.keys() & set(suspects):
-                    told = functools.partial(self._nodes[node].told, witness, answer.reached[node])
-                    self._follow(node, told)
+        reached = [answer.reached for answer in answers if isinstance(answer, records.Reached)]
+        if not reached:
+            self._mute.add(witness)
+        for node, says in ((n, s) for one in reached for n, s in one.items() if n in suspects):
+            self._follow(node, functools.partial(self._nodes[node].told, witness, says))
 
     # --- what follows
 

@@ -11,21 +11,16 @@ Source: net/core/neighbour.c (__neigh_event_send, neigh_timer_handler, neigh_get
 from __future__ import annotations
 
 import errno
-import socket
 
-from netconf.netlink import links
-from netconf.netlink.links import RTM_GETNEIGH, RTM_GETROUTE
+from netconf.netlink import links, routes
+from netconf.netlink.links import RTM_GETNEIGH
 from netconf.netlink.socket import Netlink
-from netconf.uapi.messages import ndmsg, rtmsg
+from netconf.uapi.messages import ndmsg
 
 NUD_INCOMPLETE = 0x01
 """include/uapi/linux/neighbour.h: asked, and no answer yet."""
 ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENETUNREACH, errno.EHOSTUNREACH)
 """There is no entry, no link or no route: nothing waits."""
-
-
-def _family(address: str) -> int:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def ask_again(rtnl: Netlink, remote: str) -> bool:
@@ -34,10 +29,11 @@ def ask_again(rtnl: Netlink, remote: str) -> bool:
     Return whether it was. OSError for anything else than that there is nothing to do.
     """
     try:
-        ifindex, address = next_hop(rtnl, remote)
+        way = routes.way_to(rtnl, remote)
+        address = way.gateway or remote
         message = ndmsg()
-        message["family"] = _family(address)
-        message["ifindex"] = ifindex
+        message["family"] = links.family(address)
+        message["ifindex"] = way.link
         message["attrs"] = [("NDA_DST", address)]
         (entry,) = rtnl.request(RTM_GETNEIGH, message)
     except OSError as error:
@@ -46,18 +42,5 @@ def ask_again(rtnl: Netlink, remote: str) -> bool:
         raise
     if not entry["state"] & NUD_INCOMPLETE:
         return False
-    links.del_neighbour(rtnl, ifindex, address)
+    links.del_neighbour(rtnl, way.link, address)
     return True
-
-
-def next_hop(rtnl: Netlink, remote: str) -> tuple[int, str]:
-    """Return the ifindex and the address that packets to `remote` go to.
-
-    OSError ENETUNREACH or EHOSTUNREACH without a route.
-    """
-    message = rtmsg()
-    message["family"] = _family(remote)
-    message["dst_len"] = 32 if ":" not in remote else 128
-    message["attrs"] = [("RTA_DST", remote)]
-    (answer,) = rtnl.request(RTM_GETROUTE, message)
-    return answer.get_attr("RTA_OIF"), answer.get_attr("RTA_GATEWAY") or remote

@@ -61,7 +61,8 @@ class Member:
         self.fabric = world.network.join(settings)
         self.store = filled(record("n2", 3, info("n2", endpoints=(world.endpoint,))))
         self.changes: list[tuple[float, set[str], set[str]]] = []
-        self.answers = True
+        self.release = ""
+        """The release that it answers like, if not this one."""
         self.asked = 0
         self.mesh_fails = False
         self.lookups: list[str] = []
@@ -108,8 +109,10 @@ class Member:
 
     async def on_ask(self, question: bytes) -> list[bytes]:
         self.asked += 1
-        if not self.answers:  # as release 0.1.0, which does not know the question
+        if self.release == "0.1.0":  # does not know the question
             raise ValueError("question: Invalid value 'reach'")
+        if self.release:  # nor what we ask, but how to say so
+            return [records.encode_message(records.Ack("unknown question"))]
         asked = records.decode_question(question)
         assert isinstance(asked, records.Reach)
         return [records.encode_message(records.Reached(self.liveness.reached(asked.nodes)))]

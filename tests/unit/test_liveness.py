@@ -135,10 +135,11 @@ def test_a_node_that_another_one_reaches_is_not_lost(dropping: str) -> None:
     play(scene, dropping, "n1 n2 n3")
 
 
-def test_who_does_not_know_the_question_is_asked_once(dropping: str) -> None:
+@pytest.mark.parametrize("release", ["0.1.0", "another"])
+def test_who_does_not_know_the_question_is_asked_once(dropping: str, release: str) -> None:
     async def scene(world: World, one: Member) -> None:
         one.mesh_fails = True
-        world.members["n3"].answers = False
+        world.members["n3"].release = release
         await world.unplug("n2")
         await asyncio.sleep(60)
         assert (one.liveness.suspect, world.members["n3"].asked) == ({"n2"}, 1)
