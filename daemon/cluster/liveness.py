@@ -58,16 +58,16 @@ class Liveness:
         node: str,
         store: Store,
         *,
-        mesh: Mesh,
-        ask: Ask,
         changed: Callable[[], object],
         journal: Journal,
+        mesh: Mesh | None = None,
+        ask: Ask | None = None,
         addresses: Addresses | None = None,
         ask_again: Callable[[Iterable[str]], Awaitable[None]] = ask_again,
     ) -> None:
-        """`node` is this one; `mesh` may raise NoctuleError or OSError; `changed` is called when
-        a node became suspect or lost, or ceased to be; `ask_again` is called with a suspect's
-        addresses before they are probed."""
+        """`node` is this one; `changed` is called when a node became suspect or lost, or ceased to
+        be. `mesh` may raise NoctuleError or OSError; without it, or without `ask`, there is one
+        witness less. `ask_again` is called with a suspect's addresses before they are probed."""
         self._node = node
         self._store = store
         self._mesh = mesh
@@ -196,6 +196,8 @@ class Liveness:
                 continue
 
     async def _read_mesh(self, nodes: Iterable[str]) -> None:
+        if self._mesh is None:
+            return
         try:
             heard = await self._mesh()
         except (NoctuleError, OSError) as error:
@@ -210,17 +212,18 @@ class Liveness:
     async def _ask_others(self) -> None:
         suspects = tuple(sorted(self.suspect))[: records.REACH_LIMIT]
         able = sorted(self.alive - self._mute - {self._node})
-        if not suspects or not able:
+        ask = self._ask
+        if not suspects or not able or ask is None:
             return
         start = self._turn % len(able)
         self._turn += WITNESSES
         chosen = (able[start:] + able[:start])[:WITNESSES]
-        await asyncio.gather(*(self._ask_one(witness, suspects) for witness in chosen))
+        await asyncio.gather(*(self._ask_one(ask, witness, suspects) for witness in chosen))
 
-    async def _ask_one(self, witness: str, suspects: tuple[str, ...]) -> None:
+    async def _ask_one(self, ask: Ask, witness: str, suspects: tuple[str, ...]) -> None:
         question = records.encode_message(records.Reach(suspects))
         try:
-            replies = await self._ask(witness, question, ASK_WITHIN)
+            replies = await ask(witness, question, ASK_WITHIN)
             answers = [records.decode_answer(reply) for reply in replies]
         except FabricTimeoutError:
             return

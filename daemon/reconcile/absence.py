@@ -11,20 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
-from daemon.cluster.probe import Probe, probe
-from netconf.errors import InvalidConfig
+from daemon.cluster.probe import Addresses, Probe, probe
 
 PROBE_WITHIN = 0.4
 """Seconds a kernel has to answer a SYN."""
 SILENT_FOR = 3.0
 """Seconds; a link that negotiates and a fabric that dials every half second fit in."""
-
-
-async def _probe(endpoint: str) -> Probe:
-    try:
-        return await probe(endpoint, PROBE_WITHIN)
-    except (InvalidConfig, ValueError):  # what a node says of itself need not make sense
-        return Probe.SILENT
 
 
 class Absence:
@@ -33,11 +25,13 @@ class Absence:
     def __init__(
         self,
         clock: Callable[[], float],
-        probe: Callable[[str], Awaitable[Probe]] = _probe,
+        probe: Callable[[str], Awaitable[Probe]] | None = None,
     ) -> None:
         """`clock` returns seconds; `probe` connects to an endpoint ``tls/HOST:PORT``."""
         self._clock = clock
-        self._probe = probe
+        self._probe = probe or self._connect
+        self._addresses = Addresses()
+        self._learning: asyncio.Future[None] | None = None
         self._found: dict[str, Probe] = {}
         self._silent_since: dict[str, float] = {}
 
@@ -45,6 +39,10 @@ class Absence:
         """Probe all `endpoints`, side by side."""
         wanted = tuple(dict.fromkeys(endpoints))
         began = self._clock()
+        if self._learning is None or self._learning.done():
+            self._learning = asyncio.ensure_future(self._addresses.learn(wanted, began))
+        # Addresses are known at once; a name server has as long as a kernel.
+        await asyncio.wait([self._learning], timeout=PROBE_WITHIN)
         found = await asyncio.gather(*map(self._probe, wanted))
         for endpoint, what in zip(wanted, found, strict=True):
             self._found[endpoint] = what
@@ -62,3 +60,14 @@ class Absence:
         if since is not None:
             return self._clock() - since >= SILENT_FOR
         return self._found.get(endpoint) is Probe.REFUSED
+
+    async def _connect(self, endpoint: str) -> Probe:
+        """Probe all addresses of an endpoint; one that makes no sense, or whose name is not known
+        yet, is silent."""
+        found = await asyncio.gather(
+            *(probe(address, port, PROBE_WITHIN) for address, port in self._addresses.of(endpoint))
+        )
+        for answer in (Probe.ANSWERS, Probe.REFUSED):
+            if answer in found:
+                return answer
+        return Probe.SILENT

@@ -53,14 +53,7 @@ class Member:
         self.remembered: list[int] = []
         self.store.subscribe(lambda verdict: self.changes.append(verdict.key == KEYS.policy))
         self.store.subscribe(lambda _: self._program())
-        self.liveness = Liveness(
-            name,
-            self.store,
-            mesh=self._mesh,
-            ask=self.fabric.ask,
-            changed=self._program,
-            journal=Journal(),
-        )
+        self.liveness = Liveness(name, self.store, changed=self._program, journal=Journal())
         self.peers = Exchange(
             name,
             self.store,
@@ -78,9 +71,6 @@ class Member:
         if not self.slow:
             self.passes[-1].set_result(True)
         return self.passes[-1]
-
-    async def _mesh(self) -> dict[str, float]:
-        return {}
 
     def everything(self, keys: Iterable[str] = ()) -> list[bytes]:
         """Return the records that answer a `Sync`; the publisher's part."""
