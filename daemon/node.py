@@ -46,7 +46,6 @@ from daemon.tasks import Tasks
 from daemon.watchdog import Watchdog
 from daemon.workers import Workers
 from netconf.attach.state import State, lead
-from netconf.errors import NoctuleError
 from netconf.kernel_probe import probe_kernel
 from netconf.nft import host, ruleset
 
@@ -184,18 +183,12 @@ class Node:
         for part in (self._exchange, self._liveness, self._tasks, self._fabric):
             await part.close()
         await self._reconciler.close()
-        # The lock goes last: until then a successor must not meet a change under way.
+        if self._lock is not None:
+            await self._saver.save()
         self._workers.close()
         self._reconciler.kernel.close()
         if self._lock is not None:
-            try:
-                self._snapshot.write(
-                    self._store.contents(),
-                    self._store.envelope(self._store.keys.policy),
-                    self._store.revision,
-                )
-            except NoctuleError as error:
-                self._journal.error("not saved", error=error.message, details=error.details)
+            # Last: until then a successor must not meet a change under way.
             os.close(self._lock)
         self._journal.info("stopped")
 

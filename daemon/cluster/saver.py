@@ -71,10 +71,7 @@ class Saver:
             await self._changed.wait()
             self._changed.clear()
             self._ruled.clear()
-            try:
-                await self.write()
-            except NoctuleError as error:
-                self._journal.error("not saved", error=error.message, details=error.details)
+            await self.save()
             try:
                 await self._fabric.reconfigure(
                     self._membership.endpoints(), self._membership.speakers()
@@ -94,6 +91,13 @@ class Saver:
         wait = self._membership.postponed()
         loop = asyncio.get_running_loop()
         self._later = None if wait is None else loop.call_later(wait + 0.1, self._changed.set)
+
+    async def save(self) -> None:
+        """Save what is known now; a failure is logged."""
+        try:
+            await self.write()
+        except NoctuleError as error:
+            self._journal.error("not saved", error=error.message, details=error.details)
 
     async def write(self) -> None:
         """Save records and policy, and write ``names``; IOFailure names the file."""

@@ -54,7 +54,8 @@ def restarted(running: Store) -> Store:
 def test_what_counted_goes_on_counting_here_and_after_a_restart(tmp_path: Path) -> None:
     running = filled(record("n2", 2, replica("n2", 5)))
     assert running.offer(record("n2", 2, replica("n2", 5)), LATER).outcome is Outcome.KNOWN
-    Snapshot(tmp_path, tmp_path, running).write(running.dump(), running.envelope(KEYS.policy))
+    contents, policy = running.contents(), running.envelope(KEYS.policy)
+    Snapshot(tmp_path, tmp_path, running).write(contents, policy, running.revision)
     after = store()
     assert Snapshot(tmp_path, tmp_path, after).load() == []
     assert [r.node for r in running.replicas()] == [r.node for r in after.replicas()] == ["n2"]
