@@ -30,7 +30,7 @@ def moves(old: tuple[str, ...], new: tuple[str, ...]) -> int:
     return sum(a != b for a, b in zip(old, new, strict=True))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(WEIGHTS, PREVIOUS)
 def test_all_slots_are_given_in_proportion(shares: dict[str, float], old: tuple[str, ...]) -> None:
     given_out = slots(shares, old, "n1")
@@ -42,7 +42,7 @@ def test_all_slots_are_given_in_proportion(shares: dict[str, float], old: tuple[
     assert given_out == slots(dict(reversed(shares.items())), old, "n1")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(WEIGHTS, PREVIOUS)
 def test_no_slot_moves_that_need_not(shares: dict[str, float], old: tuple[str, ...]) -> None:
     new = slots(shares, old)
@@ -52,7 +52,7 @@ def test_no_slot_moves_that_need_not(shares: dict[str, float], old: tuple[str, .
     assert slots(shares, new) == new
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(2, 7), st.data())
 def test_of_equals_the_one_that_had_more_keeps_more(count: int, data: st.DataObject) -> None:
     equal = dict.fromkeys(ADDRESSES[:count], 1.0)
@@ -60,7 +60,7 @@ def test_of_equals_the_one_that_had_more_keeps_more(count: int, data: st.DataObj
     assert slots(equal, before, data.draw(st.text(max_size=3))) == before
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(WEIGHTS, st.data())
 def test_a_replica_that_goes_moves_only_its_own(
     shares: dict[str, float], data: st.DataObject
@@ -113,7 +113,7 @@ def test_coming_and_going_never_waits() -> None:
     assert settle({}, before) == ()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(WEIGHTS, PREVIOUS)
 def test_settling_is_settled(shares: dict[str, float], old: tuple[str, ...]) -> None:
     settled = settle(shares, old)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from cni_kit import NETNS, Daemon, configuration, environment, previous, run, serving
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.codec import decode, matched
@@ -64,7 +64,6 @@ def test_matching(text: str, expected: dict[str, Any]) -> None:
     assert json.dumps(found) == json.dumps(expected)  # the same order, which joining depends on
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(), st.integers()))
 def test_matching_is_done_once(value: dict[str, object]) -> None:
     found = matched(value, NAMES)

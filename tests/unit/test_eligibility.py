@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.model.eligibility import Eligibility
@@ -39,7 +39,6 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(steps)
 def test_small_steps_lead_where_one_large_step_does(taken: list[tuple[object, ...]]) -> None:
     effect = Eligibility(KEYS)

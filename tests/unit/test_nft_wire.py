@@ -8,7 +8,7 @@ import sys
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from netconf import names
@@ -124,7 +124,6 @@ def test_a_long_list_becomes_several_messages_with_every_element_once():
     assert found == list(change.elements)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.data())
 def test_an_offset_names_its_element(count, data):
     (change,) = Batch().add(LB, elements(count)).changes

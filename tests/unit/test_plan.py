@@ -99,7 +99,7 @@ def everywhere(made: Policy, replicas: list[Replica]) -> dict[str, Desired]:
     }
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(policies(), clusters())
 def test_what_one_end_may_send_the_other_may_receive(made: Policy, replicas: list[Replica]) -> None:
     views = everywhere(made, replicas)
@@ -114,7 +114,7 @@ def test_what_one_end_may_send_the_other_may_receive(made: Policy, replicas: lis
             assert out == into
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(policies(), clusters())
 def test_nothing_is_seen_without_an_edge(made: Policy, replicas: list[Replica]) -> None:
     networks = {one.address: one.network for one in replicas}
@@ -144,7 +144,7 @@ def test_nothing_is_seen_without_an_edge(made: Policy, replicas: list[Replica]) 
             assert count == SLOTS
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(policies(), clusters(), st.data())
 def test_planning_again_changes_nothing(
     made: Policy, replicas: list[Replica], data: st.DataObject
@@ -154,7 +154,7 @@ def test_planning_again_changes_nothing(
     assert again == first
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(policies(), clusters(), st.sampled_from(["n2", "n3"]))
 def test_a_dead_node_leaves_everything(made: Policy, replicas: list[Replica], dead: str) -> None:
     before = planned(made, replicas)
@@ -169,7 +169,7 @@ def test_a_dead_node_leaves_everything(made: Policy, replicas: list[Replica], de
     }
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(policies(), clusters(), st.sets(st.sampled_from(NODES)))
 def test_a_suspect_node_keeps_all_but_its_slots(
     made: Policy, replicas: list[Replica], suspect: set[str]
@@ -209,7 +209,7 @@ def test_a_suspect_with_no_healthy_other_is_tried() -> None:
     assert {target[0] for target in view.slots.values()} == {replicas[2].address}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(policies(), policies(), clusters(), clusters(), st.booleans())
 def test_what_is_remembered_changes_nothing_but_which_objects_are_used(
     first: Policy, second: Policy, old: list[Replica], new: list[Replica], same: bool

@@ -165,7 +165,7 @@ def test_what_is_not_yaml_is_named_with_its_place(text: str, says: str) -> None:
         parse(text)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.text(max_size=200))
 def test_any_text_is_a_document_or_an_explained_error(text: str) -> None:
     try:
@@ -182,7 +182,7 @@ def test_a_vip_outside_the_pool_and_a_slice_inside_it() -> None:
         policy("services: {}\nnodes: {n1: {slice: 10.80.1.0/24}}")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(NAMES, min_size=1, max_size=8))
 def test_whoever_stays_keeps_id_and_vip_and_no_two_share_one(history: list[set[str]]) -> None:
     last: Policy | None = None

@@ -155,7 +155,7 @@ def agrees(kernel, view):
     assert actual.differences(found, view, kernel.ula) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(views(), min_size=1, max_size=5), st.sampled_from(["", ULA]))
 def test_any_sequence_of_views_ends_in_the_last_one_in_permitted_order(sequence, ula):
     kernel = FakeContainer(ula)
@@ -174,7 +174,6 @@ def test_any_sequence_of_views_ends_in_the_last_one_in_permitted_order(sequence,
         old = new
 
 
-@settings(deadline=None)
 @given(views(), views(), st.sampled_from(["", ULA]))
 def test_what_differs_is_enough_to_know(old, new, ula):
     narrow, whole = FakeContainer(ula), FakeContainer(ula)
@@ -198,7 +197,6 @@ def test_one_replica_among_many_is_all_that_is_looked_at():
     assert differing(new, new) == (EMPTY, EMPTY)
 
 
-@settings(deadline=None)
 @given(views(), st.sampled_from(["", ULA]))
 def test_nothing_to_do_does_nothing(view, ula):
     kernel = FakeContainer(ula)
@@ -214,7 +212,6 @@ def test_nothing_to_do_does_nothing(view, ula):
     assert all(not batch.changes for batch in kernel.tables.sent)
 
 
-@settings(deadline=None)
 @given(views(), views(), st.sampled_from(["", ULA]))
 def test_whatever_is_there_can_be_taken_over(found, view, ula):
     kernel = FakeContainer(ula)
@@ -361,7 +358,6 @@ class OnFake(programmer.Programmer):
         return self.kernel
 
 
-@settings(deadline=None)
 @given(views(), views(), views(), st.sampled_from(["", ULA]))
 def test_drift_is_read_back_and_repaired_or_left_but_never_made_worse(believed, real, new, ula):
     from threading import Lock

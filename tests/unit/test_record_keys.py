@@ -13,7 +13,7 @@ KEYS = Keys("lab")
 NAMES = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,10}", fullmatch=True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(NAMES, NAMES, NAMES)
 def test_every_key_is_read_as_it_was_built(cluster: str, node: str, one: str) -> None:
     keys = Keys(cluster)

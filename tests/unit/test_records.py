@@ -37,7 +37,7 @@ from tests.unit.model_kit import KEYS, attachment, identity, info, policy, recor
 ANY = st.text(max_size=6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(*[st.tuples(ANY, ANY, st.integers(1, 2**40), ANY, st.binary(max_size=6))] * 2)
 def test_different_records_have_different_bytes_to_sign(
     one: tuple[str, str, int, str, bytes], two: tuple[str, str, int, str, bytes]
@@ -95,7 +95,7 @@ def test_a_body_that_does_not_fit_its_key_is_refused(key: str, body: Body) -> No
         open_body(parsed, decode(seal(KEYS, key, 7, body, identity("n1"))))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_envelope_or_an_explained_error(data: bytes) -> None:
     try:
@@ -148,7 +148,7 @@ def test_the_manifest_of_a_full_bridge_fits() -> None:
     assert len(seal(long, long.manifest(node), 2**62, body, identity("n1"))) < LIMIT
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, LIMIT).map(bytes), max_size=12))
 def test_an_answer_is_cut_into_messages_that_the_fabric_carries(envelopes: list[bytes]) -> None:
     cut = parts(envelopes)
@@ -169,7 +169,7 @@ def test_questions_and_answers_come_back_and_are_not_mixed_up() -> None:
             decode_question(encode_message(answer))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**62), st.integers(0, 2**62))
 def test_versions_only_grow(last: int, now_ns: int) -> None:
     assert next_version(last, now_ns) > last

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import dnslib
 import pytest
 from dnslib import QTYPE, RCODE, DNSHeader, DNSQuestion, DNSRecord
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.resolver.answer import NEGATIVE_TTL, TTL, UDP_SIZE, Zone, answer
@@ -264,19 +264,16 @@ def is_sound(query: bytes) -> None:
 
 
 @given(st.binary(max_size=UDP_SIZE))
-@settings(deadline=None)
 def test_garbage(query: bytes) -> None:
     is_sound(query)
 
 
 @given(st.binary(max_size=60), st.integers(0, 2))
-@settings(deadline=None)
 def test_garbage_after_a_header(rest: bytes, additional: int) -> None:
     is_sound(HEADER.pack(7, 0x0100, 1, 0, 0, additional) + rest)
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_damaged_queries(data: st.DataObject) -> None:
     query = bytearray(ask("db.v1", udp_len=1232, opts=[dnslib.EDNSOption(10, b"cookie")]))
     for _ in range(data.draw(st.integers(1, 4))):

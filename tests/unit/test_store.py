@@ -98,7 +98,7 @@ def merged(records: list[bytes]) -> Store:
     return made
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_order_and_repetition_ends_the_same(data: st.DataObject) -> None:
     repeated = data.draw(st.lists(st.sampled_from(history()), max_size=5))
@@ -109,7 +109,7 @@ def test_any_order_and_repetition_ends_the_same(data: st.DataObject) -> None:
     assert got.refusals() == want.refusals()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(range(16)), max_size=16, unique=True))
 def test_a_sync_heals_whatever_was_missed(heard: list[int]) -> None:
     whole = merged(list(history()))
@@ -135,7 +135,7 @@ def test_what_the_history_says_in_the_end() -> None:
     assert made.highest("n3") == 0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.sampled_from(range(16)), st.data())
 def test_a_tampered_record_is_never_accepted(which: int, data: st.DataObject) -> None:
     original = history()[which]
@@ -150,7 +150,7 @@ def test_a_tampered_record_is_never_accepted(which: int, data: st.DataObject) ->
     assert made.counts[verdict.outcome] >= 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.sampled_from(["n1", "n2", "n3", "authority"]),
     st.sampled_from(["n1", "n2", "n3", "authority"]),
@@ -476,7 +476,7 @@ def test_a_snapshot_is_believed_no_more_than_its_records() -> None:
             store().load(broken)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_a_damaged_snapshot_never_adds_anything(data: st.DataObject) -> None:
     whole = merged(list(history()))

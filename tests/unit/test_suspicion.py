@@ -207,7 +207,7 @@ EVENTS = st.one_of(
 STEPS = st.lists(st.tuples(st.floats(0.0, 0.6), EVENTS), max_size=60)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(STEPS)
 def test_no_way_to_lost_without_two_witnesses(
     steps: list[tuple[float, tuple[object, ...]]],
@@ -318,7 +318,7 @@ def live_through(
 PHASE = st.floats(0.0, 1.0)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(PHASE, PHASE, PHASE, st.floats(0.0, 0.2), st.floats(0.5, 2.0), st.booleans())
 def test_no_blink_of_two_seconds_cuts_anything(
     keep_alive: float, ogm: float, look: float, way: float, length: float, purged: bool
@@ -340,7 +340,7 @@ def test_a_hundred_blinks_of_two_seconds_cut_nothing() -> None:
         ]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(PHASE, PHASE, PHASE, st.booleans())
 def test_a_dead_node_is_out_of_all_slots_in_a_second_and_cut_in_three(
     keep_alive: float, ogm: float, look: float, purged: bool
