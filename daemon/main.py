@@ -13,8 +13,9 @@ import faulthandler
 import signal
 from pathlib import Path
 
-from daemon import config, descriptors, journal, systemd
+from daemon import config, journal
 from daemon.node import Node
+from daemon.process import descriptors, systemd
 from netconf.errors import NoctuleError
 
 

@@ -13,7 +13,6 @@ import os
 import time
 from pathlib import Path
 
-from daemon import lock
 from daemon.api.server import Api
 from daemon.api.service import NodeService
 from daemon.api.status import Reporter
@@ -25,7 +24,6 @@ from daemon.attachments.registry import Registry
 from daemon.attachments.turns import Turns
 from daemon.cluster.credentials import Credentials, Renewal
 from daemon.cluster.exchange import Exchange
-from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
 from daemon.cluster.publisher import Publisher
 from daemon.cluster.rollout import Rollout
@@ -35,16 +33,18 @@ from daemon.config import Config, fabric_settings, trust_of
 from daemon.fabric.join import join
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from daemon.journal import Journal
+from daemon.liveness.liveness import Liveness
 from daemon.mesh.local_mesh import LocalMesh
 from daemon.model.store import Store
+from daemon.process import lock
+from daemon.process.tasks import Tasks
+from daemon.process.watchdog import Watchdog
+from daemon.process.workers import Workers
 from daemon.reconcile.audit import Audit
 from daemon.reconcile.hold import Hold
 from daemon.reconcile.planning import Planner
 from daemon.reconcile.reconciler import Reconciler
 from daemon.resolver.client import Resolver
-from daemon.tasks import Tasks
-from daemon.watchdog import Watchdog
-from daemon.workers import Workers
 from netconf.attach.state import State, lead
 from netconf.kernel_probe import probe_kernel
 from netconf.nft import host, ruleset
@@ -107,14 +107,14 @@ class Node:
             store, self._publisher, self._reconciler, self._exchange, resolver,
             confirm_ms=config.fabric.confirm_ms,
         )  # fmt: skip
-        attach = self._workers.attach
         self._lifecycle = Lifecycle(
-            lambda: self._mesh.facts, state, attach, self._registry, turns, opening,
+            lambda: self._mesh.facts, state, self._workers.attach, self._registry, turns, opening,
             policy=store.policy, journal=journal,
         )  # fmt: skip
         self._collector = Collector(
-            state, attach, self._registry, turns, self._lifecycle, opening, self._tasks, journal
-        )
+            state, self._workers.attach, self._registry, turns, self._lifecycle, opening,
+            self._tasks, journal,
+        )  # fmt: skip
         self._keep_alive = KeepAlive(self._registry, self._workers.mesh, journal)
         self._audit = Audit(
             self._registry, self._reconciler, self._workers.audit, state,
@@ -154,7 +154,9 @@ class Node:
         for one in await self._workers.program.run(probe_kernel, addresses.vips, addresses.ula):
             self._journal.warning("not compared on this kernel", difference=one)
         self._introduce()
-        await self._adopt()
+        await self._lifecycle.adopt()
+        self._reconciler.adopt_pairs(await self._workers.program.run(host.pairs))
+        self._publisher.align(self._registry.values(), self._registry.opaque)
         self._tasks.forever("passes", self._reconciler.run)
         await self._reconciler.request()
         await self._saver.name()
@@ -170,11 +172,9 @@ class Node:
         self._tasks.forever("certificates", lambda: self._credentials.watch(self._renewal))
         await self._api.open()
         self._reporter.ready = True
+        took = round((time.monotonic() - began) * 1e3)
         self._journal.info(
-            "ready",
-            attachments=len(self._registry),
-            mtu=self._mesh.facts.mtu,
-            duration_ms=round((time.monotonic() - began) * 1e3),
+            "ready", attachments=len(self._registry), mtu=self._mesh.facts.mtu, duration_ms=took
         )
 
     async def stop(self) -> None:
@@ -200,9 +200,3 @@ class Node:
     def _introduce(self) -> None:
         """Say who and where this node is."""
         self._publisher.info(self._mesh.info(self._publisher.certificate))
-
-    async def _adopt(self) -> None:
-        """Take over attachments, and set straight what this node says of them."""
-        await self._lifecycle.adopt()
-        self._reconciler.adopt_pairs(await self._workers.program.run(host.pairs))
-        self._publisher.align(self._registry.values(), self._registry.opaque)

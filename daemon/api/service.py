@@ -16,8 +16,8 @@ from daemon.attachments.lifecycle import Lifecycle
 from daemon.cluster.rollout import Rollout
 from daemon.cluster.saver import Saver
 from daemon.mesh.local_mesh import LocalMesh
+from daemon.process.workers import Pool
 from daemon.reconcile.audit import Audit
-from daemon.workers import Pool
 from netconf.attach import cni_status
 from netconf.attach.attachment import AttachRequest
 from netconf.attach.state import State

@@ -16,10 +16,10 @@ from daemon.api.messages import (
 )
 from daemon.attachments.registry import Registry
 from daemon.cluster.credentials import Credentials
-from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
 from daemon.cluster.rollout import Rollout
 from daemon.config import Config
+from daemon.liveness.liveness import Liveness
 from daemon.mesh.local_mesh import LocalMesh
 from daemon.model.store import HARMLESS, Store
 from daemon.model.trust import moment

@@ -18,8 +18,8 @@ from daemon.attachments.opening import Opening
 from daemon.attachments.registry import Registry
 from daemon.attachments.turns import Turns
 from daemon.journal import Journal
-from daemon.tasks import Tasks
-from daemon.workers import Pool
+from daemon.process.tasks import Tasks
+from daemon.process.workers import Pool
 from netconf.attach import operations
 from netconf.attach.attachment import Attachment
 from netconf.attach.state import State

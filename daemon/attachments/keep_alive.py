@@ -11,7 +11,7 @@ import asyncio
 
 from daemon.attachments.registry import Registry
 from daemon.journal import Journal
-from daemon.workers import Pool
+from daemon.process.workers import Pool
 from netconf import frames
 from netconf.errors import NoctuleError
 

@@ -23,7 +23,7 @@ from daemon.attachments.turns import Turns
 from daemon.journal import Journal
 from daemon.model.naming import NAME
 from daemon.model.policy import Policy
-from daemon.workers import Pool
+from daemon.process.workers import Pool
 from netconf import names
 from netconf.attach import operations
 from netconf.attach.attachment import Attachment, AttachRequest, Candidate, NodeNet

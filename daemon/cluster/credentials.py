@@ -18,7 +18,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from daemon import systemd
 from daemon.cluster.publisher import Publisher
 from daemon.fabric.identity_files import Contents, Credential, judge
 from daemon.journal import Journal
@@ -26,6 +25,7 @@ from daemon.model.identity import Identity
 from daemon.model.records import NodeInfo
 from daemon.model.store import Store
 from daemon.model.trust import DAY, WARN_BEFORE, Dates, moment
+from daemon.process import systemd
 from netconf.attach.attachment import Attachment
 from netconf.errors import NoctuleError
 

@@ -24,14 +24,14 @@ from typing import Protocol
 from daemon.cluster.asking import Asking, Reason
 from daemon.cluster.confirmation import BELIEVED, LATE, Confirmation, read
 from daemon.cluster.freshness import Freshness
-from daemon.cluster.liveness import Liveness
 from daemon.cluster.publisher import Publisher
 from daemon.cluster.quotas import Complaints, Quotas
 from daemon.fabric.interface import Fabric, FabricError
 from daemon.journal import Journal
+from daemon.liveness.liveness import Liveness
 from daemon.model import records
 from daemon.model.store import HARMLESS, Outcome, Store, Verdict, ranked
-from daemon.tasks import Tasks
+from daemon.process.tasks import Tasks
 from netconf.errors import DecodeFailure, TryAgain
 
 SYNC_WITHIN = 5.0

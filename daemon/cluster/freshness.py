@@ -57,7 +57,7 @@ class Freshness:
 
         `version` is that of the policy held here, 0 for none; `known` are the other nodes'
         names; `strangers` tells how many nodes there are to dial where their names are not
-        known; `absent` are those found without a daemon (``daemon.reconcile.absence``).
+        known; `absent` are those found without a daemon (``daemon.liveness.absence``).
         """
         now = self._clock()
         reasons: list[str] = []

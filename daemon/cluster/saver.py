@@ -19,8 +19,8 @@ from daemon.cluster.snapshot import Snapshot
 from daemon.fabric.interface import Fabric, NotOpenError
 from daemon.journal import Journal
 from daemon.model.store import Store, Verdict
+from daemon.process.workers import Pool
 from daemon.resolver.client import Resolver
-from daemon.workers import Pool
 from netconf.errors import NoctuleError
 
 SAVE_EVERY = 1.0

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from daemon.fabric.interface import Fabric, FabricError, Listener
 from daemon.journal import Journal
 from daemon.news import News
-from daemon.tasks import Tasks
+from daemon.process.tasks import Tasks
 
 AGAIN = 1.0
 """Seconds between two attempts; one costs some milliseconds."""

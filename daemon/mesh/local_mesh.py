@@ -24,7 +24,7 @@ from daemon.mesh.attachment_links import PATIENCE, AttachmentLinks
 from daemon.mesh.links import Links, replaced
 from daemon.model.records import NodeInfo
 from daemon.news import News
-from daemon.workers import Pool
+from daemon.process.workers import Pool
 from netconf import names
 from netconf.attach import operations
 from netconf.attach.attachment import Attachment, NodeNet

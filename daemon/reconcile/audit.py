@@ -19,8 +19,8 @@ import msgspec
 
 from daemon.attachments.registry import Registry
 from daemon.journal import Journal
+from daemon.process.workers import Pool
 from daemon.reconcile.reconciler import Reconciler
-from daemon.workers import Pool
 from netconf.attach import host_ports, readdress
 from netconf.attach.attachment import Attachment, NodeNet
 from netconf.attach.state import State

@@ -14,12 +14,12 @@ from collections.abc import Iterable
 
 from daemon.attachments.registry import Registry
 from daemon.cluster.exchange import Exchange
-from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
 from daemon.journal import Journal
+from daemon.liveness.absence import Absence
+from daemon.liveness.liveness import Liveness
 from daemon.model.records import NodeInfo
 from daemon.model.store import Store
-from daemon.reconcile.absence import Absence
 from daemon.reconcile.reconciler import Reconciler
 
 LOOK_EVERY = 0.1

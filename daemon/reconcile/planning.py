@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from daemon.attachments.registry import Registry
-from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
+from daemon.liveness.liveness import Liveness
 from daemon.model.plan import NOTHING, Group, plan
 from daemon.model.store import Store
 from netconf.attach.attachment import Attachment

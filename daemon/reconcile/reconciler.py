@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from daemon.journal import Journal
+from daemon.process.tasks import Tasks
+from daemon.process.workers import Pool
 from daemon.reconcile.entry import Entry
 from daemon.reconcile.host_pairs import HostPairs, Pair
 from daemon.reconcile.planning import Work
-from daemon.tasks import Tasks
-from daemon.workers import Pool
 from netconf import keys
 from netconf.attach.attachment import Attachment
 from netconf.errors import NoctuleError, UnknownContainer

@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from daemon.journal import Journal
-from daemon.model.directory import directory
 from daemon.model.policy import Policy
+from daemon.resolver.directory import directory
 from daemon.resolver.protocol import NAMES, SERVED, SOCKET
 from netconf import files
 from netconf.attach.attachment import Attachment

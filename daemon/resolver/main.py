@@ -14,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from daemon import descriptors, journal, systemd, yamlfile
+from daemon import journal, yamlfile
 from daemon.paths import Paths
+from daemon.process import descriptors, systemd
 from daemon.resolver.server import Server
 from netconf.errors import InvalidConfig, IOFailure, NoctuleError
 

@@ -29,8 +29,8 @@ from types import TracebackType
 import msgspec
 
 from daemon.journal import Journal
-from daemon.model.directory import Directory
 from daemon.resolver.answer import Zone
+from daemon.resolver.directory import Directory
 from daemon.resolver.nameserver import TURN, Gone, NameServer, Turns
 from daemon.resolver.protocol import NAMES, NOT_SERVED, SERVED, SOCKET
 from netconf.errors import InvalidConfig, IOFailure, TryAgain, UnknownContainer

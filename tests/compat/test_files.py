@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from daemon.model.directory import Directory, directory
+from daemon.resolver.directory import Directory, directory
 from daemon.resolver.server import StateFile
 from netconf.attach.attachment import Attachment, AttachRequest, NodeNet, Phase
 from netconf.attach.state import State

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from daemon.model import plan, records
-from daemon.model.directory import directory
 from daemon.model.policy import Policy, compile, parse
 from daemon.model.records import Envelope
 from daemon.model.store import Outcome
+from daemon.resolver.directory import directory
 from netconf.errors import InvalidConfig
 from tests.compat.released import Released
 from tests.unit.model_kit import (

@@ -17,8 +17,8 @@ from daemon.attachments.registry import Registry
 from daemon.attachments.turns import Turns
 from daemon.journal import Journal
 from daemon.model.policy import Policy
-from daemon.tasks import Tasks
-from daemon.workers import Pool
+from daemon.process.tasks import Tasks
+from daemon.process.workers import Pool
 from netconf.attach.attachment import Attachment, AttachRequest, Candidate, NodeNet
 from netconf.attach.state import State
 from netconf.errors import CheckFailure, NoctuleError

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from daemon.cluster.liveness import Liveness
-from daemon.cluster.probe import Addresses
 from daemon.fabric import Settings
 from daemon.journal import Journal
+from daemon.liveness.liveness import Liveness
+from daemon.liveness.probe import Addresses
 from daemon.model import records
 from netconf.errors import KernelFailure
 from tests.unit import clock_kit

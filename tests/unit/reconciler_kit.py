@@ -18,12 +18,12 @@ import pytest
 
 from daemon.attachments.registry import Registry
 from daemon.journal import Journal
+from daemon.process.workers import Pool
 from daemon.reconcile import audit as audit_module
 from daemon.reconcile import reconciler as module
 from daemon.reconcile.audit import Audit
 from daemon.reconcile.planning import Work
 from daemon.reconcile.reconciler import Reconciler
-from daemon.workers import Pool
 from netconf.attach import host_ports
 from netconf.attach.attachment import Attachment, NodeNet
 from netconf.attach.state import State

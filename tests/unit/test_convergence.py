@@ -21,11 +21,11 @@ import msgspec
 import pytest
 
 from daemon.cluster.exchange import Exchange
-from daemon.cluster.liveness import Liveness
 from daemon.cluster.publisher import MANIFEST_EVERY, Publisher
 from daemon.ctl import pki
 from daemon.fabric import Settings
 from daemon.journal import Journal
+from daemon.liveness.liveness import Liveness
 from daemon.model import records
 from daemon.model.identity import Identity
 from daemon.model.keys import Keys

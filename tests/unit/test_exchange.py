@@ -11,9 +11,9 @@ import pytest
 
 from daemon.cluster import exchange as module
 from daemon.cluster.exchange import Exchange
-from daemon.cluster.liveness import Liveness
 from daemon.fabric import Settings
 from daemon.journal import Journal
+from daemon.liveness.liveness import Liveness
 from daemon.model import records
 from daemon.model.store import Outcome, Store
 from tests.unit.memory_fabric import Network

@@ -13,7 +13,7 @@ from daemon.fabric.interface import Listener
 from daemon.fabric.join import join
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from daemon.journal import Journal
-from daemon.tasks import Tasks
+from daemon.process.tasks import Tasks
 from netconf.errors import InvalidConfig, NoctuleError
 from tests.unit.fabric_kit import Authority, Recorder, free_ports
 

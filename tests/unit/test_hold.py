@@ -10,10 +10,10 @@ import pytest
 from daemon.attachments.registry import Registry
 from daemon.cluster.freshness import HEAR_WITHIN
 from daemon.cluster.membership import Membership
-from daemon.cluster.probe import Probe
 from daemon.journal import Journal
+from daemon.liveness.absence import SILENT_FOR, Absence
+from daemon.liveness.probe import Probe
 from daemon.model.store import Store
-from daemon.reconcile.absence import SILENT_FOR, Absence
 from daemon.reconcile.hold import LOOK_EVERY, Hold
 from tests.unit.memory_fabric import Network
 from tests.unit.model_kit import NOW, TEXT, info, policy, record, store

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from daemon.cluster.suspicion import FLOWS_AFTER, SLOTS_AFTER
+from daemon.liveness.suspicion import FLOWS_AFTER, SLOTS_AFTER
 from tests.unit import clock_kit
 from tests.unit.fabric_kit import free_ports
 from tests.unit.liveness_kit import Member, World, until

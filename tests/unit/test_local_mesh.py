@@ -16,7 +16,7 @@ from daemon.attachments.registry import Registry
 from daemon.journal import Journal
 from daemon.mesh.local_mesh import LocalMesh
 from daemon.model.records import NodeInfo
-from daemon.workers import Pool
+from daemon.process.workers import Pool
 from netconf import frames
 from netconf.attach import inspection
 from netconf.attach.attachment import Attachment

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from daemon.attachments.registry import Registry
-from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
 from daemon.cluster.publisher import Publisher
 from daemon.journal import Journal
+from daemon.liveness.liveness import Liveness
 from daemon.reconcile.planning import Planner
 from netconf.attach.attachment import AttachRequest, NodeNet
 from netconf.attach.state import State

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from daemon.cluster.probe import LOOK_UP_AGAIN, Addresses, Probe, look_up, probe
+from daemon.liveness.probe import LOOK_UP_AGAIN, Addresses, Probe, look_up, probe
 from tests.unit.fabric_kit import free_ports
 
 

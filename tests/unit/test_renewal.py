@@ -19,7 +19,6 @@ from daemon.cluster import credentials as module
 from daemon.cluster import publisher as publisher_module
 from daemon.cluster.credentials import Credentials, Renewal
 from daemon.cluster.exchange import Exchange
-from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
 from daemon.cluster.publisher import Publisher
 from daemon.cluster.saver import Saver
@@ -27,12 +26,13 @@ from daemon.cluster.snapshot import Snapshot
 from daemon.ctl import pki
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from daemon.journal import Journal
+from daemon.liveness.liveness import Liveness
 from daemon.model.records import NodeInfo
 from daemon.model.store import Store
 from daemon.model.trust import Trust
+from daemon.process.tasks import Tasks
+from daemon.process.workers import Pool
 from daemon.resolver.client import Resolver
-from daemon.tasks import Tasks
-from daemon.workers import Pool
 from netconf.attach.attachment import Attachment
 from tests.unit.fabric_kit import Authority, free_ports
 from tests.unit.model_kit import SLICES

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from daemon.journal import Journal
-from daemon.model.directory import Directory, directory
 from daemon.model.policy import compile
 from daemon.model.policy_file import AllowText, parse
 from daemon.resolver.client import Resolver
+from daemon.resolver.directory import Directory, directory
 from daemon.resolver.protocol import NAMES
 from tests.unit.model_kit import VIPS, policy
 

@@ -20,12 +20,12 @@ from daemon.api.messages import PolicyApplied, PolicyState
 from daemon.api.server import Api, Service
 from daemon.cluster import exchange, rollout
 from daemon.cluster.exchange import Exchange
-from daemon.cluster.liveness import Liveness
 from daemon.cluster.membership import Membership
 from daemon.cluster.publisher import Publisher
 from daemon.cluster.rollout import Rollout
 from daemon.fabric import Settings
 from daemon.journal import Journal
+from daemon.liveness.liveness import Liveness
 from daemon.model import records
 from daemon.reconcile.reconciler import Reconciler
 from netconf.errors import InvalidConfig

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.cluster.suspicion import (
+from daemon.liveness.suspicion import (
     FLOWS_AFTER,
     MESH_SILENT,
     MESH_VOUCHES,

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from daemon import tasks as module
 from daemon.journal import Journal
-from daemon.tasks import Tasks
+from daemon.process import tasks as module
+from daemon.process.tasks import Tasks
 
 
 def test_a_task_that_dies_is_seen_and_ends_nobody_else(caplog: pytest.LogCaptureFixture) -> None:

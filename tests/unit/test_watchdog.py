@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from daemon import systemd
 from daemon.journal import Journal
-from daemon.watchdog import STUCK_AFTER, Watchdog
-from daemon.workers import Pool
+from daemon.process import systemd
+from daemon.process.watchdog import STUCK_AFTER, Watchdog
+from daemon.process.workers import Pool
 
 LIMIT = 10.0
 

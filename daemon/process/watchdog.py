@@ -12,9 +12,9 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from daemon import systemd
 from daemon.journal import Journal
-from daemon.workers import Pool
+from daemon.process import systemd
+from daemon.process.workers import Pool
 
 STUCK_AFTER = 120.0
 """A call waits at most 10 s for a lock and 30 s for the kernel's answer; reading what a thousand

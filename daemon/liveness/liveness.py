@@ -19,13 +19,13 @@ import functools
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from daemon.cluster.probe import Addresses, Probe, ask_again, probe
-from daemon.cluster.suspicion import State, Suspicion
 from daemon.fabric.interface import FabricError, FabricTimeoutError
 from daemon.journal import Journal
+from daemon.liveness.probe import Addresses, Probe, ask_again, probe
+from daemon.liveness.suspicion import State, Suspicion
 from daemon.model import records
 from daemon.model.store import Store
-from daemon.tasks import Tasks
+from daemon.process.tasks import Tasks
 from netconf.errors import DecodeFailure, NoctuleError
 
 PROBE_WITHIN = 0.4

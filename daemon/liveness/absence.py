@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
-from daemon.cluster.probe import Addresses, Probe, probe
+from daemon.liveness.probe import Addresses, Probe, probe
 
 PROBE_WITHIN = 0.4
 """Seconds a kernel has to answer a SYN."""
