@@ -127,6 +127,8 @@ class _Site:
         self._before = before
         self._adopt = adopt
         self._made: list[str] = []
+        self._new: set[str] = set()
+        """What was made or came just now: that it is not set up yet is no news."""
         self._enslaved: list[str] = []
         self._mended: list[str] = []
         self._waiting: dict[str, str] = {}
@@ -182,8 +184,8 @@ class _Site:
             return
 
     def _mend(self, what: str, facts: Facts, request: NetlinkRequest) -> None:
-        """Change what is not as it should be. It is news only on a device that was there."""
-        if facts.name not in self._made:
+        """Change what is not as it should be; name it unless the device is new."""
+        if facts.name not in self._new:
             self._mended.append(what)
         self._rtnl.batch([request])
 
@@ -191,6 +193,8 @@ class _Site:
 
     def _link(self, field: str, link: Link, bat0: Facts) -> Facts:
         """Have one hard interface that belongs to bat0 and is up."""
+        if self._before is not None and field in self._before.waiting:
+            self._new.add(link.name)
         if link.geneve is not None:
             facts = self._geneve(f"{field}.geneve", link.geneve)
         else:
@@ -282,7 +286,7 @@ class _Site:
             }
             wanted = kbit // batadv.KBIT_PER_UNIT * batadv.KBIT_PER_UNIT
             if known.get(facts.index) != wanted:
-                if facts.name not in (*self._made, *self._enslaved):
+                if facts.name not in self._new and facts.name not in self._enslaved:
                     self._mended.append(f"{facts.name} had another throughput override")
                 batadv.override_throughput(self._genl, bat0.index, facts.index, kbit)
 
@@ -310,7 +314,7 @@ class _Site:
             if facts.alias != ALIAS:
                 self._rtnl.batch([links.set_request(facts.index, alias=ALIAS)])
             if wrong := batadv.unfit(settings):
-                if bat not in self._made:
+                if bat not in self._new:
                     self._mended.append(f"{bat} had {' and '.join(wrong)}")
                 batadv.fit(self._genl, facts.index)
         return facts
@@ -344,7 +348,9 @@ class _Site:
             # In one batch: a device of ours without our mark would not be taken for ours.
             self._rtnl.batch([made, links.set_request(name, alias=ALIAS)])
             self._made.append(name)
-            self._mended.append(f"{name} was missing")
+            if name not in self._new:
+                self._mended.append(f"{name} was missing")
+            self._new.add(name)
             return links.facts(self._rtnl.batch([links.get_request(name)])[0][0])
 
     # -- what all of them need -----------------------------------------------------------

@@ -175,6 +175,7 @@ def test_an_interface_that_comes_late_is_waited_for(wire: tuple[Node, Node]) -> 
     after = bring_up(node, config, facts.mtu, facts)
     assert (after.waiting, set(after.hard)) == ({}, {"eth1", "gnv9"})
     assert after.mesh_index == facts.mesh_index
+    assert after.mended == (), "what comes late was not broken"
     # It vanishes, and returns as another device.
     run("ip", "-n", node.name, "link", "del", "eth1")
     gone = bring_up(node, config, after.mtu, after)
