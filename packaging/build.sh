@@ -45,7 +45,7 @@ done
 mkdir "$root/debian"
 printf 'Source: noctule\n\nPackage: noctule\nArchitecture: amd64\n' >"$root/debian/control"
 mapfile -t linked < <(find "$root/usr/lib/noctule/package" -type f \( -perm -1 -o -name '*.so*' \))
-libraries=$(cd "$root" && dpkg-shlibdeps --ignore-missing-info "-xlib$python" -O "${linked[@]/#$root\//}")
+libraries=$(cd "$root" && dpkg-shlibdeps --warnings=0 "-xlib$python" -O "${linked[@]/#$root\//}")
 rm -r "$root/debian"
 libraries=${libraries#shlibs:Depends=}
 
