@@ -18,6 +18,7 @@ import msgspec
 
 from daemon import api
 from daemon import status as answers
+from daemon.ctl import pki as certificates
 from daemon.fabric.interface import FabricError
 from daemon.journal import Journal
 from daemon.model import directory, plan, records
@@ -112,6 +113,13 @@ class _Local(msgspec.Struct, frozen=True):
     service: str
     network: str
     address: str
+
+
+def issue(folder, cluster, nodes, now):
+    """The certificates of a cluster, as its noctulectl makes them."""
+    certificates.init(Path(folder), cluster, now)
+    for node in nodes:
+        certificates.issue(Path(folder), node, ["192.0.2.1"], now)
 
 
 # --- questions
