@@ -47,7 +47,7 @@ def cut(*ends: tuple[str, str]) -> None:
     """
     for node, device in ends:
         chain = f"type filter hook ingress device {device} priority -500; policy drop;"
-        rules = f"table netdev cut {{ chain in {{ {chain} }} }}"
+        rules = f"table netdev cut {{\n chain in {{ {chain} }}\n}}"
         inside(f"/run/netns/{node}", "nft", "-f", "-", input=rules)
 
 
