@@ -84,16 +84,18 @@ def test_an_end_cuts_nothing_and_begins_nothing(cluster: Cluster) -> None:
         stream.progress()
 
         until(lambda: time.time() > end, "the end", REST + 10)
-        until(lambda: not seen(cluster)["alive"], "n1 to be without a session")
         until(lambda: "certificate has ended" in cluster.log("n1"), "n1 to say so")
         late = cluster.add("late-n1", "n1", "api", 8080)
         steady(stream, HELD)
+        # Zenoh closes the links, but one that is dialled in the last second may live on.
         assert not seen(cluster)["lost"]
+        assert late.address not in counting(cluster, "n2")
 
         for node in ("n2", "n1"):  # they agree with what they believed before
             cluster.kill(node)
             cluster.start(node)
             steady(stream, HELD)
+            assert not seen(cluster)["alive"]
             assert api.address in counting(cluster, node)
             assert late.address not in counting(cluster, node)
             assert cluster.differences(node) == []
