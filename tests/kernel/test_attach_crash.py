@@ -38,7 +38,7 @@ def dying_child(node: MeshNode, act: Callable[[], object], step: int) -> int:
 
         for target, name in (
             (Netlink, "_send"),
-            (State, "_replace"),
+            (State, "_write"),
             (host, "add_port"),
             (host, "del_port"),
             (ruleset, "load_container"),
