@@ -2,11 +2,14 @@
 
 CNI specification 1.1.0, section 2 "ADD".
 
-1. The daemon attaches. If nobody listens, the executable does, through `cni.fallback`.
-2. If the daemon takes too long, the runtime is told to try again; it calls DEL in between.
-3. If the daemon died over the work, the executable undoes what is there and starts anew.
-4. An address that a delegated plugin gave is given back if it cannot be used. If it is not known
-   whether it is in use (2), it is not given back now: the runtime's DEL does that.
+1. The executable asks the daemon to attach. If nobody listens on the daemon's socket, the
+   executable attaches by itself, through `cni.fallback`.
+2. If the daemon does not answer in time, ADD fails with code 11 (try again later). The daemon may
+   still be attaching; the runtime calls DEL before it tries again, which undoes that.
+3. If the daemon died while it attached, the executable undoes whatever the daemon had done and
+   attaches by itself.
+4. If an address that a delegated plugin gave cannot be used, it is given back with the plugin's
+   DEL. In case 2 the address may be in use, so it is not given back here: the runtime's DEL does.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from cni.errors import INVALID_NETNS, Failure
 
 
 def add(call: Environment, network: Network) -> dict[str, object]:
-    """Attach; return the result as JSON values. Any Failure leaves nothing behind."""
+    """Attach; return the result as JSON values.
+
+    Raises Failure. Nothing is left behind then, except in case 2, which the runtime's DEL ends.
+    """
     _refuse_own_namespace(call)
     socket = network.socket
     request = network.request(call)
@@ -43,7 +49,7 @@ def _delegated(
     request: client.AttachRequest,
     dns: list[dict[str, object]],
 ) -> client.Attached:
-    """Attach with the address that the delegated plugin says, and add its DNS settings."""
+    """Attach with the address that the delegated plugin gives; append its DNS settings to `dns`."""
     from cni import ipam
 
     lease = ipam.add(call, network)
@@ -61,7 +67,11 @@ def _delegated(
 
 
 def _attach(socket: str, request: client.AttachRequest) -> client.Attached:
-    """Attach; Silence if the outcome is not known, or if the work was not begun."""
+    """Attach, through the daemon or without it (rules 1 and 3).
+
+    Raises client.Silence if the daemon may have attached or may still do so, and
+    client.Unreachable if it was not asked because the socket's path cannot be used.
+    """
     try:
         return client.attach(socket, request)
     except client.Absent:
@@ -82,7 +92,7 @@ def _refuse_own_namespace(call: Environment) -> None:
     try:
         theirs, ours = stat(call.netns), stat("/proc/self/ns/net")
     except (OSError, ValueError):
-        return  # the daemon opens it too, and its error names the cause
+        return  # whoever attaches opens the namespace too, and then names the cause
     if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
         raise Failure(
             INVALID_NETNS,

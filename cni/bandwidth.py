@@ -23,7 +23,10 @@ LARGEST = (1 << 63) - 1
 
 
 def limits(value: object) -> dict[str, int] | None:
-    """Return what the daemon is asked for, None for no limit; Failure 7 names the field."""
+    """Return the fields of ``netconf.netlink.shaping.Bandwidth``, None if nothing is limited.
+
+    Rates are bits per second, bursts bits. Raises Failure 7, which names the field.
+    """
     fields = object_of(value, WHERE, tuple(FIELDS))
     for name in fields:
         if name not in FIELDS:

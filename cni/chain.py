@@ -1,11 +1,11 @@
-"""What earlier plugins of a chain made: prevResult, in the shape of this call's version.
+"""prevResult, the result of the plugins that ran earlier in the chain, in this call's version.
 
 CNI specification, section 5 of each version.
 
-1. Of the same version, it is passed on as it came, whatever it contains; only names that Go
-   would take for the specification's are spelt like those.
-2. Of another supported version, it is converted: ``ips[].version`` exists only before 1.0.0, and
-   what 1.1.0 brought to interfaces and routes only from then on.
+1. A prevResult of the same version is passed on unchanged, with fields that we do not know. Only
+   the case of field names is corrected where Go's decoder would have matched them (`cni.codec`).
+2. A prevResult of another supported version is converted: ``ips[].version`` is written only
+   before 1.0.0, and the fields that 1.1.0 added to interfaces and routes only from 1.1.0 on.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ CNI specification 1.1.0, section 2 "CHECK".
 
 1. prevResult is required: it says which interface and address are expected. Later plugins may
    have added to it; only our interface and our address are looked at.
-2. The kernel is then compared with the attachment's state by whoever can: the daemon, or the
-   executable if nobody listens.
+2. The daemon then compares the kernel with the attachment's state. If nobody listens on its
+   socket, the executable makes the same comparison.
 3. Then the delegated plugin is asked, if there is one.
 """
 
@@ -41,7 +41,7 @@ def check(call: Environment, network: Network) -> None:
 
 
 def _expected(call: Environment, previous: dict[str, object]) -> tuple[str, str]:
-    """Return the MAC and the address that prevResult has for our interface."""
+    """Return the MAC and the IPv4 address (dotted) that prevResult has for our interface."""
     interfaces = objects_of(previous, "interfaces")
     index = next(
         (
@@ -70,7 +70,7 @@ def _expected(call: Environment, previous: dict[str, object]) -> tuple[str, str]
 
 
 def _ours(address: str, mac: str) -> bool:
-    """Say whether `mac` is 02:4e and the `address` (netconf.names, rule 1)."""
+    """Say whether `mac` is 02:4e followed by the octets of `address` (netconf.names, rule 1)."""
     octets = address.partition("/")[0].split(".")
     if len(octets) != 4 or not all(
         octet.isascii() and octet.isdigit() and len(octet) <= 3 for octet in octets

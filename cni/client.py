@@ -1,18 +1,21 @@
-"""One question to the daemon on its unix socket, and its answer.
+"""The executable's client of the daemon: one request on its unix socket, and the answer.
 
-1. HTTP/1.1 (RFC 9112), one request per connection. Written by hand, over the C module
-   ``_socket``: ``http.client`` costs 30 ms to import and ``socket`` 9 ms, and both serve
-   cases that a local socket does not have.
-2. Nobody listens: `Absent`; nothing was sent, so the caller may do the work itself.
-3. Somebody listens but does not answer within `ANSWER` seconds: `Late`; the daemon may still
-   be doing the work.
-4. The connection ends without an answer that makes sense: `Lost`; the work may be half done.
-5. The socket's path is unusable, such as no socket at all: `Unreachable`.
-6. An answer that is an error is raised as the `Failure` it describes.
-7. The daemon may be of the release before or after (docs/design.md, "Releases side by side"). A
-   field that 0.1.0 does not know is sent only where it is asked for; a DEL says only whose it is.
-   A daemon that refuses the shape of a DEL or GC has not understood it: `Misunderstood`. What
-   later releases add to an answer is optional here.
+1. The protocol is HTTP/1.1 (RFC 9112), one request per connection. It is written by hand over
+   the C module ``_socket``, because ``http.client`` costs 30 ms to import and ``socket`` 9 ms,
+   and both serve cases that a local socket does not have.
+2. If nobody listens, `Absent` is raised. Nothing was sent, so the caller may do the work itself.
+3. If somebody listens but does not answer within `ANSWER` seconds, `Late` is raised. The daemon
+   may still be doing the work.
+4. If the connection ends without an answer, or the answer makes no sense, `Lost` is raised. The
+   work may be half done.
+5. If the socket's path cannot be connected to (it is no socket, for example), `Unreachable` is
+   raised. Nothing was sent.
+6. If the daemon answers with an error, the `Failure` that it describes is raised.
+7. The daemon may be of the release before or after (docs/design.md, "Releases side by side").
+   So a field that 0.1.0 does not know is sent only where the configuration asks for it, and a DEL
+   names only the attachment. If a daemon refuses the shape of a DEL or GC, it has not understood
+   the request, and `Misunderstood` is raised. Fields that later releases add to an answer are
+   optional here.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 ANSWER = 20.0
-"""Seconds. An attach takes milliseconds; a node that starts hundreds of containers at once
-queues them for seconds; and runtimes give up on a plugin only after minutes."""
+"""Seconds. One attach takes milliseconds, but a node that starts hundreds of containers at once
+queues them for seconds. Runtimes give up on a plugin only after minutes."""
 
 DYING = 1.0
 """Seconds that `listening` waits. The kernel closes what a killed process had open within
@@ -53,7 +56,7 @@ class Silence(Exception):
     code = TRY_AGAIN_LATER
 
     def failure(self) -> Failure:
-        """Return what a runtime is told if nobody but the daemon can do the work."""
+        """Return the Failure for the runtime, where only the daemon could have done the work."""
         return Failure(self.code, "noctuled does not answer; is it running?", str(self))
 
 
@@ -68,7 +71,7 @@ class Unreachable(Silence):
 
 
 class Late(Silence):
-    """Somebody listens, but the answer did not come in time."""
+    """Somebody listens, but did not answer within `ANSWER` seconds."""
 
 
 class Lost(Silence):
@@ -76,7 +79,7 @@ class Lost(Silence):
 
 
 class Misunderstood(Silence):
-    """A daemon of another release does not know what it is asked."""
+    """A daemon of another release does not understand the request."""
 
 
 class Candidate:
@@ -85,15 +88,16 @@ class Candidate:
     __slots__ = ("name", "origin")
 
     def __init__(self, name: str, origin: str) -> None:
-        """`origin`: ``args.cni.service``, ``CNI_ARGS NOCTULE_SERVICE``, ``annotation``, ``alias``,
-        ``pod name`` or ``service``. Only an alias counts just where policy knows it.
+        """`origin` is ``args.cni.service``, ``CNI_ARGS NOCTULE_SERVICE``, ``annotation``,
+        ``alias``, ``pod name`` or ``service``. The daemon skips an alias that is not a service of
+        the policy; a name of any other origin is used as it is.
         """
         self.name = name
         self.origin = origin
 
 
 class AttachRequest:
-    """An attachment that a runtime speaks of: the body of attach, detach and check."""
+    """The attachment that a runtime asks for or about: the body of attach, detach and check."""
 
     __slots__ = (
         "address", "address6", "bandwidth", "container", "ifname", "key_file", "mac", "netns",
@@ -114,9 +118,11 @@ class AttachRequest:
         runtime: str = "",
         bandwidth: dict[str, int] | None = None,
     ) -> None:
-        """`netns` is a path, empty on DEL if it is gone; `address` dotted IPv4; `mac` ``aa:…``.
+        """`netns` is a path, and empty on DEL if the namespace is gone. `address` is dotted IPv4,
+        `address6` IPv6, `mac` six hex octets with colons, each None if the daemon is to choose.
 
-        `bandwidth` has the keys of ``netconf.netlink.shaping.Bandwidth``.
+        `bandwidth` has the keys of ``netconf.netlink.shaping.Bandwidth``: rates in bits per
+        second, bursts in bits.
         """
         self.container = container
         self.ifname = ifname
@@ -143,7 +149,7 @@ class AttachRequest:
         }
 
     def whose(self) -> dict[str, object]:
-        """Return which attachment is meant: all that a daemon of any release wants of a DEL."""
+        """Return the fields that identify the attachment: a DEL sends no others (rule 7)."""
         return {
             "container": self.container,
             "ifname": self.ifname,
@@ -153,7 +159,7 @@ class AttachRequest:
 
 
 class Attached:
-    """What an attachment got, as a runtime wants to know it."""
+    """What the daemon or the fallback attached: the values that go into a CNI result."""
 
     __slots__ = ("addresses", "host", "mac", "mtu", "nameserver", "routes", "service")
 
@@ -182,7 +188,10 @@ class Attached:
 
 
 def attach(path: str, request: AttachRequest) -> Attached:
-    """Ask the daemon at the socket `path` to attach; Silence or Failure if it does not."""
+    """Ask the daemon at the socket `path` to attach.
+
+    Raises Silence if it does not answer, and Failure if it answers with an error.
+    """
     answer = _ask(path, "POST", "/v1/attach", request.body())
     try:
         addresses, routes, mac = answer["addresses"], answer["routes"], answer["mac"]
@@ -214,46 +223,54 @@ def _interfaces(value: object) -> TypeGuard[list[dict[str, object]]]:
 
 
 def detach(path: str, request: AttachRequest) -> None:
-    """Ask the daemon to undo an attachment."""
+    """Ask the daemon to undo an attachment. Raises as `attach` does, and Misunderstood (rule 7)."""
     _undo(path, "/v1/detach", request.whose())
 
 
 def check(path: str, request: AttachRequest) -> None:
-    """Ask the daemon whether the kernel still has all of an attachment."""
+    """Ask the daemon whether the kernel still has all of an attachment; Failure says what differs.
+
+    Raises Silence if it does not answer.
+    """
     _ask(path, "POST", "/v1/check", request.body())
 
 
 def collect(path: str, network: str, valid: list[tuple[str, str]], runtime: str) -> None:
-    """Ask the daemon to undo what `runtime` attached to `network`.
+    """Ask the daemon to undo what `runtime` attached to `network`, except `valid`.
 
-    All but `valid`, pairs of container and ifname.
+    `valid` are pairs of container id and interface name. Raises as `detach` does.
     """
     pairs = [{"containerID": container, "ifname": ifname} for container, ifname in valid]
     _undo(path, "/v1/gc", {"network": network, "valid": pairs, "runtime": runtime})
 
 
 def _undo(path: str, target: str, body: dict[str, object]) -> None:
-    """Ask for what the caller can do itself; Misunderstood if the daemon does not know how."""
+    """Send a DEL or GC, which the caller can also do itself if this raises Misunderstood."""
     try:
         _ask(path, "POST", target, body)
     except Failure as failure:
-        # Nothing in the body is the user's, so its shape is all that these codes can mean.
+        # The body holds nothing that the user configured. So these codes can only mean that the
+        # daemon does not accept the shape of the request.
         if failure.code in (UNSUPPORTED_FIELD, DECODING_FAILURE, INVALID_CONFIG):
             raise Misunderstood(failure.message) from None
         raise
 
 
 def ready(path: str, key_file: str) -> None:
-    """Ask the daemon whether it can attach with the secret `key_file`; Failure says why not."""
+    """Ask the daemon whether it can attach with the secret `key_file` (a path).
+
+    Raises Failure if it cannot, and Silence if it does not answer.
+    """
     _ask(path, "POST", "/v1/ready", {"key_file": key_file})
 
 
 def listening(path: str) -> bool:
-    """Say whether anybody accepts connections at the socket `path` now, and lives.
+    """Say whether a live process accepts connections at the socket `path`.
 
-    The kernel closes what a killed process had open in an order of its own: for a moment its
-    listener may take a connection still, and then cuts it off. A living daemon is silent until
-    it is asked something.
+    When a process is killed, the kernel closes its descriptors in no given order, so its listener
+    may still accept a connection for a moment and then cut it off. A live daemon sends nothing
+    before it is asked something. So a connection that stays open and silent for `DYING` seconds
+    is one to a live process.
     """
     connection = Socket(AF_UNIX, SOCK_STREAM)
     try:
@@ -263,7 +280,7 @@ def listening(path: str) -> bool:
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
         return False
     except OSError:
-        return True  # silence, or a full queue
+        return True  # the time limit passed in silence, or the listener's queue is full
     finally:
         connection.close()
 
@@ -295,8 +312,8 @@ def _exchange(path: str, request: bytes) -> tuple[int, bytes]:
     connection = Socket(AF_UNIX, SOCK_STREAM)
     try:
         connection.settimeout(ANSWER)
-        # A unix socket connects at once or not at all: with a time limit set, a full queue is
-        # EAGAIN, not a wait.
+        # A unix socket connects at once or not at all: with a time limit set, connecting to a
+        # full queue fails with EAGAIN instead of waiting.
         connection.connect(path)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as problem:
         connection.close()

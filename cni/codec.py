@@ -1,19 +1,21 @@
 """JSON text, by the interpreter's own scanner and encoder, and Go's way of matching names.
 
-1. The package ``json`` is a thin layer over the C module ``_json``, but importing it brings
-   ``re``, ``enum`` and ``collections``: 8 ms, as long as the interpreter's whole start.
-   Hence ``_json`` itself; tests/unit/test_cni_codec.py holds both to the same answers.
+1. The package ``json`` is a thin layer over the C module ``_json``, but importing it also
+   imports ``re``, ``enum`` and ``collections``: 8 ms, as long as the interpreter's whole start.
+   So ``_json`` is used directly; tests/unit/test_cni_codec.py checks that both give the same
+   answers.
 2. Reading follows RFC 8259: no NaN, no Infinity, nothing after the value.
-3. Writing is ASCII, so that no string can be refused on its way out.
+3. Writing is ASCII, so that every Python string can be written, even half a surrogate pair.
 4. Runtimes and other plugins are written in Go, whose decoder (encoding/json, "Unmarshal" and
    fold.go) takes a key for the struct field of exactly that name, or else for the one that
    differs in case only. containerd relies on it: it passes ``IngressRate`` for ``ingressRate``.
-   `matched` does the same for every object that Go would read into a struct. The keys of what
-   Go would read into a map (capabilities, annotations) mean what they are.
-5. Where several keys of one object mean the same field, the later in the text counts, whichever
-   of them is spelt exactly. Objects are joined, key by key, as Go decodes the second into the
-   struct that the first has filled. null replaces nothing. Keys that are equal, which no
-   runtime writes, are brought together first, in the same way.
+   `matched` does the same for every object that Go would read into a struct. Where Go would read
+   an object into a map (capabilities, annotations), its keys are compared exactly.
+5. Where several keys of one object mean the same field, the one that comes later in the text
+   wins, whichever of them is spelt exactly. If both values are objects they are joined key by
+   key, because Go decodes the second into the struct that the first has filled. null replaces
+   nothing. Keys that are equal byte for byte (no runtime writes them) are joined first, in the
+   same way.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from __future__ import annotations
 from _json import encode_basestring_ascii, make_encoder, make_scanner
 
 LEVELS = 8
-"""To how many levels objects are joined (rule 5): more than any field lies deep, and few enough
-that no text makes the interpreter run out of stack."""
+"""How many levels deep objects are joined (rule 5): deeper than any field of ours lies, and few
+enough that no text makes the interpreter run out of stack."""
 
 _SPACE = " \t\n\r"
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object of `pairs`, of which some may have the same key (rule 5)."""
+    """Return the object made of `pairs`, joining those that have the same key (rule 5)."""
     found = dict(pairs)
     if len(found) < len(pairs):
         found.clear()
@@ -38,7 +40,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _put(found: dict[str, object], name: str, new: object, levels: int = LEVELS) -> None:
-    """Let `new` count as the field `name`, after what that field was before (rule 5)."""
+    """Set the field `name` of `found` to `new`, joined with its earlier value (rule 5)."""
     old = found.pop(name, None)
     if new is None:
         new = old
@@ -62,7 +64,7 @@ def _float(text: str) -> float:
 
 
 class _Reading:
-    """What ``_json.make_scanner`` asks of its caller; ``json.JSONDecoder`` has the same fields."""
+    """The attributes that ``_json.make_scanner`` reads; ``json.JSONDecoder`` has the same ones."""
 
     strict = True
     object_hook = None
@@ -89,8 +91,8 @@ def decode(data: bytes) -> object:
         try:
             value, end = _scan(text, 0)
         except SystemError:
-            # The scanner can only raise json.decoder.JSONDecodeError if that was imported, and
-            # fails without an exception if not. Only texts that are wrong pay for the import.
+            # The scanner raises json.decoder.JSONDecodeError, and fails with SystemError if that
+            # module was never imported. So import it only now, for texts that are wrong.
             import json.decoder  # noqa: F401
 
             value, end = _scan(text, 0)
@@ -104,9 +106,9 @@ def decode(data: bytes) -> object:
 
 
 def matched(value: dict[str, object], names: tuple[str, ...]) -> dict[str, object]:
-    """Return `value` with each key that Go would take for one of `names` spelt like it.
+    """Return `value` with each key that Go would match to one of `names` renamed to that name.
 
-    Keys that mean none of the names stay as they are. Rules 4 and 5.
+    Keys that match none of the names stay as they are. Rules 4 and 5.
     """
     if all(key in names for key in value):
         return value

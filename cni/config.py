@@ -2,25 +2,27 @@
 
 CNI specification 1.1.0, sections 1 and 3; CONVENTIONS.md for capabilities and ``args``.
 
-1. Not JSON, or not an object: code 6. A version that is no version: 6. One not served, or too
-   old for the verb: 1. A field missing or wrong: 7. One that cannot be honoured: 2.
-2. A misspelt field must not be ignored silently: unknown fields are refused, except those that
-   the specification reserves. DEL, GC and STATUS look at no more than they need, because they
-   must work on whatever ADD was given.
+1. Error codes: 6 if the text is not a JSON object or its version is not a version; 1 if that
+   version is not supported or too old for the verb; 7 if a field is missing or wrong; 2 if a
+   field asks for something that Noctule does not offer.
+2. Unknown fields are refused, except those that the specification reserves, so that a misspelt
+   field is not ignored silently. DEL, GC and STATUS read only the fields they need, because they
+   must work with any configuration that ADD was given.
    Names of fields are matched as Go's decoder would (`cni.codec`, rule 4).
 3. The service is the first of: args.cni.service, CNI_ARGS NOCTULE_SERVICE, the pod's annotation
    noctule.io/service, the first alias that policy knows, what podNames makes of the pod's name
-   (`cni.pods`), service. Policy is the daemon's: all candidates are sent to it, in this order.
+   (`cni.pods`), service. Only the daemon knows the policy, so all candidates are sent to it in
+   this order, and it chooses.
 4. The addresses, at most one of each family, are the first of: runtimeConfig.ips,
-   args.cni.ips, CNI_ARGS IP; where ``ipam.type`` names a plugin, these are for that plugin, and
-   it says the addresses. The MAC is the first of: runtimeConfig.mac, CNI_ARGS MAC.
+   args.cni.ips, CNI_ARGS IP. If ``ipam.type`` names a plugin, that plugin reads these fields and
+   gives the addresses. The MAC is the first of: runtimeConfig.mac, CNI_ARGS MAC.
 5. Without a list of valid attachments GC removes nothing; with an empty list it removes all.
-   null, which Go writes for a list that nobody made, counts as no list: what is not collected
-   now can be collected later, what is collected too early cannot be brought back.
-6. Who calls is the field ``runtime``, or else the name of the parent process's executable.
-   Runtimes that share a network are kept apart by it (`cni.gc`).
-7. What few calls have (prevResult, limits, DNS settings, pods) is read by modules of its own,
-   which are imported only when it is there.
+   null counts as no list, because Go writes null for a list that was never made. If in doubt GC
+   must keep: what it leaves can be collected later, what it removes cannot be brought back.
+6. The runtime that calls is known by the field ``runtime``, or else by the name of the parent
+   process's executable. GC uses it to keep runtimes apart that share a network (`cni.gc`).
+7. Fields that few calls have (prevResult, limits, DNS settings, pods) are read by modules of
+   their own, which are imported only if the field is there: imports delay every ADD.
 """
 
 from __future__ import annotations
@@ -76,14 +78,14 @@ FIRST_VERSION = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 
 class Network:
-    """One plugin's configuration of one network; each member reads and validates its fields."""
+    """One plugin's configuration of one network. Each member validates the fields that it reads."""
 
     __slots__ = ("_fields", "data", "name", "version")
 
     def __init__(self, version: str, name: str, fields: dict[str, object], data: bytes) -> None:
-        """`version` is supported, `name` is valid, `data` is as it came.
+        """`version` is supported and `name` is valid; `data` are the bytes from stdin, unchanged.
 
-        `fields` is what `data` decodes to, with the names in `NAMES` spelt so.
+        `fields` is what `data` decodes to, with fields renamed to the spelling in `NAMES`.
         """
         self.version = version
         self.name = name
@@ -102,7 +104,7 @@ class Network:
 
     @property
     def ipam(self) -> str:
-        """The plugin that says the addresses; empty if the daemon does. Failure 7."""
+        """The delegated plugin that gives the addresses; empty if the daemon does. Failure 7."""
         ipam = object_of(self._fields.get("ipam"), "ipam", ("type",))
         if not ipam or ipam == {"type": ""}:
             return ""
@@ -113,14 +115,14 @@ class Network:
 
     @property
     def runtime(self) -> str:
-        """Who calls (rule 6); empty if that cannot be known. Failure 7."""
+        """The runtime that calls (rule 6); empty if that cannot be found out. Failure 7."""
         if self._fields.get("runtime") is not None:
             return text_of(self._fields["runtime"], "runtime")
         try:
             path = readlink(f"/proc/{getppid()}/exe".encode())
         except OSError:
             return ""
-        # An upgrade replaces the file of a runtime that goes on running.
+        # If an upgrade replaced the runtime's file while it runs, the kernel adds this suffix.
         name = path.rpartition(b"/")[2].removesuffix(b" (deleted)")
         return name.decode("utf-8", "backslashreplace")
 
@@ -139,7 +141,7 @@ class Network:
         return path
 
     def request(self, call: Environment) -> AttachRequest:
-        """Return the attachment ADD or CHECK speaks of; Failure 2, 4 or 7 names the field."""
+        """Return the attachment that ADD or CHECK is about; Failure 2, 4 or 7 names the field."""
         self._refuse_unknown()
         self._refuse_unsupported()
         arguments = environment.arguments(call.args)
@@ -214,7 +216,7 @@ class Network:
         if self._fields.get("ipMasq"):
             raise unsupported("ipMasq", True, "a replica has no way out to masquerade: remove it")
         known = (*CAPABILITIES, *DELEGATED_CAPABILITIES) if self.ipam else CAPABILITIES
-        # For Go it is a map: a runtime passes nothing for a capability in other capitals.
+        # Go reads capabilities into a map, so a runtime compares their names exactly.
         capabilities = map_of(self._fields.get("capabilities"), "capabilities")
         runtime = self._runtime_config()
         for prefix, fields in (("capabilities", capabilities), ("runtimeConfig", runtime)):
@@ -256,7 +258,7 @@ class Network:
         return found
 
     def _missing(self, pod: str) -> str:
-        """Return what is wrong if nothing names the service, and how to mend it."""
+        """Return the error message for a call in which nothing names the service."""
         if not pod:
             return (
                 "missing; set it in the network configuration, or let the runtime name it by "
@@ -298,7 +300,7 @@ def read(data: bytes, verb: str) -> Network:
 
 
 def version_of(data: bytes) -> str:
-    """Return the version an error about `data` should carry, if it can be known; else empty."""
+    """Return the supported version that `data` names, for an error about it; empty if none."""
     try:
         value = decode(data)
     except ValueError:

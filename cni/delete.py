@@ -2,12 +2,14 @@
 
 CNI specification 1.1.0, section 2 "DEL".
 
-1. Namespace, interface, prevResult and state may all be gone; DEL may be repeated.
-2. Nothing of the configuration counts but its version, its name, the daemon's socket and
-   ``ipam``. A socket that cannot be one counts as the default, and an ``ipam`` that cannot be one
-   as none: a container must be removable whatever has become of its configuration.
-3. However the daemon fails to answer, the executable does the work: it is idempotent and done
-   under the lock that the daemon takes too.
+1. DEL succeeds even if namespace, interface, prevResult and state are all gone, and may be
+   repeated.
+2. Of the configuration only the version, the name, the daemon's socket and ``ipam`` are read.
+   An invalid socket counts as the default one and an invalid ``ipam`` as none, because a
+   container must be removable whatever has become of its configuration.
+3. If the daemon does not answer, for whatever reason, the executable detaches by itself. That is
+   safe beside a daemon that is still at work: detaching is idempotent, and both take the same
+   lock.
 4. A delegated plugin gives the address back last, when nothing uses it any more.
 """
 
@@ -20,7 +22,7 @@ from cni.errors import Failure
 
 
 def delete(call: Environment, network: Network) -> None:
-    """Detach; Failure only if something is left."""
+    """Detach; raises Failure only if something of the attachment is left."""
     try:
         socket = network.socket
     except Failure:

@@ -1,13 +1,14 @@
-"""DNS settings: of the configuration, the runtime, a delegated plugin and earlier plugins.
+"""DNS settings from the configuration, the runtime, a delegated plugin and earlier plugins.
 
 CNI specification 1.1.0, section 5 "dns"; CONVENTIONS.md for the capability ``dns``.
 
-1. The attachment's own name server comes first: a container's resolver asks in this order, and
-   only ours knows the names of services. Others follow in the order given, each once.
-2. Search domains and options are joined in the same way; the first domain counts.
-3. Both vocabularies are known wherever settings are asked for: the specification's
-   (nameservers, search) and the capability's (servers, searches). What a configuration or a
-   runtime asks for beyond them is refused; what other plugins report beyond them is passed on.
+1. The attachment's own name server comes first, because a container asks its servers in this
+   order and only ours knows the names of services. Others follow in the order given, each once.
+2. Search domains and options are joined in the same way. Of several ``domain`` fields the first
+   is used.
+3. Settings may use the specification's names (nameservers, search) or the capability's (servers,
+   searches), wherever they come from. Any other field that a configuration or a runtime sets is
+   refused; any other field that another plugin reports is passed on.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ _NAMES = (*_LISTS, "domain")
 
 
 def asked(value: object, where: str) -> dict[str, object]:
-    """Return the settings that somebody asks for, as `settings` does.
+    """Return the settings that a configuration or a runtime asks for, as `settings` does.
 
-    Failure 7 also for an unknown field that says anything.
+    Raises Failure 7 also for an unknown field that is not empty (rule 3).
     """
     for name, given in object_of(value, where, _NAMES).items():
         if given and name not in _NAMES:
@@ -56,7 +57,7 @@ def settings(value: object, where: str) -> dict[str, object]:
 
 
 def joined(all_settings: list[dict[str, object]]) -> dict[str, object]:
-    """Return `all_settings` as one, the first first."""
+    """Return `all_settings` joined into one; earlier ones come first in each list."""
     result: dict[str, object] = {}
     for one in all_settings:
         for key, value in one.items():

@@ -3,7 +3,7 @@
 CNI specification 1.1.0, section 2 "Parameters"; what is required for which verb, and how
 names are validated, is as in the reference library (pkg/skel, pkg/utils).
 
-1. All missing variables are named at once, and so are all malformed ones: code 4.
+1. One error (code 4) names all missing variables, or all malformed ones, at once.
 2. A container id is ASCII letters, digits, ``_``, ``.`` and ``-``, the first a letter or digit.
 3. An interface name is 1 to 15 bytes, not ``.`` or ``..``, without ``/``, ``:`` and white
    space; nor ``%``, which the kernel would take for a pattern (``dev_alloc_name``).
@@ -55,7 +55,8 @@ class Environment:
         shared_netns: bool = False,
         path: str = "",
     ) -> None:
-        """`shared_netns`: the runtime insists (CNI_NETNS_OVERRIDE) on the plugin's own one."""
+        """`netns` is a path. `shared_netns` tells that the runtime set CNI_NETNS_OVERRIDE: `netns`
+        may then be the namespace that the plugin itself runs in."""
         self.command = command
         self.container = container
         self.netns = netns
@@ -133,7 +134,7 @@ def read(verb: str) -> Environment:
     return Environment(
         verb,
         container,
-        # DEL gets an empty one from containerd once the namespace is gone.
+        # DEL does not require it: containerd passes an empty one once the namespace is gone.
         values.get("CNI_NETNS") or environ.get(b"CNI_NETNS", b"").decode("utf-8", "replace"),
         ifname,
         environ.get(b"CNI_ARGS", b"").decode("utf-8", "backslashreplace"),

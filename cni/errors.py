@@ -27,10 +27,10 @@ INTERNAL = 999
 
 
 class Failure(Exception):
-    """The one error of this package: what becomes the error on stdout.
+    """The one exception of this package; `cni.main` writes it to stdout as the CNI error.
 
-    Its code is a value, not a class, because most failures are relayed from the daemon;
-    ``netconf``'s hierarchy is translated at the one place that imports it, `cni.fallback`.
+    Its code is a value and not a class of its own, because most failures are relayed from the
+    daemon, which sends a code (rule 3 for those of ``netconf``).
     """
 
     def __init__(self, code: int, message: str, details: str = "") -> None:
@@ -51,10 +51,11 @@ class Failure(Exception):
 
 
 def relayed(value: object) -> Failure | None:
-    """Return the error that somebody else's JSON `value` is, or None if it cannot be passed on.
+    """Return the error in JSON `value`, which the daemon or a delegated plugin wrote.
 
-    A code of 0 or less would read as success to some runtime, and Go's library takes no
-    ``true``. Details that are no text are shown as the JSON they are.
+    None if it cannot be passed on as a CNI error: some runtimes would read a code of 0 or less
+    as success, and Go's library refuses a code that is ``true``. Details that are not a string
+    are passed on as JSON text.
     """
     if not isinstance(value, dict):
         return None

@@ -1,14 +1,15 @@
 """What the executable does itself when the daemon does not answer.
 
-1. ADD yields a complete, encrypted, default-deny attachment that the daemon adopts and opens
-   when it returns. DEL and GC always complete. CHECK compares the kernel with the state.
-   STATUS says what would keep the daemon from starting.
-2. The state folder is the socket's, or where the daemon's link beside the socket leads.
+1. ADD makes a complete, encrypted attachment that is closed (default deny). The daemon adopts it
+   and opens it when it returns. DEL and GC do all of their work here. CHECK compares the kernel
+   with the state. STATUS says what would keep the daemon from starting.
+2. The state folder is the folder of the socket, or the one that the daemon's symbolic link beside
+   the socket points to.
 3. All of it happens under the state's lock, which the daemon takes too.
 4. ``node.json``, which the daemon writes at its first start since boot, is needed to attach.
-   Where it is missing, nothing was attached since boot and there is nothing to detach.
-5. Each change is logged as one line on stderr, which runtimes keep in their logs, because no
-   daemon is there to log it.
+   If it is missing, nothing was attached since boot, so there is nothing to detach.
+5. Each change is logged as one line on stderr, because no daemon is there to log it. Runtimes
+   keep that in their logs.
 6. This is the one module that imports ``netconf``, so ``netconf``'s errors become `Failure` here.
 """
 
@@ -34,7 +35,10 @@ from netconf.netlink.shaping import Bandwidth
 
 
 def attach(socket: str, asked: Asked, *, anew: bool) -> Attached:
-    """Attach without a daemon; `anew` undoes first what a daemon that died had done."""
+    """Attach without a daemon; with `anew`, first undo what a daemon that died had done.
+
+    Raises Failure.
+    """
     started = monotonic()
     request = _request(asked)
     try:
@@ -58,7 +62,7 @@ def attach(socket: str, asked: Asked, *, anew: bool) -> Attached:
 
 
 def detach(socket: str, asked: Asked) -> None:
-    """Detach without a daemon; nothing to detach is success."""
+    """Detach without a daemon; if there is nothing to detach, succeed. Raises Failure."""
     started = monotonic()
     request = _request(asked)
     folder = folder_of(socket)
@@ -75,7 +79,10 @@ def detach(socket: str, asked: Asked) -> None:
 
 
 def collect(socket: str, network: str, valid: list[tuple[str, str]], runtime: str) -> None:
-    """Undo what `runtime` attached to `network`, but `valid`; Failure names what stays."""
+    """Undo what `runtime` attached to `network`, except `valid`; Failure names what is left.
+
+    `valid` are pairs of container id and interface name.
+    """
     started = monotonic()
     folder = folder_of(socket)
     if not kept(folder):
@@ -100,7 +107,10 @@ def collect(socket: str, network: str, valid: list[tuple[str, str]], runtime: st
 
 
 def obstacles(key_file: str) -> list[str]:
-    """Return, in words, what is missing for a daemon to serve the network with this secret."""
+    """Return sentences about what would keep a daemon from serving the network.
+
+    `key_file` is the path of the network's secret.
+    """
     found = kernel_probe.lacking()
     try:
         read_key(key_file)
@@ -130,7 +140,7 @@ def _node(socket: str) -> tuple[State, NodeNet]:
     folder = folder_of(socket)
     try:
         if not kept(folder):
-            raise NotAvailable(f"{folder} holds no state")  # State would make it
+            raise NotAvailable(f"{folder} holds no state")  # State() would create the folder
         state = State(folder)
         return state, state.read_node()
     except NotAvailable as missing:
@@ -158,7 +168,10 @@ def _request(asked: Asked) -> AttachRequest:
 
 
 def _service(candidates: list[Candidate]) -> str:
-    """Return the likeliest service: only the daemon's policy knows which aliases are services."""
+    """Return the first candidate that is not an alias, else the first alias.
+
+    Only the daemon's policy tells which aliases are services, so here they come last.
+    """
     named = [one.name for one in candidates if one.origin != "alias"]
     return [*named, *(one.name for one in candidates), ""][0]
 

@@ -1,9 +1,9 @@
 """Typed access to the fields of a JSON object that somebody else wrote.
 
 1. A value of the wrong type is a Failure that names the field, its value and what it must be.
-2. null counts as absent: Go writes it for a list or a map that nobody made.
-3. Whoever reads an object says the names of the fields it knows. They are matched as Go's
-   decoder would (`cni.codec`, rules 4 and 5); the keys of a map are matched exactly.
+2. null counts as absent, because Go writes null for a list or a map that was never made.
+3. The caller of `object_of` passes the field names it knows. They are matched as Go's decoder
+   would (`cni.codec`, rules 4 and 5). The keys of a map (`map_of`) are left as they are.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from cni.errors import INVALID_CONFIG, UNSUPPORTED_FIELD, Failure
 
 
 def invalid(field: str, problem: str) -> Failure:
+    """Return the Failure 7 for a `field` that is missing or wrong."""
     return Failure(INVALID_CONFIG, f"{field}: {problem}")
 
 
 def unsupported(field: str, value: object, fix: str) -> Failure:
+    """Return the Failure 2 for a `field` whose `value` Noctule does not offer."""
     return Failure(UNSUPPORTED_FIELD, f"{field}: {encode(value)} is not supported; {fix}")
 
 
@@ -36,7 +38,7 @@ def text_of(value: object, field: str) -> str:
 
 
 def object_of(value: object, field: str, names: tuple[str, ...]) -> dict[str, object]:
-    """Return `value`, an object or none at all, with the known `names` spelt so.
+    """Return the object `value` ({} for None), with its keys renamed to match `names`.
 
     Failure 7 names the `field`.
     """
@@ -44,7 +46,7 @@ def object_of(value: object, field: str, names: tuple[str, ...]) -> dict[str, ob
 
 
 def map_of(value: object, field: str) -> dict[str, object]:
-    """Return `value`, an object or none at all, with its keys as they came.
+    """Return the object `value` ({} for None), with its keys unchanged.
 
     Failure 7 names the `field`.
     """
@@ -56,7 +58,7 @@ def map_of(value: object, field: str) -> dict[str, object]:
 
 
 def list_of(value: object, field: str) -> list[object]:
-    """Return `value`, a list or none at all; Failure 7 names the `field`."""
+    """Return the list `value` ([] for None); Failure 7 names the `field`."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -67,7 +69,8 @@ def list_of(value: object, field: str) -> list[object]:
 def addresses_of(texts: list[str], field: str, code: int) -> tuple[str | None, str | None]:
     """Return the IPv4 and the IPv6 address among `texts`, which may carry a prefix length.
 
-    Failure `code` for what is no address, 2 for a second one of a family.
+    Raises Failure with `code` for text that is not an address, and with code 2 for a second
+    address of one family.
     """
     four = six = None
     for text in texts:
@@ -92,7 +95,7 @@ def addresses_of(texts: list[str], field: str, code: int) -> tuple[str | None, s
 
 
 def mac_of(text: str, field: str, code: int) -> str:
-    """Return the MAC `text` in lower case."""
+    """Return the MAC `text` (six hex octets with colons) in lower case; Failure `code`."""
     mac = text.lower()
     octets = mac.split(":")
     if len(octets) != 6 or not all(

@@ -3,10 +3,11 @@
 CNI specification 1.1.0, section 2 "GC".
 
 1. Without a list nothing is stale; with an empty list everything is (`cni.config`, rule 5).
-2. Only what the same runtime attached is meant (`cni.config`, rule 6): two that share a node
-   and a network know nothing of each other's containers.
-3. The daemon does it; however it fails to answer, the executable does. Both go on past errors.
-4. The call is forwarded to the plugin that ``ipam.type`` names, also when something failed.
+2. Only attachments that the same runtime made are removed (`cni.config`, rule 6), because two
+   runtimes that share a node and a network do not know each other's containers.
+3. The daemon removes them. If it does not answer, for whatever reason, the executable does. Both
+   go on with the next attachment after an error.
+4. The call is forwarded to the plugin that ``ipam.type`` names, even if something failed before.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
 CNI specification 1.1.0, section 4; pkg/invoke of the reference library.
 
-1. ``ipam.type`` is looked up in CNI_PATH and run with our environment and our stdin; what it
-   writes on stderr is ours too.
-2. It must give one IPv4 address, of this node's slice: MAC, SCI and IPv6 address all follow from
-   it. It may also give the IPv6 address that follows. Prefix lengths and gateways are ignored,
-   because the interface uses its network's prefix length and has no gateway; routes are refused,
-   because no node would forward packets that take them.
+1. The executable that ``ipam.type`` names is looked up in CNI_PATH and run with our environment,
+   our stdin and our stderr.
+2. It must give one IPv4 address, of this node's slice: MAC, SCI and IPv6 address are all derived
+   from it. It may also give the IPv6 address that is derived from it. Prefix lengths and gateways
+   are ignored, because the interface uses its network's prefix length and has no gateway. Routes
+   are refused, because no node would forward packets that take them.
 3. If its ADD fails, or its address cannot be used, it is called with DEL.
-4. Its errors are passed on with its name before them.
+4. Its errors are passed on with its name in front.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ ETXTBSY = 26  # asm-generic/errno.h; importing errno costs more than the number
 
 
 class Lease:
-    """What the plugin gave."""
+    """The addresses and DNS settings that the plugin gave."""
 
     __slots__ = ("address", "address6", "dns")
 
     def __init__(self, address: str, address6: str | None, dns: dict[str, object]) -> None:
-        """`address` is dotted IPv4."""
+        """`address` is dotted IPv4, `address6` IPv6 without prefix length, or None."""
         self.address = address
         self.address6 = address6
         self.dns = dns
 
 
 def add(call: Environment, network: Network) -> Lease:
-    """Run the plugin's ADD; on a Failure its address is given back."""
+    """Run the plugin's ADD. If its result is a Failure, call its DEL and raise that Failure."""
     try:
         return _lease(network.ipam, run(call, network, "ADD"))
     except Failure as failure:
@@ -71,7 +71,10 @@ def add(call: Environment, network: Network) -> Lease:
 
 
 def give_back(call: Environment, network: Network, failure: Failure) -> Failure:
-    """Call the plugin with DEL because of `failure`; return that, and what went wrong now."""
+    """Call the plugin's DEL because of `failure`; return `failure`.
+
+    If the DEL fails too, the details of the returned Failure say so.
+    """
     try:
         run(call, network, "DEL")
     except Failure as second:
@@ -82,7 +85,7 @@ def give_back(call: Environment, network: Network, failure: Failure) -> Failure:
 
 
 def refused(network: Network, lease: Lease, failure: Failure) -> Failure:
-    """Return `failure`, in terms of the plugin if it is about the address that the plugin gave."""
+    """Return `failure`, reworded to name the plugin if it is about the address that it gave."""
     if not failure.message.startswith("address:"):
         return failure
     return Failure(
@@ -94,7 +97,10 @@ def refused(network: Network, lease: Lease, failure: Failure) -> Failure:
 
 
 def run(call: Environment, network: Network, verb: str) -> bytes:
-    """Run the plugin for `verb`; return its stdout, or raise its error."""
+    """Run the plugin for `verb`; return its stdout.
+
+    Raises Failure: the plugin's own error, or 5, 7 or 11 if it cannot be run.
+    """
     name = network.ipam
     path = _find(name, call.path)
     variables = {**environ, b"CNI_COMMAND": verb.encode()}
@@ -109,7 +115,7 @@ def run(call: Environment, network: Network, verb: str) -> bytes:
         finally:
             close(stdin)
     except OSError as problem:
-        busy = problem.errno == ETXTBSY  # being installed in place
+        busy = problem.errno == ETXTBSY  # the executable is just being written
         raise Failure(
             TRY_AGAIN_LATER if busy else IO_FAILURE,
             f"ipam.type: cannot run {path}: {problem.strerror}",

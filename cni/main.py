@@ -3,13 +3,13 @@
 CNI specification 1.1.0, section 2.
 
 1. Without CNI_COMMAND: the about text on stderr, exit code 0, as the reference library does.
-2. The environment is judged before stdin is read, stdin before the verb runs.
+2. The environment is validated before stdin is read, and stdin before the verb runs.
 3. Success is exit code 0 and at most one JSON object on stdout; failure is exit code 1 and
    the error object on stdout. Nothing else is ever written there.
-4. VERSION needs no network configuration and no other variable. The version on stdin comes
-   back; a runtime that says nothing within `SILENCE` gets the latest, because stdin may be a
-   terminal or a pipe that nobody closes, and the reference library does not read it at all.
-5. The process may be killed at any time: what it did until then is recorded in the state that
+4. VERSION needs no network configuration and no other variable. It answers with the version that
+   it reads from stdin. If nothing comes within `SILENCE` seconds it answers with the latest: stdin
+   may be a terminal or a pipe that nobody closes, and the reference library does not read it.
+5. The process may be killed at any time. What it did until then is recorded in the state that
    ``netconf`` or the daemon keeps, and the next call completes or undoes it.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Verb = Callable[[environment.Environment, Network], dict[str, object] | None]
 
 SILENCE = 1.0
-"""Seconds. A runtime that has something on stdin has written it before or just after exec."""
+"""Seconds. A runtime that passes something on stdin writes it before or just after exec."""
 
 ABOUT = f"""\
 CNI plugin noctule: one encrypted interface on one flat, mesh-routed network
@@ -71,7 +71,7 @@ def _status() -> Verb:
     return status
 
 
-# A process serves one verb: it imports that one's module only.
+# A process serves one verb, so it imports only the module of that verb.
 VERBS: dict[str, Callable[[], Verb]] = {
     "ADD": _add,
     "DEL": _delete,
@@ -125,7 +125,7 @@ def _version() -> dict[str, object]:
 
 
 def _asked() -> str:
-    # Only here: no other verb waits for stdin to be silent.
+    # Imported here, because only VERSION waits for stdin with a time limit.
     from select import POLLIN, poll
 
     until = monotonic() + SILENCE
@@ -154,7 +154,7 @@ def _fail(failure: Failure, data: bytes) -> int:
 
 
 def _unexpected(problem: Exception) -> Failure:
-    """Return a failure that lets somebody find the place of an error nobody foresaw."""
+    """Return the Failure for an exception that is a bug, with its type and place in the code."""
     trace, place = problem.__traceback__, ""
     while trace is not None:
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
@@ -167,7 +167,7 @@ def _unexpected(problem: Exception) -> Failure:
 
 
 def _put(stream: int, text: str) -> int:
-    """Write all of `text`; return the exit code: 1 if nobody can read it."""
+    """Write all of `text`; return the exit code, which is 1 if it cannot be written."""
     data = text.encode()
     try:
         while data:

@@ -5,15 +5,15 @@ pod's name in CNI_ARGS.
 
 1. The annotation ``noctule.io/service`` names the service. Every other annotation that begins
    with ``noctule.io/`` is refused, so that a misspelt one is not ignored.
-2. ``podNames`` is a list of patterns. The first that fits the whole name of the pod counts.
-3. A pattern is literal text around ``{service}``, followed by parts that each begin with ``-``:
+2. ``podNames`` is a list of patterns. The first one that fits the whole name of the pod is used.
+3. A pattern is literal text before ``{service}``, and after it parts that each begin with ``-``:
    ``{replicaset}`` and ``{random}`` stand for what controllers append, ``{ordinal}`` for digits,
    anything else for itself. So ``{service}-{replicaset}-{random}`` fits the pods of a
    Deployment, ``{service}-{ordinal}`` those of a StatefulSet.
 4. Controllers append what Kubernetes' apimachinery makes in pkg/util/rand: for a pod 5
    characters of `_SAFE`; for a ReplicaSet a 32-bit number whose decimal digits are written as
-   those ten of `_SAFE` that are `_HASH`. Of such numbers one in 43,000 has fewer than 6 digits.
-   They do not count, so that no short word, as in ``web-db-x2b4c``, is taken for one.
+   those ten of `_SAFE` that are `_HASH`. One such number in 43,000 has fewer than 6 digits; it
+   does not fit ``{replicaset}``, so that a short word, as in ``web-db-x2b4c``, does not either.
 5. No regular expressions: importing ``re`` costs as long as the interpreter's whole start.
 """
 
@@ -39,7 +39,9 @@ _PARTS = {
 
 
 def annotated(value: object, where: str) -> str:
-    """Return the service that the annotations in `value` name, empty if none; Failure 7.
+    """Return the service that the annotations in `value` name, empty if they name none.
+
+    Raises Failure 7.
 
     `where` is the field the value came from.
     """
@@ -53,9 +55,9 @@ def annotated(value: object, where: str) -> str:
 
 
 def named(value: object, pod: str) -> str:
-    """Return the service that the patterns in `value` make of the name `pod`.
+    """Return the part of the name `pod` that the first fitting pattern in `value` takes as service.
 
-    Empty if none fits; Failure 7 if one of them is no pattern.
+    Empty if no pattern fits. Raises Failure 7 if one of them is not a valid pattern.
     """
     found = ""
     for entry in list_of(value, "podNames"):
@@ -77,7 +79,7 @@ def _pattern(text: str) -> tuple[str, list[str]]:
 
 
 def _fitted(prefix: str, parts: list[str], pod: str) -> str:
-    """Return what stands for ``{service}`` in `pod`, empty if the pattern does not fit."""
+    """Return the text of `pod` in the place of ``{service}``, empty if the pattern does not fit."""
     service, *ends = pod.rsplit("-", len(parts)) if parts else [pod]
     if len(ends) != len(parts) or not service.startswith(prefix):
         return ""

@@ -4,10 +4,10 @@ CNI specification 1.1.0, section 5.
 
 1. The result has the version of the network configuration.
 2. ``ips[].version`` exists only before 1.0.0, ``interfaces[].mtu`` only from 1.1.0.
-3. Our interfaces are the container's, and what is on the node for it.
-4. What a plugin earlier in the chain made (``prevResult``) comes first and unchanged; ours is
-   appended, and ``ips[].interface`` counts from the start of the whole list. Only of the DNS
-   settings ours come first (`cni.dns`).
+3. The interfaces that we list are the container's, and those on the node that belong to it.
+4. The entries of ``prevResult`` come first and unchanged, ours are appended, and
+   ``ips[].interface`` counts from the start of the whole list. Only in the DNS settings ours come
+   first (`cni.dns`).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def success(
 ) -> dict[str, object]:
     """Return ADD's result as JSON values.
 
-    `previous` is prevResult, `dns` are the settings that were given, the first first; both
-    may be empty.
+    `previous` is prevResult; `dns` are the settings that configuration, runtime and delegated
+    plugin gave, in order of precedence. Both may be empty.
     """
     before = objects_of(previous, "interfaces")
     interface: dict[str, object] = {"name": environment.ifname, "mac": attached.mac}

@@ -2,10 +2,10 @@
 
 CNI specification 1.1.0, section 2 "STATUS".
 
-1. The daemon is asked. Without it ADD makes a closed attachment only, so a runtime should not
-   start containers here: code 50, with what would keep the daemon from starting, if that can be
-   found out without it.
-2. Code 51 (running containers suffer too) is returned rather than 50 where both apply.
+1. The daemon is asked. If it does not answer, ADD could only make a closed attachment, so a
+   runtime should not start containers here: STATUS fails with code 50. The message also says what
+   would keep the daemon from starting, as far as the executable can find out.
+2. Where both apply, code 51 (running containers are affected too) is returned rather than 50.
 3. Then the delegated plugin is asked, if there is one.
 """
 
