@@ -1,5 +1,5 @@
-"""The unix socket: requests in, answers out, in HTTP and JSON.
+"""The daemon's unix socket, which serves requests in HTTP and JSON.
 
-What may live here: the server, the shapes of its messages, and what ``status`` tells. What may
-not: any decision. Requests go to the part of the daemon that serves them.
+What may live here: the server, the shapes of its messages, and the collecting of ``status``. What
+may not: any decision. Each request is passed on to the part of the daemon that serves it.
 """

@@ -1,10 +1,10 @@
-"""The shapes of what the API is asked and answers; answers are also what ``--json`` prints.
+"""The requests and answers of the API; ``noctulectl --json`` prints the answers as they are.
 
-What an ADD, DEL or CHECK is asked with is `netconf.attach.attachment.AttachRequest`.
+The request of ADD, DEL and CHECK is `netconf.attach.attachment.AttachRequest`.
 
-Whoever speaks may be of the release before or after: what is not known is ignored, and what may
-not be ignored is named in `requires` (docs/design.md, "Releases side by side"). So a field that is
-added here has a default.
+The other side may be of the release before or after. A field that the receiver does not know is
+ignored; a request names those that may not be ignored in `requires` (docs/design.md, "Releases
+side by side"). So a field that is added here has a default.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class AttachAnswer(msgspec.Struct, kw_only=True):
     addresses: list[str]
     """In CIDR notation, IPv4 first."""
     routes: list[str]
-    """Networks that lead to the interface, in CIDR notation."""
+    """Networks that are routed to the interface, in CIDR notation."""
     mac: str
     mtu: int
     nameserver: str
-    """Where in its own namespace the container asks for names."""
+    """IPv4 address of the container's name server, inside the container's own namespace."""
     service: str
     host: list[HostInterface]
-    """What was made on the node."""
+    """The interfaces that were made on the node."""
 
 
 class Valid(msgspec.Struct):
@@ -42,7 +42,7 @@ class Valid(msgspec.Struct):
 
 
 class GCRequest(msgspec.Struct):
-    """All attachments of one network that a runtime still wants; others *of its own* may go."""
+    """GC: all attachments of `network` that `runtime` made are removed, except the `valid` ones."""
 
     network: str
     valid: list[Valid]
@@ -52,7 +52,7 @@ class GCRequest(msgspec.Struct):
 
 
 class ReadyRequest(msgspec.Struct):
-    """What an ADD would need."""
+    """STATUS: whether an ADD with this secret would work."""
 
     key_file: str
 
@@ -81,12 +81,12 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     via: str
     """The node that is the next hop on the mesh; "" for this node or where none is known."""
     ula: str = ""
-    """The IPv6 network it was told; all nodes must have been told the same."""
+    """Its ``addresses.ula`` (CIDR), which must be the same on all nodes."""
     certificate_until: str = ""
     """When its certificate, or that of a CA above it, ends (ISO 8601, UTC)."""
     suspect: bool = False
-    """Nothing is heard of it: its replicas keep their connections and get no new ones. Without
-    a token and neither suspect nor lost, a node forwards without its daemon."""
+    """Nothing is heard of it: its replicas keep their connections and get no new ones. A node that
+    is not `alive`, but neither suspect nor lost, forwards without its daemon."""
 
 
 class PortStatus(msgspec.Struct, kw_only=True):
@@ -143,7 +143,7 @@ class DenialStatus(msgspec.Struct, kw_only=True):
 
 
 class Counters(msgspec.Struct, kw_only=True):
-    """What was refused, and where."""
+    """How many packets, frames and records were refused, and where."""
 
     plaintext: int
     """Host filter: frames of a container that were not encrypted MACsec."""
@@ -155,8 +155,8 @@ class Counters(msgspec.Struct, kw_only=True):
     records: dict[str, int]
     """Fabric records refused, by reason."""
     peers: dict[str, dict[str, int]] = {}
-    """The same by node whose records they claim to be, then by reason: who is in trouble, or
-    makes it."""
+    """Fabric records refused, by the node whose records they claim to be, then by reason. That node
+    has a fault, or somebody sends bad records in its name."""
 
 
 class PolicyStatus(msgspec.Struct, kw_only=True):
@@ -165,7 +165,7 @@ class PolicyStatus(msgspec.Struct, kw_only=True):
     version: int
     received_ns: int
     programmed_ns: int
-    """When every local set agreed with it; 0 while not yet."""
+    """When the kernel of this node agreed with it for all attachments; 0 until then."""
 
 
 class Status(msgspec.Struct, kw_only=True):
@@ -180,14 +180,14 @@ class Status(msgspec.Struct, kw_only=True):
     mtu: int
     """Payload bytes of the mesh path; a container's device has 24 less."""
     mesh: list[str] = []
-    """What is wrong with the mesh's links now and needs time or a person, in sentences."""
+    """Sentences about what is wrong with the mesh's links now and was not mended at once."""
     policy: PolicyStatus | None
     nodes: list[NodeStatus]
     services: list[ServiceStatus]
     replicas: list[ReplicaStatus]
     counters: Counters
     trouble: dict[str, str] = {}
-    """What keeps local replicas from being programmed, by attachment."""
+    """Why local replicas could not be programmed into the kernel, by attachment id."""
 
 
 class Verification(msgspec.Struct, kw_only=True):
@@ -197,8 +197,8 @@ class Verification(msgspec.Struct, kw_only=True):
     attachments: int
     differences: list[str]
     outdated: list[str] = []
-    """What only a new attachment mends: containers that an older version or another
-    configuration made."""
+    """Sentences about containers made by an older version or under another configuration, which
+    only recreating them mends."""
 
 
 class PolicyState(msgspec.Struct, kw_only=True):
@@ -213,9 +213,9 @@ class PolicyState(msgspec.Struct, kw_only=True):
 
 
 Reached = Literal["live", "accepted", "stale", "refused", "unreachable"]
-"""How far a policy got at a node: its kernel agrees; the daemon believes it, and the kernel does
-not agree yet; the daemon holds another version that wins; the daemon does not believe it; nobody
-answered."""
+"""How far a policy got at a node. ``live``: its kernel agrees. ``accepted``: its daemon accepted
+the record, but the kernel does not agree yet. ``stale``: its daemon holds a version that wins.
+``refused``: its daemon refused the record. ``unreachable``: nobody answered."""
 
 
 class NodeOutcome(msgspec.Struct, kw_only=True):
@@ -224,21 +224,21 @@ class NodeOutcome(msgspec.Struct, kw_only=True):
     node: str
     outcome: Reached
     ms: float | None = None
-    """Milliseconds until the node's kernel sets agreed, as measured here; of ``live`` only."""
+    """Milliseconds until the node's kernel agreed, as measured here; only for ``live``."""
     reason: str = ""
-    """Of every other outcome, in words."""
+    """Why, in words, for every outcome but ``live``."""
 
 
 class PolicyApplied(msgspec.Struct, kw_only=True):
     """``POST /v1/policy``: where the new version is live by now.
 
-    With ``?wait=0`` it is published and nobody is asked: `live`, `silent` and `nodes` are empty.
+    With ``?wait=0`` it is published and no node is asked: `live`, `silent` and `nodes` are empty.
     """
 
     version: int
     live: dict[str, float]
-    """Milliseconds until the node's kernel sets agreed, as measured here."""
+    """By node: milliseconds until its kernel agreed, as measured here."""
     silent: list[str]
-    """All other nodes of the cluster, whatever the reason."""
+    """All other nodes of the cluster, whatever the reason (`nodes` says which)."""
     nodes: list[NodeOutcome] = []
     """Every node of the cluster, by name; empty from a daemon of 0.1.0."""

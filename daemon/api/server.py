@@ -1,9 +1,9 @@
 """HTTP + JSON on the unix socket: for the CNI executable and for ``noctulectl``.
 
 1. Only root may speak: the socket has mode 0600, and SO_PEERCRED is checked on each request.
-2. A request that is not of the right shape changes nothing and is answered with code 6 or 7. What
-   a later release added is ignored, unless the request requires it: then the answer is code 2,
-   but for a DEL, which is served whatever it says.
+2. A request that is not of the right shape changes nothing and is answered with code 6 or 7.
+   Fields that are not known here are ignored. If `requires` names one of them, the answer is code
+   2, except for a DEL, which is always served: a container must be removable.
 3. An error is answered as ``{"code", "msg", "details"}`` with the CNI code.
 """
 
@@ -40,17 +40,17 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _UCRED = struct.Struct("3i")
 MAX_BODY = 1 << 20
-"""Bytes of a request: a GC with 4,000 attachments takes a third of it."""
+"""Bytes of a request's body. A GC that lists 4,000 attachments takes a third of it."""
 
 
 class Service(Protocol):
-    """What the daemon offers behind the socket."""
+    """The calls that the API passes on to the daemon; all may raise NoctuleError."""
 
     async def attach(self, request: AttachRequest) -> AttachAnswer:
         """ADD."""
 
     async def undo(self, request: AttachRequest, answer: AttachAnswer) -> None:
-        """Take back an ADD whose `answer` nobody heard, unless another has come since."""
+        """Undo an ADD whose `answer` could not be delivered, unless a newer ADD replaced it."""
 
     async def detach(self, request: AttachRequest) -> None:
         """DEL."""
@@ -65,16 +65,16 @@ class Service(Protocol):
         """STATUS."""
 
     async def status(self) -> Status:
-        """Everything this node knows."""
+        """Return what this node knows of itself, its peers and their replicas."""
 
     async def verify(self) -> Verification:
-        """Read the kernel back and compare."""
+        """Read the kernel back and return where it differs from the plan."""
 
     def policy_state(self) -> PolicyState:
-        """The policy in force."""
+        """Return the policy in force, as a signer needs it."""
 
     async def apply_policy(self, envelope: bytes, *, wait: bool) -> PolicyApplied:
-        """Accept and publish a new version, and `wait` for the nodes' kernels."""
+        """Accept and publish a policy record; with `wait`, wait until the nodes have applied it."""
 
 
 def peer_uid(transport_socket: socket.socket) -> int:
@@ -88,14 +88,17 @@ class Api:
     """The listening socket, for as long as the daemon lives."""
 
     def __init__(self, service: Service, path: Path, journal: Journal) -> None:
-        """Requests go to `service`; the socket will be at `path`."""
+        """Requests go to `service`; `open` makes the socket at `path`."""
         self._service = service
         self._path = path
         self._journal = journal
         self._runner: web.AppRunner | None = None
 
     async def open(self) -> None:
-        """Listen. The caller holds the node's lock, so a socket file found here is stale."""
+        """Listen. The caller holds the node's lock, so a socket file found here is stale.
+
+        IOFailure if the path cannot be listened at.
+        """
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard])
         app.add_routes(
             [
@@ -159,7 +162,7 @@ class Api:
         wanted = await _body(request, AttachRequest)
         answer = await self._service.attach(wanted)
         if request.transport is None or request.transport.is_closing():
-            # Whoever asked is gone and knows nothing of it: what nobody knows must not stay.
+            # The caller is gone and did not get the result, so it may never call DEL: undo the ADD.
             await self._service.undo(wanted, answer)
         return _answer(answer)
 
@@ -199,7 +202,7 @@ class Api:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether aiohttp logs more than the traceback of bytes that are no HTTP (400)."""
+    """Filter for aiohttp's log: drop its tracebacks about requests that are not valid HTTP."""
     problem = record.exc_info[1] if record.exc_info else None
     return not isinstance(problem, HttpProcessingError | web.RequestPayloadError)
 
@@ -213,10 +216,11 @@ async def _body(request: web.Request, kind: type[T], *, whatever: bool = False) 
 
 
 def decode_body(data: bytes, kind: type[T], *, whatever: bool = False) -> T:
-    """Return the request in `data`.
+    """Return the request in `data`, decoded as a `kind`.
 
-    DecodeFailure if it is not JSON, InvalidConfig if it has not the right shape, and Unsupported
-    if it requires what is not known here, unless it is to be served `whatever` it says.
+    Raises DecodeFailure if it is not JSON, InvalidConfig if it does not have the right shape, and
+    Unsupported if its `requires` names a field that is not known here. With `whatever` (a DEL),
+    `requires` is not looked at.
     """
     try:
         found = msgspec.json.decode(data, type=kind)

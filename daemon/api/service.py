@@ -1,4 +1,4 @@
-"""What the socket asks, answered by the part of the daemon that knows."""
+"""The API's requests, each passed on to the part of the daemon that serves it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from netconf.attach.state import State
 
 
 class NodeService:
-    """`daemon.api.server.Service`, over the parts of one node."""
+    """Implements `daemon.api.server.Service` with the parts of one node."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class NodeService:
         state: State,
         pool: Pool,
     ) -> None:
-        """`pool` has the threads for reading the kernel."""
+        """`pool` has the threads in which the kernel is read."""
         self._node = node
         self._lifecycle = lifecycle
         self._audit = audit
@@ -54,7 +54,7 @@ class NodeService:
         return await self._lifecycle.attach(request)
 
     async def undo(self, request: AttachRequest, answer: AttachAnswer) -> None:
-        """Take back an ADD whose answer nobody heard."""
+        """Undo an ADD whose answer could not be delivered."""
         await self._lifecycle.undo(request, answer)
 
     async def detach(self, request: AttachRequest) -> None:
@@ -74,11 +74,11 @@ class NodeService:
         await self._pool.run(cni_status.check, self._mesh.facts, self._state, request.key_file)
 
     async def status(self) -> Status:
-        """Everything this node knows."""
+        """Return what this node knows of itself, its peers and their replicas."""
         return self._reporter.status(await self._pool.run(self._reporter.counters))
 
     async def verify(self) -> Verification:
-        """Read the kernel back and compare; what differs is mended by the next pass."""
+        """Read the kernel back and return what differs; the next pass mends that."""
         attachments = self._reporter.attachments()
         return Verification(
             node=self._node,
@@ -88,11 +88,11 @@ class NodeService:
         )
 
     def policy_state(self) -> PolicyState:
-        """The policy in force."""
+        """Return the policy in force, as a signer needs it."""
         return self._rollout.state()
 
     async def apply_policy(self, envelope: bytes, *, wait: bool) -> PolicyApplied:
-        """Accept a new version, and `wait` until the nodes have it in their kernels."""
+        """Accept, publish and save a policy record; with `wait`, wait for the nodes' kernels."""
         applied = await self._rollout.apply(envelope, wait=wait)
         await self._saver.write()
         return applied

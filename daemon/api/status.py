@@ -1,4 +1,4 @@
-"""What ``status`` tells, put together from what the parts of a node already know."""
+"""The answer to ``status``, put together from what the other parts of the node know."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from netconf.nft import host, ruleset
 
 
 class Reporter:
-    """Knows where each part of the status is known."""
+    """Collects the status from the parts of one node."""
 
     def __init__(
         self,
@@ -59,16 +59,16 @@ class Reporter:
         self._rollout = rollout
         self._credentials = credentials
         self.ready = False
-        """The mesh is up and attachments are adopted: ADD is served."""
+        """Whether the mesh is up and attachments are adopted, so that ADD is served."""
 
     def attachments(self) -> int:
         """Return how many attachments this node has."""
         return len(self._registry)
 
     def counters(self) -> Counters:
-        """Read what was refused; to be called in a worker thread.
+        """Read the counters of what was refused. Blocks: call it in a worker thread.
 
-        A namespace that is gone meanwhile has no denials.
+        A namespace that is gone meanwhile counts as one without denials.
         """
         denied: list[DenialStatus] = []
         for attachment in list(self._registry.values()):
@@ -107,7 +107,7 @@ class Reporter:
         )
 
     def status(self, counted: Counters) -> Status:
-        """Return the status; `counted` was read before."""
+        """Return the status; `counted` is the result of `counters`."""
         policy = self._store.policy()
         return Status(
             node=self._config.node,
