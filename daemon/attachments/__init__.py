@@ -1,6 +1,6 @@
-"""The attachments of this node: made, taken down, adopted, collected, kept alive on the mesh.
+"""The attachments of this node: making, adopting, collecting and removing them.
 
-What may live here: the life of an attachment as the daemon leads it, and the registry that
-others subscribe to. What may not: what an attachment may see (``daemon.reconcile``), or what
-other nodes are told of it (``daemon.cluster``).
+What may live here: what the daemon does with an attachment from ADD to DEL, and the registry that
+other parts subscribe to. What may not: which peers an attachment may reach (``daemon.reconcile``),
+or what other nodes are told of it (``daemon.cluster``).
 """

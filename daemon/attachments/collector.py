@@ -1,11 +1,13 @@
-"""What happens to attachments without this daemon being asked.
+"""Follows changes to attachments that happen without a request to this daemon.
 
-1. A namespace that vanished without DEL is noticed by its identity, and its attachment is taken
-   down.
-2. What an executable attached by itself, while this daemon did not answer, is adopted and opened;
-   what it detached is forgotten.
-3. An executable that works alone may put a new attachment in the place of one seen here. Its file
-   is read again under the lock that excludes executables, and the new one stays.
+1. If a namespace vanishes without DEL, the collector notices that its path no longer leads to the
+   same namespace (by device and inode), and takes the attachment down.
+2. If the executable attached a container by itself because this daemon did not answer, the
+   collector adopts the attachment and opens it. If the executable detached one by itself, the
+   collector removes it from the registry.
+3. While the collector is about to take an attachment down, an executable that works alone may
+   replace it by a new one with the same id. So the state file is read again under the lock that
+   executables take too, and a new attachment is left alone.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ from netconf.namespace import identity
 COLLECT_EVERY = 0.25
 """Seconds between looks at the state folder and at a part of the namespaces."""
 COLLECT_PARTS = 4
-"""Looks in which every namespace is looked at once, within a second that is: one stat of each,
-2 ms for a thousand, which every ADD of a busy node would pay four times a second."""
+"""Looks in which every namespace is checked once, that is once a second. Checking a thousand takes
+2 ms in the event loop, which would delay ADDs if it were done at every look."""
 
 
 class Collector:
-    """Follows namespaces and state files."""
+    """Looks at namespaces and state files, and does what the module's rules say."""
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class Collector:
             and attachment.id not in self._turns.busy()
             and identity(attachment.netns) != attachment.netns_id
         ]
-        # Side by side, for most of a removal is waiting for the kernel.
+        # All at once, because a removal mostly waits for the kernel.
         await asyncio.gather(*(self._lifecycle.try_remove(one, "namespace gone") for one in gone))
         found = self._state.ids()
         known = self._registry.keys() | self._registry.opaque.keys()
@@ -86,11 +88,11 @@ class Collector:
             await self._discover(attachment_id)
 
     async def _discover(self, attachment_id: str) -> None:
-        """Adopt the executable's own ADD, made while this daemon did not answer."""
+        """Adopt an attachment that the executable made while this daemon did not answer."""
         async with self._turns.only(attachment_id):
             attachment = await self._pool.run(self._state.get, attachment_id)
             if attachment_id in self._registry:
-                return  # an ADD had its turn first
+                return  # an ADD added it while this waited for its turn
             if attachment is not None and attachment.phase == "unreadable":
                 self._lifecycle.keep_opaque(attachment)
             if attachment is None or attachment.phase != "ready":

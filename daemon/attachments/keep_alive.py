@@ -1,8 +1,8 @@
-"""Keeping the mesh from forgetting replicas that are silent.
+"""Sends frames for replicas that are silent, so that the mesh does not forget their MACs.
 
 batman-adv forgets a client that sent nothing for 600 s (BATADV_TT_LOCAL_TIMEOUT,
-net/batman-adv/main.h). The frame that `netconf.frames.keep_alive` sends is learned from and then
-dropped by everybody.
+net/batman-adv/main.h). It learns the source MAC of the frame that `netconf.frames.keep_alive`
+sends; the frame itself is addressed to nobody, so every node drops it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from netconf import frames
 from netconf.errors import NoctuleError
 
 KEEP_ALIVE_EVERY = 200.0
-"""Seconds: two frames may be lost before the mesh forgets."""
+"""Seconds between frames: two in a row may be lost before the 600 s are over."""
 
 
 class KeepAlive:
-    """Sends one frame in the name of each attachment, now and then."""
+    """Sends one frame with the MAC of each attachment every `KEEP_ALIVE_EVERY` seconds."""
 
     def __init__(self, registry: Registry, pool: Pool, journal: Journal) -> None:
         self._registry = registry

@@ -1,12 +1,15 @@
-"""The life of an attachment as the daemon leads it: ADD, DEL, CHECK, GC, and taking over.
+"""What the daemon does with an attachment: ADD, DEL, CHECK, GC, and adopting it after a restart.
 
-1. The state files are the truth about what exists; memory follows them.
-2. ADD: kernel first (closed), then `Opening`. It answers when this node's own sets are true and
-   the neighbours confirmed, or were given up on.
-3. DEL: the record is withdrawn before the kernel is touched, so peers stop dialling first.
-4. What a crash left half made is taken down; what was complete is adopted untouched.
-5. A state file that cannot be read is of another version or damaged. Its container may be well,
-   so neither its record nor anything of it in the kernel is touched; only DEL ends it.
+1. The state files say which attachments exist. The registry in memory follows them.
+2. ADD first makes the attachment in the kernel, closed, and then opens it (`Opening`). It answers
+   when this node's own kernel sets are in force and the neighbours have confirmed, or the time
+   for them is over.
+3. DEL withdraws the record before it touches the kernel, so that peers stop dialling first.
+4. At its start the daemon takes down what a crash left half made, and adopts complete attachments
+   without changing them.
+5. A state file that cannot be read was written by another release, or is damaged. Its container
+   may be in order, so neither its record nor anything of it in the kernel is changed. Only a DEL
+   removes it.
 """
 
 from __future__ import annotations
@@ -59,11 +62,11 @@ class Lifecycle:
     # --- what the API asks
 
     async def attach(self, request: AttachRequest) -> AttachAnswer:
-        """ADD. Raises NoctuleError and leaves nothing behind."""
+        """ADD. If it raises NoctuleError, nothing of the attachment is left."""
         began = time.monotonic()
         service = self.service_of(request.services)
         for field, name in (("name", request.network), ("service", service)):
-            if NAME.fullmatch(name) is None:  # no record could say it, so no peer would open
+            if NAME.fullmatch(name) is None:  # a record cannot carry it, so peers would stay closed
                 raise InvalidConfig(
                     f'{field}: "{name}" cannot be used; use at most 64 letters, digits, "_", '
                     '"." and "-", a letter or digit first'
@@ -101,11 +104,14 @@ class Lifecycle:
         )
 
     async def detach(self, request: AttachRequest) -> None:
-        """DEL. Succeeds when there is nothing left to do."""
+        """DEL. Succeeds also if the attachment is not there. Raises NoctuleError."""
         await self.remove(request.id, "asked")
 
     async def undo(self, request: AttachRequest, answer: AttachAnswer) -> None:
-        """Take back an ADD whose answer nobody heard; a later one has another address."""
+        """Undo an ADD whose `answer` could not be delivered.
+
+        A newer ADD of the same attachment has other addresses than `answer`, and is left alone.
+        """
         attachment_id = request.id
         made = self._registry.get(attachment_id)
         if made is not None and self._node().addresses(made.address) == answer.addresses:
@@ -128,7 +134,7 @@ class Lifecycle:
     async def collect(self, request: GCRequest) -> None:
         """GC: remove what this runtime attached to the network and no longer wants.
 
-        NoctuleError names, at the end, what could not be removed.
+        Goes on past failures, and then raises a NoctuleError that names them all.
         """
         wanted = {
             names.attachment_id(request.network, valid.container, valid.ifname)
@@ -145,7 +151,7 @@ class Lifecycle:
             raise NoctuleError("GC could not remove everything", details="; ".join(failures))
 
     async def adopt(self) -> None:
-        """Take over what a predecessor left: the complete untouched, the rest away."""
+        """Adopt the complete attachments that a former daemon left, and take down the others."""
         for attachment in await self._pool.run(self._settled):
             if attachment.phase == "ready" and await self._pool.run(operations.alive, attachment):
                 self._registry.add(attachment, fresh=False)
@@ -155,7 +161,7 @@ class Lifecycle:
                 await self.try_remove(attachment, "incomplete")
 
     def keep_opaque(self, attachment: Attachment) -> None:
-        """Note an attachment whose state file cannot be read; what is said of it stays."""
+        """Keep an attachment whose state file cannot be read, with its record (rule 5)."""
         if attachment.id not in self._registry.opaque:
             self._registry.opaque[attachment.id] = attachment
             self._journal.error(
@@ -168,9 +174,9 @@ class Lifecycle:
     # --- how
 
     async def remove(self, attachment_id: str, why: str, seen: Attachment | None = None) -> None:
-        """Withdraw and take down one attachment; nothing to do is success.
+        """Withdraw and take down one attachment; if it is not there, do nothing.
 
-        With `seen`, only if no other has taken its place meanwhile.
+        With `seen`, only if no newer attachment has replaced it. `why` goes into the log.
         """
         async with self._turns.only(attachment_id):
             began = time.monotonic()
@@ -195,14 +201,17 @@ class Lifecycle:
         return known or gone
 
     async def try_remove(self, seen: Attachment, why: str) -> None:
-        """Take down what was `seen`, unless another took its place; failures are logged."""
+        """Take down the attachment `seen`, unless a newer one replaced it; log a failure."""
         try:
             await self.remove(seen.id, why, seen)
         except NoctuleError as error:
             self._journal.error("not removed", attachment=seen.id, error=error.message, why=why)
 
     def service_of(self, candidates: Iterable[Candidate]) -> str:
-        """Return the first candidate that applies: an alias only if policy knows it."""
+        """Return the name of the first candidate; an alias is skipped unless policy knows it.
+
+        Raises InvalidConfig if there is none, or if policy does not let this node host it.
+        """
         policy = self._policy()
         for candidate in candidates:
             known = policy is not None and policy.names(candidate.name)
@@ -232,13 +241,13 @@ class Lifecycle:
             return operations.detach(self._state, attachment_id)
 
     def _settled(self) -> list[Attachment]:
-        """Return all attachments, none of them with an executable's work under way."""
+        """Return all attachments, read while no executable is changing one of them."""
         with self._state.shared():
             return self._state.all()
 
 
 def _replaced(seen: Attachment, now: Attachment | None) -> bool:
-    """Tell whether `now` was made after `seen`, under the same id (`Collector`, rule 3)."""
+    """Tell whether `now` was made after `seen`, with the same id (``collector``, rule 3)."""
     return (
         now is not None
         and now.phase == "ready"

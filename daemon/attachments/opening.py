@@ -1,11 +1,12 @@
-"""From a closed attachment to one that its neighbours talk to: the last part of an ADD.
+"""The last part of an ADD: opening a closed attachment towards its neighbours.
 
-1. This node's own sets come first. The replica's record is held here and a pass programs it;
-   only then is it published, so nobody dials a replica whose own node would refuse the dial.
-2. Each node with replicas of neighbouring services is brought the record and answers when its own
-   kernel agrees. ADD waits for them `confirm_ms` at most: a container usually starts when its
-   peers already accept it, but a slow peer never keeps it from starting.
-3. In the same time the resolver opens its sockets in the container's namespace.
+1. This node's own kernel sets are changed first. The replica's record is put into the store, a
+   pass programs it, and only then it is published. So nobody dials a replica whose own node would
+   still refuse the connection.
+2. The record is then sent to each node that has replicas of neighbouring services, and each
+   answers when its own kernel agrees. ADD waits for them at most `confirm_ms`: a container usually
+   starts when its peers already accept it, but a slow peer never keeps it from starting.
+3. At the same time the resolver opens its sockets in the container's namespace.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Opening:
         *,
         confirm_ms: int,
     ) -> None:
-        """`confirm_ms` is how long neighbours and resolver are waited for, in milliseconds."""
+        """`confirm_ms` is how long to wait for neighbours and resolver, in milliseconds."""
         self._store = store
         self._publisher = publisher
         self._reconciler = reconciler
@@ -42,7 +43,7 @@ class Opening:
         self._within = confirm_ms / 1e3
 
     async def open(self, attachment: Attachment) -> str:
-        """Make `attachment` usable; return, in words for the log, how that went."""
+        """Open `attachment`; return, in words for the log, who confirmed it or why it is closed."""
         outcome, _ = await asyncio.gather(
             self._tell(attachment), self._resolver.serve(attachment, self._within)
         )

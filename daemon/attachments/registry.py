@@ -1,14 +1,14 @@
-"""Which attachments this node has, as the daemon knows it: one place, and others subscribe.
+"""The attachments of this node as the daemon knows them, in one place that others subscribe to.
 
-1. The state files are the truth about what exists; the registry follows them.
+1. The state files say which attachments exist; the registry follows them.
 2. An attachment is added once it is complete, removed before anything of it is taken down, and
-   released when nothing of it is left in the kernel. Subscribers hear of it in that order.
+   released when nothing of it is left in the kernel. Subscribers are told in that order.
 3. An attachment whose state file cannot be read (another release wrote it, or it is damaged) is
-   `opaque`: its id and address are known, from the file's name, and that it is there. It is not
-   in the mapping, for nothing in its namespace can be changed; but what this node says of it and
-   the host filter's pairs stay, until a DEL. That is told as of others.
-4. `added` and `removed` are called in the loop's thread and must not block. Subscribers are called
-   in the order of their subscription.
+   `opaque`. Only its id and its address are known, from the file's name. It is not in the mapping,
+   because nothing in its namespace can be changed. Its record and its pairs in the host filter
+   stay until a DEL, of which subscribers are told as of any other.
+4. `added` and `removed` are called in the event loop's thread and must not block. Subscribers are
+   called in the order in which they subscribed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from netconf.attach.attachment import Attachment
 
 
 class Subscriber(Protocol):
-    """Who follows which attachments there are."""
+    """A part of the daemon that is told when attachments come and go."""
 
     def added(self, attachment: Attachment, *, fresh: bool) -> None:
-        """`attachment` is there now. `fresh`: it was just made, and all of its sets are empty;
-        otherwise a predecessor may have filled them."""
+        """`attachment` was added. With `fresh` it was just made and its kernel sets are empty;
+        otherwise a former daemon may have filled them."""
 
     def removed(self, attachment: Attachment) -> None:
-        """`attachment` is about to be taken down: change nothing of it any more."""
+        """`attachment` is about to be taken down: do not change it any more."""
 
     async def released(self, attachment_id: str) -> None:
-        """Nothing of the attachment is left: let go of its namespace. May have been unknown."""
+        """Nothing of the attachment is left in the kernel: close what is open in its namespace.
+
+        Also called for an attachment that was never added."""
 
 
 class Registry(Mapping[str, Attachment]):
@@ -39,7 +41,7 @@ class Registry(Mapping[str, Attachment]):
     def __init__(self) -> None:
         self._attachments: dict[str, Attachment] = {}
         self.opaque: dict[str, Attachment] = {}
-        """By id; of each only the id and the address mean anything (rule 3)."""
+        """By id; only `id` and `address` of these are valid (rule 3)."""
         self._subscribers: list[Subscriber] = []
 
     def __getitem__(self, attachment_id: str) -> Attachment:
@@ -52,7 +54,7 @@ class Registry(Mapping[str, Attachment]):
         return len(self._attachments)
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Tell `subscriber` of everything that comes or goes from now on."""
+        """Tell `subscriber` of every attachment that comes or goes from now on."""
         self._subscribers.append(subscriber)
 
     def add(self, attachment: Attachment, *, fresh: bool) -> None:
@@ -63,7 +65,7 @@ class Registry(Mapping[str, Attachment]):
             subscriber.added(attachment, fresh=fresh)
 
     def update(self, attachment: Attachment) -> None:
-        """Take note of another MTU or IPv6 network; unknown attachments are not added."""
+        """Replace an attachment whose MTU or IPv6 network changed; one not known is not added."""
         if attachment.id in self._attachments:
             self._attachments[attachment.id] = attachment
 
@@ -76,6 +78,6 @@ class Registry(Mapping[str, Attachment]):
         return known
 
     async def release(self, attachment_id: str) -> None:
-        """Have everyone let go of an attachment of which nothing is left."""
+        """Tell subscribers that nothing of an attachment is left in the kernel."""
         for subscriber in self._subscribers:
             await subscriber.released(attachment_id)

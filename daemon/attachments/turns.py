@@ -1,4 +1,4 @@
-"""One operation at a time with each attachment; different attachments in parallel."""
+"""A lock for each attachment: one operation at a time on each, different ones in parallel."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from contextlib import asynccontextmanager
 
 
 class Turns:
-    """Whose turn it is, by attachment."""
+    """The locks that are held or waited for, by attachment."""
 
     def __init__(self) -> None:
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         """The lock, and how many hold it or wait for it."""
 
     def busy(self) -> Set[str]:
-        """Return the ids of the attachments that something is being done with."""
+        """Return the ids of the attachments on which an operation runs or waits."""
         return self._turns.keys()
 
     @asynccontextmanager
     async def only(self, attachment_id: str) -> AsyncIterator[None]:
-        """Be the only one to do something with an attachment; waits for others."""
+        """Hold the lock of an attachment; waits until operations begun earlier have ended."""
         lock, users = self._turns.get(attachment_id, (asyncio.Lock(), 0))
         self._turns[attachment_id] = (lock, users + 1)
         try:
