@@ -1,10 +1,10 @@
-"""What became of one record at a node that it was brought to.
+"""What another node did with a record that it was sent in a `Confirm`.
 
-1. A node answers `Confirm` with an `Ack`: the words of ``store.Outcome``, or `LATE`. Those words
-   are the contract between releases; one that is not known here means that the node refused.
-2. ``live`` is said of a kernel only: the node holds this very record, and its sets agree.
-3. A node that held the record when its pass began may hold a newer one when it ends. So whether
-   it is still held is asked of the store after the pass, not before.
+1. A node answers `Confirm` with an `Ack`, whose outcome is a value of ``store.Outcome``, or
+   `LATE`. Those strings are a contract between releases; an unknown one counts as a refusal.
+2. ``live`` means that the node holds this very record and that its kernel sets agree with it.
+3. A node that held the record when its pass began may hold a newer one when it ends. So the
+   answering node looks into its store once more after the pass.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from daemon.model.store import Outcome
 
 BELIEVED = (Outcome.ACCEPTED, Outcome.KNOWN)
 LATE = "not programmed yet"
-"""The outcome of a Confirm whose record was believed."""
+"""The outcome of a Confirm whose record was accepted, but is not in the kernel yet."""
 
 
 class Confirmation(msgspec.Struct, frozen=True):
-    """What one node made of a record."""
+    """What one node did with a record."""
 
     outcome: Reached
     reason: str = ""
-    """Of every outcome but ``live``, in words."""
+    """Why, in words, for every outcome but ``live``."""
     seconds: float = 0.0
-    """Until the answer, as measured here."""
+    """Seconds until the answer came, as measured here."""
 
     @property
     def live(self) -> bool:
@@ -37,13 +37,13 @@ class Confirmation(msgspec.Struct, frozen=True):
         return self.outcome == "live"
 
     def of(self, node: str) -> NodeOutcome:
-        """Return it as the API tells it."""
+        """Return it as the outcome of `node`, in the form of the API."""
         ms = self.seconds * 1e3 if self.live else None
         return NodeOutcome(node=node, outcome=self.outcome, ms=ms, reason=self.reason)
 
 
 def read(answers: Iterable[Answer], seconds: float) -> Confirmation:
-    """Return what the `answers` of a node mean, which took `seconds`."""
+    """Return what the `answers` of a node mean, which came after `seconds`."""
     ack = next((answer for answer in answers if isinstance(answer, Ack)), None)
     if ack is None:
         return Confirmation("unreachable", "it answered something else", seconds)

@@ -1,14 +1,16 @@
-"""This node's certificate, and those of its peers: their dates, and their renewal.
+"""The certificate of this node and those of its peers: following renewals, warning of their end.
 
-1. A certificate's dates bound what may be signed anew, not what works already
-   (``daemon.model.store``, rule 6). So a daemon whose certificate has ended runs, says so, and
-   serves what it has; one whose certificate is not in force yet waits for its clock (`in_force`).
-2. The files are looked at every `LOOK` seconds. New ones that fit together are followed without
-   a restart: `renewed` is called, which signs everything anew. Ones that do not fit are named
-   when two looks found the same, since a pair is seldom replaced in one moment; until they fit,
-   the former identity stays in use, as it does while the new one is not in force yet.
-3. From `WARN_BEFORE` its end on, a certificate is warned of: once a day each, this node's own and
-   its peers' in one line. How long each lasts is also in `ends`, for status and metrics.
+1. A certificate's dates limit when something new may be signed; they do not end what was accepted
+   before (``daemon.model.store``, rule 6). So a daemon whose certificate has ended goes on running
+   with what it has, and says so. A daemon whose certificate is not in force yet waits for its
+   clock (`in_force`).
+2. The files are read every `LOOK` seconds. If they changed and fit together, they are used without
+   a restart: `watch` calls `renewed`, which signs all records anew. If they do not fit together,
+   that is logged only when two looks in a row found the same files, because the files of a pair
+   are rarely replaced in the same moment. Until they fit and are in force, the former identity
+   stays in use.
+3. From `WARN_BEFORE` seconds before its end on, the log warns of a certificate once a day: one line
+   for this node's own, one for all of its peers'. `ends` has the dates, for status and metrics.
 """
 
 from __future__ import annotations
@@ -30,20 +32,20 @@ from netconf.attach.attachment import Attachment
 from netconf.errors import NoctuleError
 
 LOOK = 10.0
-"""Seconds between looks at the files: three small reads."""
+"""Seconds between looks at the files; a look reads three small files."""
 WARN_EVERY = DAY
 CLOCK_LOOK = 5.0
 """Seconds between looks at a clock that is before the certificate's date."""
 CLOCK_TOLD = 60.0
-"""Seconds between lines about such a clock."""
+"""Seconds between log lines about such a clock."""
 PATIENCE_US = 30_000_000
-"""Microseconds that the service manager is asked to wait longer (sd_notify(3)), each look."""
+"""Microseconds by which each look asks the service manager to wait longer (sd_notify(3))."""
 
 Pause = Callable[[float], Awaitable[None]]
 
 
 class Credentials:
-    """The identity in use, as long as the daemon lives."""
+    """This node's identity in use, which may be replaced while the daemon runs."""
 
     def __init__(
         self,
@@ -57,8 +59,8 @@ class Credentials:
     ) -> None:
         """Load the files at `paths` (CA, certificate, key); InvalidConfig if they do not fit.
 
-        `peers` returns when every node's certificate is in force, this one's included; `clock`
-        the seconds since the epoch; `pause` waits so many seconds.
+        `peers` returns when each node's certificate is in force, this one's included; `clock`
+        returns the seconds since the epoch; `pause` waits for a number of seconds.
         """
         self._paths = paths
         self._node = node
@@ -71,10 +73,10 @@ class Credentials:
         self._seen: Contents | None = self._used
         """What the last look found; None for files that could not be read."""
         self._told_of: bytes | None = None
-        """The digest of files that were named already because they cannot be used."""
+        """The digest of files about which the log has a line already."""
         self._warned: dict[str, tuple[float, frozenset[str]]] = {}
-        """When a line was last written, and which certificates had ended by then: about this
-        node's own, and about its peers'."""
+        """For ``own`` and ``peers``: when a line about this node's or its peers' certificates was
+        last written, and which of them had ended by then."""
 
     @property
     def identity(self) -> Identity:
@@ -94,7 +96,7 @@ class Credentials:
     async def in_force(self) -> None:
         """Wait until the clock has reached the certificate's first date.
 
-        A machine without a battery-backed clock begins in the past, until it hears an NTP server.
+        The clock of a machine without a battery is in the past until an NTP server has answered.
         """
         since = self._credential.dates.since
         told: float | None = None
@@ -112,7 +114,10 @@ class Credentials:
             waited += CLOCK_LOOK
 
     async def watch(self, renewed: Callable[[Credential], None]) -> None:
-        """Follow the files and warn of what ends; `renewed` hears of each new credential."""
+        """Call `renewed` with each new credential, and warn of certificates that end.
+
+        Runs until cancelled.
+        """
         while True:
             self.warn()
             await self._pause(LOOK)
@@ -127,7 +132,7 @@ class Credentials:
                 renewed(found)
 
     def look(self) -> Credential | None:
-        """Return what the files hold if they can be used and are not in use yet."""
+        """Return the credential in the files if it can be used and is not in use yet; blocks."""
         try:
             contents = Contents.read(*self._paths)
         except NoctuleError as error:
@@ -153,9 +158,9 @@ class Credentials:
         return found
 
     def warn(self) -> None:
-        """Warn of every certificate that ends soon or has ended, once in `WARN_EVERY`.
+        """Log every certificate that ends soon or has ended, once in `WARN_EVERY` seconds.
 
-        That one has ended is news, whenever its end was warned of last.
+        When one has ended meanwhile, that is logged at once.
         """
         now = self._clock()
         near = {
@@ -180,17 +185,17 @@ class Credentials:
             )
 
     def _due(self, whose: str, ends: Mapping[str, float], now: float) -> bool:
-        """Tell whether it is time for a line about `ends`, and note that it is written."""
+        """Tell whether a log line about `ends` is due; if so, remember that it is written now."""
         last, ended_then = self._warned.get(whose, (-math.inf, frozenset()))
         ended = frozenset(node for node, until in ends.items() if until < now)
-        # A clock that was set back must not silence it for longer than one period.
+        # A clock that was set back must not suppress the warning for longer than one period.
         if 0 <= now - last < WARN_EVERY and ended <= ended_then:
             return False
         self._warned[whose] = now, ended
         return True
 
     def _cannot_use(self, digest: bytes, error: NoctuleError) -> None:
-        """Say once that files cannot be used; the former identity stays."""
+        """Log once that the files cannot be used; the former identity stays in use."""
         if self._told_of != digest:
             self._told_of = digest
             self._journal.error(
@@ -201,9 +206,10 @@ class Credentials:
 
 
 class Renewal:
-    """Makes a new credential the one that this node signs with, shows and believes.
+    """Called with a new credential: signs with its key, publishes its certificate, trusts its CAs.
 
-    The store tells its subscribers, and through them the fabric, which reopens its session.
+    The new info is news in the store, of which the saver is told; it has the fabric reopen its
+    session with the new files.
     """
 
     def __init__(
@@ -213,15 +219,15 @@ class Renewal:
         info: Callable[[str], NodeInfo],
         present: Mapping[str, Attachment],
     ) -> None:
-        """`info` returns what this node says of itself with a certificate (PEM); `present` are
-        its attachments, by id."""
+        """`info` returns this node's info with the certificate (PEM) that it is given; `present`
+        are the node's attachments, by id."""
         self._store = store
         self._publisher = publisher
         self._info = info
         self._present = present
 
     def __call__(self, credential: Credential) -> None:
-        """Judge what is held by the new CAs, then sign everything anew."""
+        """Verify all held records against the new CAs, then sign this node's own anew."""
         self._store.rely_on(credential.roots)
         info = self._info(credential.identity.pem)
         self._publisher.renew(credential.identity, info, list(self._present.values()))

@@ -1,16 +1,20 @@
-"""Records in and out: hearing other nodes, answering them, and asking for what was missed.
+"""Takes records from other nodes, answers their questions, and asks them for what was missed.
 
-1. Records are offered to the store, which alone judges them and tells whoever subscribed.
-2. A node that appears is asked for everything (`Sync`), and for what its manifest names and is
-   not here, its own records and the policy alike: whatever was lost is found by that, whatever
-   lost it. When and how often a peer is asked is decided by ``daemon.cluster.asking``.
-   A node of release 0.1.0 neither says which policy it holds nor reads that of others: each
-   policy is brought to it once, until it has answered.
-3. `Confirm` brings a record and is answered when this node's kernel agrees with it, or, with
-   `LATE`, when that takes too long or fails.
-4. An answer is judged in slices, so that a long one holds nobody else up.
-5. Who asks too often is refused, and whose records are refused is logged, both by name; a name
-   in a question is the asker's own word, since the fabric does not tell who asked.
+1. Each record that arrives is offered to the store. The store alone judges it, and tells its
+   subscribers if it is news.
+2. A node that appears is asked for all of its records (`Sync`). Later it is asked for each record
+   that its manifest lists and that is not held here: its own records, and the policy. So a record
+   that was lost is found by the next manifest, however it was lost. ``daemon.cluster.asking``
+   decides when and how often a peer is asked.
+   The manifest of a node of release 0.1.0 does not say which policy it holds, and it does not read
+   that of others. So each new policy is sent to it in a `Confirm`, until it has answered one.
+3. A `Confirm` carries a record. It is answered when this node's kernel agrees with that record, or
+   with `LATE` if that takes too long or fails.
+4. The records of an answer are judged in slices, so that a long answer does not block the event
+   loop.
+5. A node that asks too often is refused, and the log names it; the log also names nodes whose
+   records are refused. The asker's name is what the question says, because the fabric does not
+   tell who asked.
 """
 
 from __future__ import annotations
@@ -37,30 +41,33 @@ from netconf.errors import DecodeFailure, TryAgain
 SYNC_WITHIN = 5.0
 """Seconds for a whole Sync; a thousand records take well under one."""
 UNKNOWN_QUESTION = "unknown question"
-"""The outcome in the answer to what is no question here."""
+"""The outcome in the answer to a question that this release does not know."""
 CONFIRM_WITHIN = 1.0
 """Seconds after which a Confirm is answered without waiting for the kernel any longer."""
 SLICE = 16
-"""Records judged before the loop may do something else; each takes a tenth of a millisecond."""
+"""Records judged before the event loop may do something else; each takes 0.1 ms."""
 KEYS_MAX = 400
-"""Keys that one question names; their longest form is 110 bytes. Above, everything is asked."""
+"""Keys that one question may name; the longest has 110 bytes. If more are missing, everything is
+asked for."""
 SYNCS = (8, 1.0)
-"""Syncs that one asker may send at once, and seconds for one more: four times what an honest
-one needs (``daemon.cluster.asking``)."""
+"""Syncs that one asker may send at once, and the seconds until it may send one more: four times
+what an honest node needs (``daemon.cluster.asking``)."""
 CONFIRMS = (256, 0.01)
-"""Confirms likewise: a node brings one for each container it attaches."""
+"""The same for Confirms; a node sends one for each container that it attaches."""
 
 
 class Program(Protocol):
     """Asks for a pass (`daemon.reconcile.reconciler.Reconciler.request`)."""
 
     def __call__(self, *, strict: bool = False) -> asyncio.Future[bool]:
-        """Return whether the kernel agrees with all that was known when the pass began; without
-        `strict`, attachments that were in trouble before do not count."""
+        """Return whether the kernel agrees with all that was known when the pass began.
+
+        Without `strict`, attachments that were in trouble before do not count.
+        """
 
 
 class Exchange:
-    """The listener of the fabric."""
+    """Implements the fabric's listener; what it learns goes into the store."""
 
     def __init__(
         self,
@@ -74,8 +81,8 @@ class Exchange:
         journal: Journal,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`node` is this one; `clock` returns the seconds since the epoch by which certificates
-        are judged."""
+        """`node` is this node's id; `clock` returns the time, in seconds since the epoch, at which
+        certificates must be in force."""
         self._node = node
         self._store = store
         self._fabric = fabric
@@ -87,9 +94,9 @@ class Exchange:
         self._tasks = Tasks(journal)
         self._asking: dict[str, Asking] = {}
         self._woken: dict[str, asyncio.Event] = {}
-        """By peer that is asked: there is another reason, which need not wait as long."""
+        """By peer that is being asked; set when another reason came up, which may wait less."""
         self._brought: dict[str, bytes] = {}
-        """The policy that was last brought to a node which does not say what it holds."""
+        """By node of release 0.1.0: the policy that was last sent to it (rule 2)."""
         self._complaints = Complaints()
         self._syncs = Quotas(*SYNCS)
         self._confirms = Quotas(*CONFIRMS)
@@ -101,10 +108,10 @@ class Exchange:
     # --- the listener's part
 
     def on_record(self, key: str, value: bytes) -> None:
-        """Offer what was published."""
+        """Offer a published record to the store, and ask its node for more if that is needed."""
         speaker = self._store.keys.owner(key)
         verdict = self.offer(value, speaker)
-        # A record may overtake the info whose (new) certificate it needs.
+        # A record may arrive before the info whose (new) certificate it needs: ask for both.
         if verdict.outcome in (Outcome.UNKNOWN_SIGNER, Outcome.BAD_SIGNATURE):
             if verdict.node == speaker:
                 self._ask(speaker, Reason.PUZZLING)
@@ -113,7 +120,7 @@ class Exchange:
             self._bring(verdict.node)
 
     def on_alive(self, node: str, alive: bool) -> None:
-        """Note that a token came or went."""
+        """Tell liveness that a token came or went, and ask a node that came for everything."""
         if alive:
             self._liveness.appeared(node)
             self._ask(node, Reason.OWED)
@@ -121,18 +128,19 @@ class Exchange:
             self._liveness.vanished(node)
 
     def on_returned(self, node: str) -> None:
-        """What `node` published while the link was being replaced may be lost."""
+        """Ask `node` for its manifest: what it published while its link was down may be lost."""
         self._ask(node, Reason.RETURNED)
 
     async def on_ask(self, question: bytes) -> list[bytes]:
-        """Answer `Sync` with all that is ours and the policy, `Reach` with what liveness knows,
-        `Confirm` when programmed.
+        """Answer a question of another node.
 
-        TryAgain for one question too many.
+        `Sync` is answered with this node's own records, the policy and the infos of other nodes;
+        `Reach` with what liveness knows; `Confirm` when the kernel agrees with its record. Raises
+        TryAgain if the asker has asked too often.
         """
         try:
             asked = records.decode_question(question)
-        except DecodeFailure as error:  # A later release may ask what is not known here.
+        except DecodeFailure as error:  # a later release may ask a question that is not known here
             return [records.encode_message(records.Ack(UNKNOWN_QUESTION, error.message))]
         if isinstance(asked, records.Sync):
             self._admit(self._syncs, asked.node)
@@ -148,7 +156,10 @@ class Exchange:
     # --- what the rest of the daemon asks
 
     def offer(self, envelope: bytes, speaker: str = "") -> Verdict:
-        """Offer one record, which `speaker` brought, to the store; log it if it is refused."""
+        """Offer one record to the store; log it if it is refused.
+
+        `speaker` is the node that published or sent it, "" if that is not known.
+        """
         verdict = self._store.offer(envelope, self._clock())
         if verdict.outcome not in HARMLESS:
             peer = speaker or verdict.node
@@ -167,12 +178,15 @@ class Exchange:
         return verdict
 
     async def accept(self, envelope: bytes, within: float) -> records.Ack:
-        """Offer one record, and wait at most `within` seconds until the kernel agrees with it."""
+        """Offer one record, and wait at most `within` seconds until the kernel agrees with it.
+
+        Returns the answer to a `Confirm`.
+        """
         verdict = self.offer(envelope)
         if verdict.outcome not in BELIEVED:
             return self._ack(verdict)
-        # A record that the publication brought first may still be on its way to the kernel.
-        # A policy is in the kernel only where every attachment is as it says.
+        # Request a pass even if the record was known: its publication may have come first, and
+        # the kernel may not have it yet. A policy is in the kernel only if every attachment agrees.
         strict = verdict.key == self._store.keys.policy
         done, _ = await asyncio.wait([self._program(strict=strict)], timeout=within)
         after = self.offer(envelope)
@@ -187,9 +201,9 @@ class Exchange:
     async def confirm(
         self, envelope: bytes, nodes: Iterable[str], within: float
     ) -> dict[str, Confirmation]:
-        """Bring `envelope` to `nodes`, but for this one; return what each made of it.
+        """Send `envelope` in a `Confirm` to all `nodes` but this one; return each one's answer.
 
-        Whoever has not answered after `within` seconds is unreachable.
+        A node that has not answered within `within` seconds counts as unreachable.
         """
         question = records.encode_message(records.Confirm(envelope))
         began = time.monotonic()
@@ -208,7 +222,7 @@ class Exchange:
         return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
 
     async def close(self) -> None:
-        """End all that runs."""
+        """Cancel all questions that are under way."""
         await self._tasks.close()
 
     # --- how
@@ -228,7 +242,7 @@ class Exchange:
             self.freshness.claimed(node, copy.version)
 
     def _admit(self, quotas: Quotas, asker: str) -> None:
-        """Raises TryAgain if `asker` asked too often; names of nobody share one quota."""
+        """Raise TryAgain if `asker` asked too often. All names of unknown nodes share one quota."""
         name = asker if asker in self._store.infos() else ""
         if quotas.take(name, self._now()):
             return
@@ -237,7 +251,7 @@ class Exchange:
         raise TryAgain(f"too many questions of {name or 'nodes that are not known'}")
 
     def _owner(self, envelope: bytes) -> str:
-        """Return whose record `envelope` claims to be; "" for nobody's."""
+        """Return the node whose record `envelope` claims to be; "" if it names none."""
         try:
             return self._store.keys.owner(records.decode(envelope).key)
         except DecodeFailure:
@@ -247,7 +261,7 @@ class Exchange:
         return asyncio.get_running_loop().time()
 
     def _ask(self, node: str, reason: Reason | None = None) -> None:
-        """Ask `node` for `reason`, or for what its manifest names, as soon as it may be asked."""
+        """Have `node` asked, for `reason` or for what its manifest lists, as soon as it may be."""
         if node not in self._liveness.alive or node == self._node:
             return
         asking = self._asking.setdefault(node, Asking())
@@ -262,7 +276,7 @@ class Exchange:
             self._tasks.start(f"ask {node}", self._ask_all(node, asking, self._woken[node]))
 
     async def _ask_all(self, node: str, asking: Asking, woken: asyncio.Event) -> None:
-        """Ask `node` until there is no reason left, or nobody to ask."""
+        """Ask `node` until there is no reason left, or its token has gone."""
         try:
             while node in self._liveness.alive:
                 woken.clear()
@@ -280,7 +294,7 @@ class Exchange:
                 if news is None:
                     asking.reasons.add(reason)
                     continue
-                # What was missing may have come by another way meanwhile.
+                # What was missing may have arrived in another way meanwhile.
                 mended = reason is Reason.LISTED and not {*missing} & {*self._store.behind(node)}
                 asking.answered(reason, useful=news or mended)
                 if reason is Reason.OWED:
@@ -290,7 +304,7 @@ class Exchange:
             del self._woken[node]
 
     def _bring(self, node: str) -> None:
-        """Bring the policy to `node`, unless its manifest says that it has one, or was told."""
+        """Send the policy to a `node` of release 0.1.0, unless it has answered for it (rule 2)."""
         manifest, policy = (
             self._store.manifest_of(node),
             self._store.envelope(self._store.keys.policy),
@@ -310,7 +324,10 @@ class Exchange:
                 del self._brought[node]
 
     async def _ask_once(self, node: str, keys: tuple[str, ...]) -> bool | None:
-        """Ask `node` for `keys` or everything; tell whether that was news, None if no answer."""
+        """Ask `node` for `keys`, or for everything if there are none.
+
+        Returns whether the answer brought any news; None if there was no answer.
+        """
         try:
             question = records.encode_message(records.Sync(self._node, keys))
             replies = await self._fabric.ask(node, question, SYNC_WITHIN)
@@ -332,7 +349,7 @@ class Exchange:
 
 
 def _keys(reason: Reason, node: str, missing: list[str]) -> tuple[str, ...]:
-    """Return what to ask `node` for, below the cluster's root; nothing for everything."""
+    """Return the keys, below the cluster's root, to ask `node` for; none means everything."""
     if reason is Reason.RETURNED:
         return (f"node/{node}/manifest",)
     if reason is Reason.LISTED and len(missing) <= KEYS_MAX:

@@ -1,14 +1,16 @@
-"""Whether this node may open anything yet: not on an older policy than its peers hold.
+"""Decides whether a daemon that has just started may open anything yet.
 
-1. What a daemon finds at its start may be old: any policy that was ever signed verifies. So it
-   opens nothing until each known peer has answered a question with the policy it holds, or has
-   no daemon that could answer, and until no peer claims a newer policy than is held here.
-2. Silence ends after `HEAR_WITHIN`: a peer that is there and says nothing must not keep a node
-   closed for ever. A claim that is not followed by the policy ends `FETCH_WITHIN` later, and
-   whoever claims more and more costs a start `HEAR_WITHIN` and `FETCH_WITHIN` at most.
-3. Waiting changes nothing in the kernel: containers that run keep the sets they have, new ones
-   are attached and stay closed. It ends once and does not come back: a node that was cut off
-   while it ran goes on with what it knows, and asks whoever it meets again.
+1. The policy that a daemon finds on disk may be old, and its signature does not tell: every policy
+   that was ever signed verifies. So the daemon opens nothing until two things are true: each known
+   peer has answered with the policy that it holds, or has no daemon that could answer; and no peer
+   claims to hold a newer policy than is held here.
+2. `HEAR_WITHIN` seconds after the start, peers that have not answered are no longer waited for: a
+   peer that is there but silent must not keep this node closed for ever. A peer that claims a newer
+   policy is waited for `FETCH_WITHIN` seconds more. Claims made after `HEAR_WITHIN` do not prolong
+   that, so a peer that claims ever newer policies delays a start by the sum of both at most.
+3. While the daemon waits it changes nothing in the kernel: running containers keep their sets, new
+   ones are attached and stay closed. The wait ends once and does not begin again: a node that was
+   cut off while it ran goes on with the policy it has, and asks each peer that it meets again.
 """
 
 from __future__ import annotations
@@ -17,24 +19,24 @@ import math
 from collections.abc import Callable, Set
 
 HEAR_WITHIN = 10.0
-"""Seconds from the start for peers to answer."""
+"""Seconds that peers have to answer, from `Freshness.begin` on."""
 FETCH_WITHIN = 5.0
-"""Seconds for a policy that a peer claims to hold to arrive: as long as one question may take."""
+"""Seconds for a policy to arrive that a peer claims to hold: as long as one question may take."""
 
 
 class Freshness:
-    """What was heard of the peers' policies since the start."""
+    """What peers have said about their policies since this daemon started."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` returns seconds, from `begin` on; until then nothing may be opened."""
+        """`clock` returns seconds. Nothing may be opened before `begin` was called."""
         self._clock = clock
         self._began = math.inf
         self._answered: set[str] = set()
         self._claims: dict[str, tuple[int, float]] = {}
-        """By peer: the highest version it claimed, and since when."""
+        """By peer: the highest version that it claimed, and when it first claimed that."""
 
     def begin(self) -> None:
-        """The fabric is open: peers can be heard from now on."""
+        """Start the time limits: the fabric is open, so peers can be heard from now on."""
         self._began = self._clock()
 
     def answered(self, peer: str) -> None:
@@ -47,17 +49,18 @@ class Freshness:
             self._claims[peer] = (version, self._clock())
 
     def early(self) -> bool:
-        """Tell whether it is too early to take silence for an answer."""
+        """Tell whether peers that have not answered must still be waited for (rule 2)."""
         return self._clock() - self._began < HEAR_WITHIN
 
     def waits_for(
         self, version: int, *, known: Set[str], strangers: int = 0, absent: Set[str]
     ) -> list[str]:
-        """Say what has to come before this node may open anything; nothing if it may.
+        """Return sentences about what this node waits for; none if it may open attachments.
 
-        `version` is that of the policy held here, 0 for none; `known` are the other nodes'
-        names; `strangers` tells how many nodes there are to dial where their names are not
-        known; `absent` are those found without a daemon (``daemon.liveness.absence``).
+        `version` is that of the policy held here, 0 for none. `known` are the names of the other
+        nodes. `strangers` is used while no names are known: it is the number of configured
+        endpoints at which a daemon may be. `absent` are the nodes that were found to have no
+        daemon (``daemon.liveness.absence``).
         """
         now = self._clock()
         reasons: list[str] = []

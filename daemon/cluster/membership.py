@@ -1,11 +1,12 @@
-"""Who belongs to the cluster, who may speak on its fabric, and where they are dialled.
+"""Which nodes belong to the cluster, may speak on its fabric, and where they are dialled.
 
-1. Where policy lists `nodes`, those and nobody else; a node it no longer names is forgotten
-   here, though its record may linger in the store.
-2. Where it lists none, whoever has proved an identity that the CA certified.
-3. New endpoints of a member make the fabric replace its session, which drops the links to all
-   others for a moment. So a member whose endpoints keep changing is followed less and less
-   (``daemon.fabric.damping``). It is not cut off meanwhile: it dials us.
+1. If policy lists `nodes`, those and no others are members. A node that policy no longer lists is
+   left out here, even while the store still holds its info.
+2. If policy lists none, every node is a member whose info is in the store, that is, which has a
+   certificate of the CA.
+3. If a member changes its endpoints, the fabric must replace its session, which drops the links to
+   all others for a moment. So the more often a member changes them, the longer we wait before we
+   dial its new ones (``daemon.fabric.damping``). It is not cut off meanwhile: it dials us.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from daemon.model.trust import Dates
 from netconf.errors import InvalidConfig
 
 FOLLOW_AGAIN = 30.0
-"""Seconds before a second change of a member's endpoints is followed, twice as long for each
-further one."""
+"""Seconds before a second change of a member's endpoints is followed; each further change doubles
+the wait."""
 FOLLOW_LIMIT = 3600.0
-"""Seconds at most: a node whose endpoints change every second costs the others eight reopenings
-in the first hour, and then one in each."""
+"""The longest such wait, in seconds. A node whose endpoints change every second makes the others
+replace their sessions eight times in the first hour, and then once in an hour."""
 FORGIVE = 6 * 3600.0
-"""Seconds until half of that is forgotten."""
+"""Seconds after which the penalty for earlier changes has decayed by half."""
 
 
 class Membership:
-    """The cluster as one node's store describes it."""
+    """The members of the cluster, according to this node's store."""
 
     def __init__(
         self,
@@ -40,18 +41,18 @@ class Membership:
         store: Store,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`node` is this one; `connect` the endpoints it was told to dial; `clock` returns
-        seconds and never goes back."""
+        """`node` is this node's id; `connect` are the endpoints of ``fabric.connect``
+        (``tls/HOST:PORT``); `clock` returns seconds and never goes back."""
         self._node = node
         self._connect = tuple(connect)
         self._store = store
         self._clock = clock
         self._followed: dict[str, tuple[str, ...]] = {}
-        """The endpoints that are dialled, by member."""
+        """By member: those of its endpoints that are dialled."""
         self._damping = Damping(FOLLOW_AGAIN, FOLLOW_LIMIT, FORGIVE)
 
     def infos(self) -> dict[str, NodeInfo]:
-        """Return the members that have said who they are, by node, this one included."""
+        """Return the infos of all members that have published one, by node, this one included."""
         pinned = self._pinned()
         infos = self._store.infos()
         if pinned is None:
@@ -59,27 +60,27 @@ class Membership:
         return {node: info for node, info in infos.items() if node in pinned}
 
     def certificates(self) -> dict[str, Dates]:
-        """Return when the certificates of the members that `infos` has are in force, by node."""
+        """Return the dates of the certificates of the members in `infos`, by node."""
         dates = self._store.certificates()
         return {node: dates[node] for node in self.infos() if node in dates}
 
     def others(self) -> set[str]:
-        """Return the members' names without this node's."""
+        """Return the names of the members in `infos`, without this node."""
         return self.infos().keys() - {self._node}
 
     def expected(self) -> set[str]:
-        """Return the names of all other nodes that are known to exist: those that have said who
-        they are, and those that policy lists."""
+        """Return the names of all other nodes that should exist: those in `infos`, and those that
+        policy lists."""
         return (self.infos().keys() | (self._pinned() or {}).keys()) - {self._node}
 
     def speakers(self) -> frozenset[str] | None:
-        """Return who may speak on the fabric; None for anyone the CA certified."""
+        """Return the nodes that may speak on the fabric; None for all that the CA certified."""
         pinned = self._pinned()
         return frozenset(pinned) | {self._node} if pinned is not None else None
 
     def endpoints(self) -> list[str]:
-        """Return whom to dial: those we were told, and those that members tell of themselves,
-        as far as their changes are followed (rule 3)."""
+        """Return the endpoints to dial: the configured ones, and those in the members' infos, as
+        far as their changes are followed now (rule 3)."""
         now = self._clock()
         told = dict.fromkeys(self._connect)
         for node, wanted in self._wanted().items():
@@ -91,8 +92,8 @@ class Membership:
         return list(told)
 
     def postponed(self) -> float | None:
-        """Return the seconds until a change that `endpoints` did not follow is due; None if it
-        followed them all."""
+        """Return the seconds until a change of endpoints that is not followed yet may be; None if
+        there is none."""
         now = self._clock()
         waits = (
             self._damping.wait(node, now)
@@ -115,7 +116,7 @@ class Membership:
 
 
 def _can_dial(endpoint: str) -> bool:
-    """One node's odd endpoint must not keep the others from opening their fabric."""
+    """Tell whether `endpoint` is valid: one that is not must not keep the fabric from opening."""
     try:
         parse_endpoint(endpoint)
     except InvalidConfig:

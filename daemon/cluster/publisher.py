@@ -1,16 +1,17 @@
-"""What this node says about itself: records sealed with its key, held, and published.
+"""Makes, signs and publishes the records in which this node describes itself.
 
-1. All versions come from one counter that only grows: also across restarts (`resume`), and
-   across a reboot with a clock that went back, for peers remember (`overtake`). Whom we hear
-   first may not remember the last of them, so we go on a random step further: two records of
-   one key never share a version then, and manifests tell the forgotten ones apart.
-2. Own records are first offered to this node's own store and pass the same checks as
-   everybody's. One that does not pass is an error in the log.
-3. Another certificate or key means that everything is said anew (`renew`): peers check each
-   record against the certificate in the newest info.
-4. The manifest is published now and then under a new version each time, though it may say
-   nothing new: release 0.1.0 compares what it misses only when a manifest's version is new to
-   it. In an answer to a question it is made anew only if the last one is no longer true, so
+1. All versions come from one counter that only grows. It grows across restarts (`resume`), because
+   the store keeps the records; and across a reboot with a clock that went back, because peers
+   remember the highest version (`overtake`). The peer that we hear first may not know the very
+   last one, so we go on a random step beyond what it knows. Then no two records of one key have
+   the same version, and manifests tell apart the records that this node has forgotten.
+2. Own records are first offered to this node's own store, where they pass the same checks as
+   everybody's. If one does not pass, the log has an error.
+3. After a change of certificate or key all records are signed anew (`renew`), because peers check
+   each record against the certificate in the newest info.
+4. The manifest is published every `MANIFEST_EVERY` seconds with a new version, even if it lists
+   nothing new: release 0.1.0 looks for missing records only if a manifest's version is new to it.
+   For an answer to a question a new manifest is signed only if the last one is no longer true, so
    that questions cost no signatures.
 """
 
@@ -29,14 +30,14 @@ from daemon.model.store import Store
 from netconf.attach.attachment import Attachment
 
 MANIFEST_EVERY = 10.0
-"""Seconds between manifests: how long a record that was lost stays unnoticed at most."""
+"""Seconds between manifests: the longest time for which a lost record stays unnoticed."""
 FUTURE = 2**62
-"""The highest version a peer is believed to remember (the year 2116): the word of one that lies
-then leaves as many versions again, instead of none."""
+"""The highest version (the year 2116) that `overtake` accepts from a peer. A peer that lies about
+what it remembers can then use up half of all versions, and not all of them."""
 
 
 class Publisher:
-    """The records of one node."""
+    """Publishes the records of one node."""
 
     def __init__(
         self,
@@ -47,9 +48,10 @@ class Publisher:
         clock: Callable[[], float] = time.time,
         step: Callable[[], int] = lambda: secrets.randbits(40),
     ) -> None:
-        """`publish` gives a record to the fabric under its key; `clock` returns the seconds
-        since the epoch, by which the own certificate is judged and versions grow; `step` how far
-        to go beyond what a peer remembers, at most some minutes in nanoseconds."""
+        """`publish` gives a record to the fabric under its key. `clock` returns the seconds since
+        the epoch, from which versions are made and at which the own certificate must be in force.
+        `step` returns how far to go beyond the version that a peer remembers: at most some
+        minutes, in nanoseconds."""
         self._identity = identity
         self._store = store
         self._publish = publish
@@ -67,20 +69,20 @@ class Publisher:
     # --- attachments come and go (daemon.attachments.registry.Subscriber)
 
     def added(self, attachment: Attachment, *, fresh: bool) -> None:
-        """Nothing yet: whoever opens the attachment says when it is published."""
+        """Do nothing: `daemon.attachments.opening` publishes the record when it is time."""
 
     def removed(self, attachment: Attachment) -> None:
-        """Say that `attachment` is gone."""
+        """Publish that `attachment` is gone."""
         self.withdraw(attachment.id)
 
     async def released(self, attachment_id: str) -> None:
-        """Nothing: all was said when it was removed."""
+        """Do nothing: the record was withdrawn when the attachment was removed."""
 
     def align(self, present: Iterable[Attachment], unknown: Container[str]) -> None:
-        """Say what this node has now, where its last word was another.
+        """Publish what differs between the attachments that are `present` and the last records.
 
-        `unknown` are the ids of attachments of which nothing can be said, neither that they are
-        there nor that they are gone.
+        `unknown` are the ids of attachments whose state files cannot be read: their last records
+        are left as they are.
         """
         here = {attachment.id: attachment for attachment in present}
         for attachment in here.values():
@@ -91,7 +93,7 @@ class Publisher:
                 self.withdraw(gone)
 
     async def keep_telling(self) -> None:
-        """Publish the manifest now and then, so that a record that was lost is missed."""
+        """Publish the manifest every `MANIFEST_EVERY` seconds; runs until cancelled."""
         while True:
             await asyncio.sleep(MANIFEST_EVERY)
             self.manifest()
@@ -99,11 +101,11 @@ class Publisher:
     # --- what is said
 
     def resume(self) -> None:
-        """Go on after the highest version that the store remembers."""
+        """Continue after the highest version of this node's records in the store."""
         self._version = self._store.highest(self._node)
 
     def overtake(self, version: int) -> None:
-        """Say everything anew if a peer remembers a higher `version` of it."""
+        """Publish all records anew if a peer remembers a higher `version` than was used here."""
         if not self._version < version <= FUTURE:
             return
         self._version = version + self._step()
@@ -113,9 +115,10 @@ class Publisher:
         self.manifest()
 
     def renew(self, identity: Identity, info: NodeInfo, present: Iterable[Attachment]) -> None:
-        """Say everything anew under another `identity`, whose certificate `info` carries.
+        """Sign and publish all records anew with `identity`, whose certificate is in `info`.
 
-        What a certificate that had ended could not say of the `present` attachments is said too.
+        This includes records of `present` attachments that the store had refused because the
+        former certificate had ended.
         """
         self._identity = identity
         bodies = self._store.bodies(self._node)
@@ -133,49 +136,51 @@ class Publisher:
         self.manifest()
 
     def info(self, info: NodeInfo) -> None:
-        """Say who and where this node is."""
+        """Publish this node's info."""
         self._say(self._store.keys.info(self._node), info)
 
     def replica(self, attachment: Attachment) -> bytes:
-        """Say that `attachment` is here; return the record."""
+        """Publish the record of `attachment`; return it."""
         return self._say(self._key(attachment.id), self._body(attachment))
 
     def prepare(self, attachment: Attachment) -> bytes:
-        """Hold the record of `attachment` without publishing it; return it, for `publish`.
+        """Put the record of `attachment` into the store without publishing it; return it.
 
-        This node's own sets can then be ready before anybody else hears of the replica.
+        So this node's own kernel sets can be ready before another node hears of the replica. Pass
+        the record to `publish` afterwards.
         """
         return self._hold(self._key(attachment.id), self._body(attachment))
 
     def publish(self, sealed: bytes) -> None:
-        """Publish a record that `prepare` made."""
+        """Publish a record that `prepare` returned."""
         self._publish(records.decode(sealed).key, sealed)
 
     def said(self, attachment: Attachment) -> bool:
-        """Tell whether the last word about `attachment` is still true."""
+        """Tell whether the last record of `attachment` still describes it."""
         return self._store.replica(self._node, attachment.id) == self._body(attachment)
 
     def withdraw(self, attachment: str) -> None:
-        """Say that the attachment with this id is gone."""
+        """Publish that the attachment with this id is gone."""
         self._say(self._key(attachment), Withdrawn(attachment=attachment))
 
     def manifest(self) -> None:
-        """Say which records of this node are live."""
+        """Publish the list of this node's live records."""
         self._say(self._store.keys.manifest(self._node), self._store.manifest(self._node))
 
     def replicas(self) -> set[str]:
-        """Return the ids of the attachments that this node says it has."""
+        """Return the ids of the attachments for which this node has live records."""
         return {r.attachment for r in self._store.held_replicas() if r.node == self._node}
 
     def everything(self, keys: Iterable[str] = ()) -> list[bytes]:
-        """Return all of it, with a manifest that is true now, and the policy in force; of that
-        only what is under `keys`, below the cluster's root, if there are any."""
+        """Return the answer to a Sync: this node's records with a manifest that is true now, the
+        policy in force, and the infos of other nodes. If there are `keys` (below the cluster's
+        root), only the records under those, and the manifest."""
         if not self._listed():
             self._hold(self._store.keys.manifest(self._node), self._store.manifest(self._node))
         return self._store.answer(self._node, keys)
 
     def _listed(self) -> bool:
-        """Tell whether the last manifest is true, and younger than all that it must list."""
+        """Tell whether the last manifest is true, and newer than all records that it must list."""
         sealed = self._store.envelope(self._store.keys.manifest(self._node))
         return (
             sealed is not None
@@ -184,7 +189,7 @@ class Publisher:
         )
 
     def again(self) -> None:
-        """Publish everything once more."""
+        """Publish everything once more, because the fabric has just been opened."""
         for sealed in self.everything():
             self._publish(records.decode(sealed).key, sealed)
 

@@ -1,11 +1,11 @@
-"""How much one peer may cost this node: questions by rate, log lines by interval. Time is given.
+"""Limits what one peer may cost this node: its questions and its log lines. Time is an argument.
 
-1. A `Bucket` (RFC 2697 calls its two figures rate and burst) allows a burst at once, and then
-   one more per pause.
-2. Names that peers give themselves are bounded: beyond `NAMES_MAX` all further names share one
-   bucket, so that inventing names neither grows this process nor buys anything.
-3. Whatever is refused often is logged once per interval and name, with how often it happened
-   since; a peer that floods must not flood the log as well.
+1. A `Bucket` allows a burst at once, and after that one more per pause (a token bucket, RFC 2697).
+2. The number of names is limited, because peers choose them: all names beyond the first
+   `NAMES_MAX` share one bucket. So a peer that invents names neither grows this process nor gets a
+   larger quota.
+3. Trouble that repeats is logged once per `LOG_EVERY` seconds and name, with the number of times
+   that it happened since. So a peer that floods does not flood the log as well.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 
 NAMES_MAX = 1_024
-"""Names that are told apart: more nodes than a mesh carries."""
+"""Names that have quotas of their own: more than there are nodes in a mesh."""
 LOG_EVERY = 60.0
 """Seconds between two lines about the same trouble of the same peer."""
 
@@ -30,11 +30,11 @@ class Bucket:
     def wait(self, now: float) -> float:
         """Return the seconds until `take` will be allowed; 0 if it is now."""
         missing = 1.0 - self._level(now)
-        # A wait that ends a rounding error too early would have to be waited for again.
+        # Add a microsecond, so that a rounding error does not end the wait just too early.
         return max(0.0, missing * self.pause + 1e-6) if missing > 0 else 0.0
 
     def take(self, now: float) -> bool:
-        """Use one; False if there is none."""
+        """Take one token; False if there is none."""
         level = self._level(now)
         if level < 1.0:
             return False
@@ -54,7 +54,7 @@ class Quotas:
         self._buckets: dict[str, Bucket] = {}
 
     def take(self, name: str, now: float) -> bool:
-        """Use one of `name`'s; False if it has none."""
+        """Take one token of `name`; False if it has none."""
         if name not in self._buckets and len(self._buckets) >= NAMES_MAX:
             name = ""
         bucket = self._buckets.setdefault(name, Bucket(self._burst, self._pause))
@@ -62,14 +62,17 @@ class Quotas:
 
 
 class Complaints:
-    """Tells when trouble is worth a line in the log."""
+    """Decides when trouble with a peer gets a log line (rule 3)."""
 
     def __init__(self) -> None:
         self._logged: dict[tuple[str, str], float] = {}
         self._since: Counter[tuple[str, str]] = Counter()
 
     def note(self, name: str, trouble: str, now: float) -> int:
-        """Count one case; return how many to log now, this one included, or 0 for no line."""
+        """Count one case of `trouble` with the peer `name`.
+
+        Returns how many cases to log now, this one included; 0 for no log line.
+        """
         about = (name, trouble)
         if about not in self._logged and len(self._logged) >= NAMES_MAX:
             about = ("", trouble)

@@ -1,11 +1,12 @@
-"""The policy on this node: what is in force, how a new version gets there, and when it did.
+"""Accepts a new policy on this node, publishes it, and finds out where it is in force.
 
-1. A new version is held here first, by the rules for records; what this node does not accept it
-   tells nobody.
-2. Where it is live is what kernels say, not what was sent: each node answers when its own sets
-   agree.
-3. Every node of the cluster is told apart (``daemon.cluster.confirmation``), those too that
-   policy lists and nobody here ever heard of: an old policy may be in force there.
+1. A new version is first offered to this node's own store, by the rules for all records. If it is
+   not accepted here, it is not published.
+2. A node counts as live only when it has answered that its own kernel sets agree, not when the
+   policy was sent to it.
+3. The result names every node of the cluster with its outcome (``daemon.cluster.confirmation``).
+   That includes nodes that policy lists and that were never heard of here, because an old policy
+   may be in force on them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ AGAIN = 0.2
 
 
 class Rollout:
-    """Asks and tells the other parts of a node about its policy."""
+    """The policy in force on this node, when it was received and programmed, and `apply`."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Rollout:
         publish: Callable[[str, bytes], None],
         journal: Journal,
     ) -> None:
-        """`publish` gives a record to the fabric; passes and the store are listened to."""
+        """`publish` gives a record to the fabric. Subscribes to the store and to passes."""
         self._config = config
         self._store = store
         self._membership = membership
@@ -55,9 +56,9 @@ class Rollout:
         self._publish = publish
         self._journal = journal
         self.received_ns = 0
-        """When the policy in force was heard, by CLOCK_MONOTONIC; 0 without one."""
+        """When the policy in force was received, in CLOCK_MONOTONIC nanoseconds; 0 without one."""
         self.programmed_ns = 0
-        """When every local set agreed with it; 0 while not yet."""
+        """When the local kernel agreed with it for all attachments, likewise; 0 until then."""
         reconciler.passed = self._passed
         store.subscribe(self._heard)
         if store.policy() is not None:
@@ -87,9 +88,9 @@ class Rollout:
         )
 
     async def apply(self, envelope: bytes, *, wait: bool = True) -> PolicyApplied:
-        """Accept a new version here and publish it; `wait` until all nodes were asked about it.
+        """Accept a new version here and publish it; with `wait`, ask all nodes until it is live.
 
-        Raises InvalidConfig when it is not accepted here.
+        Waits for at most `CONFIRM_WITHIN` seconds. Raises InvalidConfig if it is not accepted here.
         """
         began = time.monotonic()
         key = self._store.keys.policy
@@ -120,7 +121,7 @@ class Rollout:
     async def _until_live(
         self, node: str, envelope: bytes, began: float
     ) -> tuple[str, Confirmation]:
-        """Ask `node` until its kernel agrees, `CONFIRM_WITHIN` is over, or asking is in vain."""
+        """Ask `node` until its kernel agrees, it refuses, or `CONFIRM_WITHIN` seconds are over."""
         found = await self._ask(node, envelope, CONFIRM_WITHIN)
         while found.outcome == "accepted":
             await asyncio.sleep(AGAIN)
@@ -129,7 +130,7 @@ class Rollout:
                 break
             again = await self._ask(node, envelope, left)
             if again.outcome == "unreachable":
-                break  # the time was over first: what it said before still holds
+                break  # the time ran out before the answer, so the answer before it stands
             found = again
         return node, msgspec.structs.replace(found, seconds=time.monotonic() - began)
 
@@ -139,7 +140,7 @@ class Rollout:
         return (await self._exchange.confirm(envelope, [node], within))[node]
 
     def _refusal(self, verdict: Verdict) -> InvalidConfig:
-        """Return the sentence for a policy that is not accepted here."""
+        """Return the error for a policy that is not accepted here."""
         held = self._store.policy()
         if verdict.outcome is Outcome.STALE and held is not None:
             return InvalidConfig(

@@ -1,12 +1,12 @@
-"""Following the store: what was learned is saved, named to the resolver, and dialled.
+"""Follows the store: saves what is new, writes the resolver's names, and updates the fabric.
 
-1. Records are written `SAVE_EVERY` seconds apart at most while they keep changing; one that comes
-   alone, and a policy, are written at once. What a crash loses is said again, by this node or by
-   its peers.
-2. A policy is written before the next one is waited for: what it forbids must not be allowed again
-   by a crash.
-3. The loop only collects the records, as they lie in the store; encoding and writing them, which
-   takes long where there are many, is done in a worker.
+1. While records keep changing they are written once in `SAVE_EVERY` seconds. A record that comes
+   alone, and a policy, are written at once. Records that a crash loses come again, from this node
+   or from its peers.
+2. A new policy does not wait for `SAVE_EVERY`: after a crash, what it forbids must not be allowed
+   again.
+3. The event loop only collects the records from the store. Encoding and writing them may take
+   long, so a worker thread does it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from daemon.resolver.client import Resolver
 from netconf.errors import NoctuleError
 
 SAVE_EVERY = 1.0
+"""Seconds between writings while records keep changing."""
 
 
 class Saver:
@@ -51,7 +52,7 @@ class Saver:
         self._journal = journal
         self._changed = asyncio.Event()
         self._ruled = asyncio.Event()
-        """The policy is another one."""
+        """Set when the policy has changed."""
         self._saving = asyncio.Lock()
         self._later: asyncio.TimerHandle | None = None
         store.subscribe(self._heard)
@@ -62,7 +63,7 @@ class Saver:
         self._changed.set()
 
     def refresh(self) -> None:
-        """Have everything follow the store again: the fabric was opened."""
+        """Save and reconfigure again, because the fabric was opened."""
         self._changed.set()
 
     async def watch(self) -> None:
@@ -77,7 +78,7 @@ class Saver:
                     self._membership.endpoints(), self._membership.speakers()
                 )
             except NotOpenError:
-                pass  # it is opened with the rest, or the daemon ends (`refresh`)
+                pass  # `refresh` is called when it is open
             except NoctuleError as error:
                 self._journal.error("fabric", error=error.message, details=error.details)
             self._follow_later()
@@ -85,7 +86,7 @@ class Saver:
                 await asyncio.wait_for(self._ruled.wait(), SAVE_EVERY)
 
     def _follow_later(self) -> None:
-        """Look again when endpoints that were not followed yet may be."""
+        """Set a timer for the moment when endpoints that are not followed yet may be followed."""
         if self._later is not None:
             self._later.cancel()
         wait = self._membership.postponed()
@@ -93,7 +94,7 @@ class Saver:
         self._later = None if wait is None else loop.call_later(wait + 0.1, self._changed.set)
 
     async def save(self) -> None:
-        """Save what is known now; a failure is logged."""
+        """Save records, policy and names; log a failure."""
         try:
             await self.write()
         except NoctuleError as error:
@@ -108,5 +109,5 @@ class Saver:
             await self.name()
 
     async def name(self) -> None:
-        """Let the resolver know the names of the policy in force; IOFailure names the file."""
+        """Write the names of the policy in force for the resolver; IOFailure names the file."""
         await self._disk.run(self._resolver.write, self._store.policy(), self._ula)

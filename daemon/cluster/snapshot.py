@@ -1,12 +1,14 @@
-"""What a restarted daemon starts from: the records it knew, and the policy in force.
+"""The files from which a restarted daemon starts: the records it held, and the policy in force.
 
-1. The snapshot lies in the state folder, which dies with the namespaces at reboot; the policy
-   also in the cache folder, which does not: a rebooted node enforces before it hears anyone.
-2. Both are replaced whole and synced (`netconf.files`): a crash leaves the old or the new.
-3. Everything is verified again when read, so neither file needs to be trusted, but for one thing:
-   that it was accepted while its signer's certificate was in force (``Store.load``).
-4. What was news since the last writing is written, and nothing is where nothing was: a manifest
-   that says nothing new costs no file.
+1. The snapshot of all records lies in the state folder, which is lost at a reboot, as the
+   namespaces are. The policy also lies in the cache folder, which survives a reboot, so that a
+   rebooted node enforces it before it has heard of any peer.
+2. Both files are replaced as a whole and synced to disk (`netconf.files`): after a crash there is
+   the old or the new content.
+3. Everything is verified again when it is read. So the files are trusted for one thing only: that
+   each record was accepted while its signer's certificate was in force (``Store.load``).
+4. The snapshot is written only if the store has had news since the last writing: a manifest that
+   says nothing new causes no writing.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class Snapshot:
         self._revision = -1
 
     def load(self) -> list[str]:
-        """Offer what was saved to the store; return what could not be used, in words."""
+        """Offer the saved records to the store; return sentences about what could not be used."""
         problems: list[str] = []
         if snapshot := _read(self._snapshot, problems):
             try:
@@ -46,10 +48,10 @@ class Snapshot:
         return problems
 
     def write(self, contents: Contents, policy: bytes | None, revision: int) -> None:
-        """Save the records of that `revision` of the store, and the policy, each if it is
-        another one than was saved last; IOFailure names the file.
+        """Write the records (`contents`, at that `revision` of the store) and the policy.
 
-        Blocks for as long as the disk does; not for two threads at a time.
+        Each is written only if it differs from what was written last. IOFailure names the file.
+        Blocks while the disk does, and must not run in two threads at a time.
         """
         if policy is not None and policy != self._written:
             _replace(self._policy, policy)
@@ -60,7 +62,7 @@ class Snapshot:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Replace the file at `path`, in a folder that is made if need be; IOFailure names it."""
+    """Replace the file at `path`, and make its folder if it is missing; IOFailure names it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
