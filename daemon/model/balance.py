@@ -1,18 +1,22 @@
-"""Which replica suits best: weights, and the 64 slots they become.
+"""Load balancing: the weight of each replica, and its share of the 64 slots.
 
-1. weight = desired * health * quality^ALPHA; ``weighted`` leaves the quality out.
-2. Desired weight 0, or a replica that is not healthy: no slot, ever.
-3. Quality chooses, it never refuses: when it leaves nobody, desired weights alone count.
-4. ``nearest``: all to this node's own replicas, else to the node with the best path. Who
-   holds the slots keeps them until another path is better by NEAREST_MARGIN. Several
-   replicas that are equally near share by desired weight.
-5. Slots by largest remainder, so within one of the exact share. Ties go first to who had
-   more slots before, then by a hash with the node's name, so that with more replicas than
-   slots different nodes leave out different replicas.
-6. With those counts, no slot moves that need not.
-7. Fewer than HYSTERESIS moves wait, unless a replica gains its first slot or loses its last.
-8. ``sticky: client``: all slots of one client to one replica, by rendezvous hashing weighted
-   with the slots of 5 to 7: when those shift, only the clients that must move do.
+1. weight = desired * health * quality^ALPHA; the strategy ``weighted`` leaves the quality out.
+2. A replica with desired weight 0, or one that is not healthy, gets no slot.
+3. If all these weights are 0 because no path has any quality, ignore quality and use the desired
+   weights alone: quality may prefer a replica, but must not make a service unreachable.
+4. With the strategy ``nearest`` all slots go to this node's own replicas, or if it has none, to
+   the node with the best path. A node that has the slots keeps them until another path is better
+   by NEAREST_MARGIN. Several replicas that are equally near share by desired weight.
+5. Slots are shared out by largest remainder, so each count differs from the exact share by less
+   than one. Ties go first to the replica that had more slots before, then by a hash with the
+   node's name. So if there are more replicas than slots, different nodes leave out different
+   replicas.
+6. With those counts, as few slots as possible change their replica.
+7. If fewer than HYSTERESIS slots would change, nothing does, unless a replica would gain its first
+   slot or lose its last.
+8. With ``sticky: client`` all slots of one client lead to one replica, chosen by rendezvous
+   hashing weighted with the slot counts of rules 5 to 7. If those counts change, only the clients
+   move that must.
 """
 
 from __future__ import annotations
@@ -27,13 +31,15 @@ from daemon.model.policy import Service
 from daemon.model.records import Replica
 
 SLOTS = 64
-"""As the ``numgen random mod 64`` of the ruleset: 1.6 % steps, and small maps."""
+"""Slots per service and port, as in the ruleset's ``numgen random mod 64``: steps of 1.6 %, and
+maps that stay small."""
 ALPHA = 2.0
-"""TQ is about the probability of delivery one way; an answer has to come back too."""
+"""TQ is about the probability that a frame is delivered one way; squared, that an answer comes
+back too."""
 HYSTERESIS = 4
-"""Slots, 6 %: TQ wobbles by some units of 255 from one OGM to the next."""
+"""Slots, 6 % of all: TQ varies by some units of 255 from one OGM to the next."""
 NEAREST_MARGIN = 0.1
-"""Twice what TQ wobbles by, so that two equal paths do not take turns."""
+"""In quality (0 to 1): twice as much as TQ varies, so that two equal paths do not alternate."""
 
 Slots: TypeAlias = tuple[str, ...]
 """The address of the replica that each slot leads to; empty when there is none."""
@@ -46,7 +52,7 @@ def weights(
     quality: Mapping[str, float],
     previous: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Return the weight of each replica's address; only those above 0.
+    """Return the weight of each replica, by its address; those without weight are left out.
 
     `quality` is that of the path to each node, 0 to 1; this `node`'s own is 1, one that is not
     listed has 0. `previous` are the slots in use (rule 4).
@@ -132,7 +138,7 @@ def _counts(weights: Mapping[str, float], before: Counter[str], seed: str) -> di
 
 
 def settle(weights: Mapping[str, float], previous: Sequence[str] = (), seed: str = "") -> Slots:
-    """Return `slots`, or `previous` where the change is too small to be worth it (rule 7)."""
+    """Return `slots`, or `previous` if too few of them would change (rule 7)."""
     wanted = slots(weights, previous, seed)
     if len(previous) != SLOTS or set(wanted) != set(previous):
         return wanted
@@ -143,8 +149,9 @@ def settle(weights: Mapping[str, float], previous: Sequence[str] = (), seed: str
 def stick(shared: Sequence[str], client: str) -> Slots:
     """Return the slots of one `client` (its address) under ``sticky: client``.
 
-    Each replica scores -w / ln(h), h being a hash of client and replica in (0, 1): so each
-    wins with a probability in proportion to w, and one that goes takes only its own clients.
+    Each replica scores -w / ln(h), where w is its number of slots and h a hash of client and
+    replica in (0, 1). So each wins with a probability in proportion to w, and if one goes away,
+    only its own clients move.
     """
     counts = Counter(shared)
     if not counts:

@@ -1,12 +1,14 @@
-"""Which of the held replicas count, kept up to date as records come and go.
+"""Which of the replicas in the store are eligible, kept up to date as records come and go.
 
-1. A node's slice counts if policy pins it so; or, where policy pins no nodes, if it overlaps
-   neither with the VIPs nor with the slice of a node whose id sorts lower. Without pins a
-   node with a valid certificate can thus push others out: pin them where that matters.
-2. A replica counts if policy knows its service, lets its node host it, and its address lies
-   in its node's slice. Of two with one address the newer counts: the address was reused.
-3. A replica that comes or goes can change only what counts at its own address, so only that
-   is judged again; a new policy or a new slice is a reason to judge all of them.
+1. If policy lists nodes, a node's slice is eligible if it is the one that policy gives it. If
+   policy lists none, a slice is eligible if it overlaps neither with the VIPs nor with the slice of
+   a node whose id sorts lower. So without a list any node with a valid certificate can push out
+   the slices of others; list the nodes where that matters.
+2. A replica is eligible if policy knows its service and lets its node host it, and if its address
+   lies in its node's slice. If two have the same address, the newer one is eligible: the address
+   was reused.
+3. A replica that comes or goes can change the result at its own address only, so only that address
+   is judged again. After a new policy or a new slice all are judged again.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from daemon.model.records import NodeInfo, Replica
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a record that is held has no effect."""
+    """Why a record that is held is not eligible."""
 
     key: str
     node: str
@@ -37,7 +39,7 @@ class _Claim(msgspec.Struct, frozen=True):
 
 
 class Eligibility:
-    """What follows from the replicas, the policy and the slices that were told."""
+    """Judges the replicas in the store by the policy and by the nodes' slices."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -64,7 +66,7 @@ class Eligibility:
         self._doubtful.add(replica.address)
 
     def drop(self, key: str) -> None:
-        """There is no replica under `key` any more; none before is fine."""
+        """Remove the replica under `key`, if there is one."""
         address = self._places.pop(key, None)
         if address is not None:
             self._refusals.pop(key, None)
@@ -72,13 +74,13 @@ class Eligibility:
             self._doubtful.add(address)
 
     def govern(self, policy: Policy | None, infos: Mapping[str, NodeInfo]) -> None:
-        """Judge everything by this `policy` and by what the nodes say of themselves."""
+        """Judge all slices and replicas by this `policy` and by the nodes' `infos`."""
         self._policy = policy
         self._slices, self._slice_refusals = _slices(self._keys, policy, infos)
         self._doubtful.update(self._claims)
 
     def replicas(self) -> tuple[Replica, ...]:
-        """Return those that count, by address."""
+        """Return the eligible replicas, in the order of their addresses."""
         self._settle()
         if self._replicas is None:
             winners = self._winners
@@ -86,7 +88,7 @@ class Eligibility:
         return self._replicas
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """Return why each of the others, and each slice, does not, by key."""
+        """Return why each other replica, and each other slice, is not eligible, ordered by key."""
         self._settle()
         found = [*self._refusals.values(), *self._slice_refusals]
         return tuple(sorted(found, key=lambda refusal: refusal.key))
@@ -120,7 +122,7 @@ class Eligibility:
 def _slices(
     keys: Keys, policy: Policy | None, infos: Mapping[str, NodeInfo]
 ) -> tuple[dict[str, IPv4Network], list[Refusal]]:
-    """Return the slices that count, and why others do not (rule 1)."""
+    """Return the eligible slices, and why others are not (rule 1)."""
     slices: dict[str, IPv4Network] = {}
     refusals: list[Refusal] = []
     for node, info in sorted(infos.items()):

@@ -1,10 +1,10 @@
-"""Who signs: a private key and, where there is one, the certificate that names its holder.
+"""Signing: a private key and, where there is one, the certificate that names its holder.
 
 1. Keys are ECDSA P-256; a certificate and a key that do not belong together are refused.
-2. Signatures are ECDSA P-256 with SHA-256, made without randomness (RFC 6979).
+2. Signatures are ECDSA P-256 with SHA-256, deterministic (RFC 6979).
 3. `read` is the only function here that touches a file.
 
-Whom to believe is ``daemon.model.trust``.
+Which certificates are trusted is decided in ``daemon.model.trust``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from netconf.errors import InvalidConfig, IOFailure
 
 
 class SigningKey:
-    """A private key, and the name that goes under what it signs."""
+    """A private key, and the name of the signer in what it signs."""
 
     def __init__(self, name: str, key: ec.EllipticCurvePrivateKey) -> None:
         self.name = name

@@ -1,15 +1,15 @@
-"""The names under which facts travel: the fabric routes by them, the store judges by them.
+"""The keys of records, questions and tokens on the fabric, which routes messages by them.
 
 1. Records: ``noctule/<cluster>/policy`` and ``noctule/<cluster>/node/<id>/`` followed by
    ``info``, ``manifest`` or ``replica/<attachment>``.
-2. A node is asked at ``noctule/<cluster>/ask/<id>``: outside its records, so that no
-   subscription to records ever meets a reply.
-3. Its liveliness token is ``noctule/<cluster>/alive/<id>``; a message put there says that
-   the node will be back at once.
+2. A node is asked at ``noctule/<cluster>/ask/<id>``. That is outside its records, so that
+   subscribers to records get no replies.
+3. Its liveliness token is ``noctule/<cluster>/alive/<id>``. A message that the node puts at this
+   key says that its token will vanish and come back at once.
 4. Every chunk is letters, digits, ``_``, ``.``, ``-``, starting with a letter or digit, so
    no key can hold a wildcard (``*``, ``$``) or zenoh's reserved ``@``, ``?``, ``#``.
-5. The fabric carries records of any part (`is_record`), so that it need not change when a
-   release adds one; the store reads the parts of rule 1 only (`parse`).
+5. The fabric carries records of kinds that this release does not know (`is_record`), so that it
+   need not change when a release adds one. The store reads only the kinds of rule 1 (`parse`).
 """
 
 from __future__ import annotations
@@ -58,27 +58,27 @@ class Keys:
         """The one record of the policy authority."""
 
     def record(self, node: str, *parts: str) -> str:
-        """A record of `node`, e.g. ``record("n1", "replica", "8f…")``."""
+        """Return the key of a record of `node`, e.g. for ``record("n1", "replica", "8f…")``."""
         return "/".join((self.root, "node", node, *parts))
 
     def info(self, node: str) -> str:
-        """Who `node` is and where."""
+        """Return the key of the info of `node`: who and where it is."""
         return self.record(node, "info")
 
     def manifest(self, node: str) -> str:
-        """What `node` has, and what it holds of others."""
+        """Return the key of the manifest of `node`: which records it has."""
         return self.record(node, "manifest")
 
     def replica(self, node: str, attachment: str) -> str:
-        """One container of `node`; `attachment` is its id, 12 hex digits."""
+        """Return the key of one container of `node`; `attachment` is its id, 12 hex digits."""
         return self.record(node, "replica", attachment)
 
     def ask(self, node: str) -> str:
-        """Where `node` answers questions; ``*`` for any."""
+        """Return the key at which `node` answers questions; ``*`` for any node."""
         return f"{self.root}/ask/{node}"
 
     def alive(self, node: str) -> str:
-        """The liveliness token of `node`; ``*`` for any."""
+        """Return the key of the liveliness token of `node`; ``*`` for any node."""
         return f"{self.root}/alive/{node}"
 
     def is_record(self, key: str) -> bool:
@@ -109,8 +109,8 @@ class Keys:
     def parse(self, key: str) -> Key | None:
         """Take a record's `key` apart.
 
-        Returns None for another cluster's key. Raises DecodeFailure for what is no key at
-        all, wildcards (``*``, ``$``, ``?``, ``#``) included.
+        Returns None for another cluster's key. Raises DecodeFailure for text that is not a key,
+        which includes wildcards (``*``, ``$``, ``?``, ``#``).
         """
         parts = key.split("/")
         if any(NAME.fullmatch(part) is None for part in parts):

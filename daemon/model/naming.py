@@ -1,10 +1,11 @@
-"""What may be a name: of a cluster, node or service, and in DNS.
+"""Which names are valid: for clusters, nodes and services, and in DNS.
 
-1. A name of ours is one that CNI, zenoh's keys and an X.509 common name all carry (`NAME`).
-2. A name that DNS is to carry has labels of 1 to `LABEL_MAX` octets between its dots
+1. The name of a cluster, node or service must be valid in CNI, in zenoh's keys and as an X.509
+   common name (`NAME`).
+2. A name that is looked up in DNS has labels of 1 to `LABEL_MAX` octets between its dots
    (RFC 1035 section 2.3.4).
-3. A name that a peer is dialled by, and that a certificate therefore holds, is in addition one
-   whose labels neither begin nor end with a hyphen (RFC 1123 section 2.1).
+3. A name by which a peer is dialled is in its certificate too. So its labels, in addition, neither
+   begin nor end with a hyphen (RFC 1123 section 2.1).
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ LABEL_MAX = 63
 
 
 def carried(name: str) -> bool:
-    """Tell whether DNS can carry a name: no label of it is empty or too long."""
+    """Tell whether a name can be looked up in DNS (rule 2)."""
     return all(0 < len(label) <= LABEL_MAX for label in name.encode().split(b"."))
 
 
 def is_host_name(name: str) -> bool:
-    """Tell whether a peer can be dialled by a name: rule 3."""
+    """Tell whether a peer can be dialled by a name (rule 3)."""
     return carried(name) and all(label[0] != "-" and label[-1] != "-" for label in name.split("."))

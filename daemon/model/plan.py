@@ -1,28 +1,28 @@
-"""From what is known to what each container may see: one pure function.
+"""The plan: from policy and records to the sets of each local container. One pure function.
 
-1. A local attachment counts only if its own record does, with the same service, network and
-   address: what other nodes refuse to believe, this one does not open either. Otherwise, or
-   without a policy, its view is empty: default deny.
-2. Peers are the replicas of services joined to its own by an edge, either way, in the same
-   network and on nodes that are alive; never itself. Replicas of its own service are peers
-   only if an edge joins the service to itself. Health does not matter: an unhealthy replica
-   still dials.
-3. Egress and ingress follow from policy alone, so that a replica that comes or goes changes
-   no grant. Both name the port that the replica listens on, for that is what the packets
-   that reach the filters carry. icmp has port 0; answers are the ruleset's business.
-4. Slots exist for each VIP and port that an edge from its own service allows, over the
-   healthy replicas of that network, but never to itself: a packet that leaves through the
+1. A local attachment gets peers and grants only if its own record is eligible, with the same
+   service, network and address: other nodes refuse it otherwise, so this one keeps it closed too.
+   If not, or without a policy, its view is empty (default deny).
+2. Its peers are the replicas of services that an edge joins to its own, in either direction, in
+   the same network and on nodes that are not lost; never itself. Replicas of its own service are
+   peers only if an edge joins the service to itself. Health does not matter here: an unhealthy
+   replica may still dial.
+3. Egress and ingress follow from policy alone, so that a replica that comes or goes changes no
+   grant. Both name the port that the replica listens on, because the packets at the filters carry
+   that port. icmp has port 0. The ruleset itself lets answers pass.
+4. There are slots for each VIP and port that an edge from its own service allows, over the healthy
+   replicas in its network. They never lead to the client itself: a packet that leaves through the
    filter of eth0 cannot come back in through it.
-5. Slots are shared by all local clients of one (network, service), so that hysteresis has one
-   memory; a sticky client, or one that would dial itself, derives its own from them.
-6. A service without a healthy replica has no slots: its VIP then refuses at once.
-   A replica on a suspect node is a peer like any other, with its keys and grants, so that its
-   connections go on; but it gets no slots, unless nobody else has any weight. Then dialling it
-   is worth a try, and waits as long as TCP repeats its SYN: if the node comes back after a blink
-   the connection is made, where a refusal would have made an outage of the blink.
-7. What did not change since the last plan is the same object again, so that whoever compares
-   looks at what changed only. All clients of one (network, service) have one view, except where
-   a view depends on whose it is: among its own peers, or dialling a sticky service.
+5. All local clients of one (network, service) share its slots, so that the hysteresis remembers one
+   assignment. A sticky client, or one that would dial itself, derives its own from the shared ones.
+6. A service without a healthy replica has no slots, so its VIP refuses connections at once.
+   A replica on a suspect node stays a peer with its keys and grants, so that its connections go on.
+   It gets no slots, unless no other replica has any weight. In that case dialling it waits for as
+   long as TCP repeats its SYN. If the node comes back after a short interruption the connection is
+   made; with a refusal, the interruption would have become an outage.
+7. What did not change since the last plan is the same object again, so that comparing two plans
+   costs only what changed. All clients of one (network, service) share one view, except where the
+   view depends on the client: if it is among its own peers, or dials a sticky service.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ Group: TypeAlias = tuple[str, str]
 
 
 NOBODY = ""
-"""The address of a client that is no replica: no slot leads to it, and it sticks to nothing."""
+"""Stands for a client without an address, for the view that clients share (rule 7): no slot leads
+to it, and it is not sticky."""
 
 
 class Local(Protocol):
-    """What matters here of an attachment of this node (`netconf.attach.attachment`)."""
+    """The fields of an attachment (`netconf.attach.attachment`) that a plan depends on."""
 
     @property
     def id(self) -> str: ...
@@ -61,20 +62,20 @@ class Local(Protocol):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What follows, and what the next plan follows from."""
+    """The result of `plan`, which the next call needs as `previous`."""
 
     views: dict[str, Desired] = {}
     """By attachment id; every local attachment has one."""
     slots: dict[Group, Slots] = {}
     """The slots in use."""
     local: dict[str, Local] = {}
-    """What was planned for, by attachment id."""
+    """The attachments that were planned for, by id."""
     common: dict[Group, Desired] = {}
-    """The view of a client that is nobody in particular (rule 7)."""
+    """The view that the clients of a group share (rule 7)."""
 
 
 NOTHING = Plan()
-"""Before the first plan."""
+"""The `previous` plan of the first one."""
 
 
 def plan(
@@ -107,7 +108,7 @@ def plan(
 
 
 class _Planner:
-    """One run of `plan`: what several attachments share is worked out once."""
+    """One run of `plan`, which works out once what several attachments share."""
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class _Planner:
         before = self.previous
         last = before.views.get(local.id, EMPTY)
         if (
-            last is not EMPTY  # which says nothing of what its group sees
+            last is not EMPTY  # which an attachment has whatever its group's view is
             and before.local.get(local.id) == local
             and before.common.get(group) is common
         ):
@@ -166,7 +167,7 @@ class _Planner:
         return last if last == made else made
 
     def common(self, group: Group, service: Service) -> Desired:
-        """Return the view of a client that is nobody in particular, the last one if it is equal."""
+        """Return the view that the clients of a group share; the last plan's object if equal."""
         if group not in self.commons:
             made = self.view_of(group[0], service)
             last = self.previous.common.get(group)
@@ -211,8 +212,8 @@ class _Planner:
         group = (network, to.name)
         shared = self.shared(group, to)
         if client in shared:
-            # What is left of the shared slots has hysteresis already; only where nothing is
-            # left (``nearest``, and this is the nearest) the weights are asked again.
+            # Weigh the other replicas by the shared slots they have, which hysteresis has settled.
+            # If none has any (``nearest``, and the client itself is nearest), weigh them anew.
             left: dict[str, float] = dict(Counter(a for a in shared if a != client))
             others = [r for r in self.groups[group] if r.address != client]
             weights = left or self.weights(to, others, shared)
@@ -241,7 +242,7 @@ class _Planner:
 
 
 def _peer(replica: Replica, service: int, last: Peer | None) -> Peer:
-    """Return a replica as its peers see it; the `last` one if that is still true (rule 7)."""
+    """Return a replica as a `Peer`; the object of the `last` plan if it is unchanged (rule 7)."""
     if last is not None and last.salts is replica.salts and last.service == service:
         return last
     return Peer(address=replica.address, service=service, salts=replica.salts)

@@ -1,24 +1,25 @@
-"""The policy as every node sees it: ids, VIPs and edges resolved, signed, and versioned.
+"""The policy in the form that is signed: with the ids and VIPs of services, and resolved edges.
 
 1. A service keeps its id and VIP from one policy to the next, whatever the order in the file.
 2. A new service gets the lowest id, and the lowest VIP of the pool, that is neither in use
    nor resting.
-3. The id and VIP of a removed service rest: they come back to a service of that name, and
-   go to another only when more than `RESTING` younger ones rest. So a client that still
-   knows the old VIP, or a node that still has the old policy, never meets another service
-   under it.
+3. The id and VIP of a removed service rest: a later service of the same name gets them back,
+   and another service only when more than `RESTING` services were removed after it. So a client
+   that still knows the old VIP, or a node that still has the old policy, does not reach another
+   service there.
 4. When the pool has no free VIP left, the one that has rested longest is given out.
-5. A ``vip`` in the file wins over everything: another service that had it gets a new one,
-   but in that version no VIP that any service has just left.
+5. A ``vip`` in the file wins over everything: another service that had it gets a new one, and in
+   that version not one that some service has just given up.
 6. A VIP that is no longer in the pool is replaced.
 7. Edges with the same two ends are one edge with all their ports.
 
 A policy of a later release (docs/design.md, "Releases side by side"):
-8. A strategy that is not known here counts as ``link``: it chooses among replicas, it gives no
-   right. A port whose protocol is not known here is dialled by nobody here.
-9. What a later release narrows is not among `services` and `edges` but `guarded`, where a release
-   that does not know the field finds nothing that would open it. This release knows of nothing
-   that a service may require: every guarded service is closed here, and only that.
+8. A strategy that is not known here counts as ``link``, because a strategy only chooses among
+   replicas and gives no right. A port whose protocol is not known here is dialled by nobody here.
+9. A service that a later release restricts in a new way is listed in `guarded`, and neither it nor
+   its edges are in `services` and `edges`. So a release that does not know the restriction opens
+   nothing for it. This release knows none of the features that a service may require, so every
+   guarded service is closed here, and only that service.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from netconf.errors import AddressesExhausted, InvalidConfig
 __all__ = ["RESTING", "Edge", "Policy", "Port", "Rested", "Service", "compile", "parse"]
 
 RESTING = 256
-"""Removed services remembered: about 12 KiB of the record at most, years of removals."""
+"""How many removed services are remembered: at most about 12 KiB of the record, and enough for
+years of removals."""
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,9 +80,9 @@ class Rested(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """A service that is narrowed in a way that not every release knows (rule 9).
+    """A service with a restriction that not every release knows (rule 9).
 
-    Everything else of it, its edges included, is for releases that know what it requires.
+    Its ports and edges are in fields that only releases read which know what it requires.
     """
 
     id: int
@@ -106,7 +108,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, tag="policy", dict=True)
 
     @cached_property
     def closed(self) -> dict[str, str]:
-        """Why each service that only later releases can serve is closed here, by its name."""
+        """By name of each service that only later releases can serve: why it is closed here."""
         return {
             one.name: f"policy requires {', '.join(one.requires) or 'a later release'} for "
             f'"{one.name}", which this release does not know; upgrade noctule on this node'
@@ -243,7 +245,7 @@ def _usable(address: str, pool: IPv4Network) -> bool:
 def _carry_over(
     document: Document, previous: Policy | None, vips: IPv4Network
 ) -> tuple[dict[str, int], dict[str, str], tuple[Rested, ...]]:
-    """Return ids and VIPs that are settled already, and who rests (rules 1, 3, 5, 6)."""
+    """Return the ids and VIPs that services keep, and the services that rest (rules 1, 3, 5, 6)."""
     known: dict[str, Rested] = {}
     if previous is not None:
         known = {rested.name: rested for rested in previous.resting}

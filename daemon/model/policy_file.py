@@ -1,11 +1,11 @@
-"""``policy.yaml``, as the operator wrote it: read, checked, and explained when it is wrong.
+"""Reads and checks ``policy.yaml``, and says what is wrong with it.
 
 1. A document has ``services``, optionally ``allow`` and ``nodes``; unknown keys are errors.
-2. A key written twice is an error: one fact, one place.
+2. A key written twice is an error.
 3. ``target`` is by default the same as ``port``; (protocol, port) is unique in a service.
 4. ``nodes`` of a service, when absent, means that every node may host it.
 5. ``allow`` without ``ports`` means every port that the service ``to`` declares, not icmp.
-6. With a top-level ``nodes``, whoever is not listed there is not a node of the cluster.
+6. With a top-level ``nodes``, a node that is not listed there is not in the cluster.
 7. Every message is ``policy.yaml: <path>: <what is wrong>; <what to do>``.
 """
 
@@ -26,7 +26,7 @@ from netconf.errors import InvalidConfig
 
 FILE = "policy.yaml"
 MAX_WEIGHT = 1_000_000.0
-"""Keeps sums of weights far from the ends of a float; more than anyone can mean."""
+"""Far more than anyone needs, and small enough that sums of weights keep a float's precision."""
 
 PROTOCOLS = ("tcp", "udp")
 STRATEGIES = ("link", "weighted", "nearest")
@@ -72,7 +72,7 @@ class AllowText(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A whole ``policy.yaml`` that is consistent with itself."""
+    """A whole ``policy.yaml``, checked for consistency."""
 
     services: dict[str, ServiceText]
     allow: tuple[AllowText, ...] = ()
@@ -81,7 +81,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class _Top(msgspec.Struct, forbid_unknown_fields=True):
-    """The top level only: below it, `_Field` knows the names that lead to a value."""
+    """The top level only; below it `_Field` reads values, because it can name their path."""
 
     services: dict[Any, Any]
     allow: list[Any] = []
@@ -177,8 +177,8 @@ def _balance(field: _Field, hosts: Sequence[str] | None) -> Balance:
 
 
 def _resolvable(services: Iterable[str]) -> None:
-    """Services are addressed by name, so each name must be one that DNS can carry and tell from
-    the others (RFC 1035 section 2.3.4, RFC 4343)."""
+    """Fail for a name that DNS cannot carry, or cannot tell from another one, because services are
+    looked up by name (RFC 1035 section 2.3.4, RFC 4343)."""
     owners: dict[str, str] = {}
     for name in services:
         if not carried(name):

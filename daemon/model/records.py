@@ -1,4 +1,4 @@
-"""Records: signed statements, each under a key that says who alone may make it.
+"""Records: what nodes and the policy authority publish, each signed and under a key of its own.
 
 1. A key is ``noctule/<cluster>/policy`` or ``noctule/<cluster>/node/<id>/`` followed by
    ``info``, ``manifest`` or ``replica/<attachment>``. Wildcards are never part of a key.
@@ -6,15 +6,16 @@
    pinned authority (`signer` is its CN) or, with Swarm, by the manager whose id `signer` is.
 3. What is signed is a context string, then cluster, key, version, signer and body, each with
    its length in front: no two different records have the same bytes to sign.
-4. All versions of a node's records come from one counter that only grows (`next_version`),
-   so a manifest of version v lists everything of that node that is younger than v.
+4. All versions of a node's records come from one counter that only grows (`next_version`). So a
+   manifest of version v lists all live records of its node whose version is below v.
 5. A withdrawn attachment is a `Withdrawn` under the replica's key with a higher version.
 6. A record is at most `LIMIT` bytes. An unknown field in a body is ignored, so that nodes
-   can be upgraded one by one; the envelope is exactly as below. What comes later has a key of
-   a kind of its own, which is let go here (docs/design.md, "Releases side by side").
-7. A manifest also says which copy its node holds of each record that is nobody's own (today
-   the policy), so that whoever hears it knows who of the two has to ask the other. Release
-   0.1.0 says and reads nothing of that: it learns a policy by publication and by `Sync` only.
+   can be upgraded one by one; the envelope is exactly as below. Records that later releases add
+   have keys of kinds of their own, which this release ignores (docs/design.md, "Releases side by
+   side").
+7. A manifest also says which copy its node holds of each record that does not belong to a node
+   (today only the policy). So a node that receives it knows which of the two has to ask the other.
+   Release 0.1.0 neither writes nor reads that: it gets a policy by publication and `Sync` only.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ LIMIT = MESSAGE_LIMIT - 128
 """Bytes of one encoded record, so that it also fits into a `Confirm` or a `Records`."""
 MAX_VERSION = 2**63 - 1
 REACH_LIMIT = 256
-"""Nodes asked about in one `Reach`: more than fall silent while others are left to ask."""
+"""Nodes that one `Reach` may ask about: more than fall silent while others are left to ask."""
 
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}\Z")]
 AttachmentId = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
@@ -81,9 +82,9 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     mesh_macs: Annotated[tuple[Mac, ...], Meta(max_length=64)] = ()
     """MACs of its mesh interfaces, by which batman-adv's originators are recognised."""
     instance: Annotated[str, Meta(max_length=64)] = ""
-    """Changes with every start of the daemon."""
+    """A random string that changes with every start of the daemon."""
     ula: Annotated[str, Meta(max_length=64)] = ""
-    """The IPv6 network it was told, for others to notice that they were told another."""
+    """Its ``addresses.ula`` (CIDR), so that other nodes notice if theirs differs."""
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True, tag="replica"):
@@ -102,7 +103,7 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True, tag="replica"):
 
 
 class Withdrawn(msgspec.Struct, frozen=True, kw_only=True, tag="withdrawn"):
-    """The replica that this key named is gone."""
+    """The body that takes the place of a `Replica` under its key when the replica is gone."""
 
     attachment: AttachmentId
 
@@ -116,14 +117,14 @@ class Copy(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag="manifest"):
-    """All live records of a node, and what it holds of those that are nobody's own."""
+    """The list of a node's live records, and its copies of those that do not belong to a node."""
 
     versions: dict[str, Version]
     """By key within the node's subtree (``info``, ``replica/<attachment>``): short, so that a
     bridge full of 1,024 replicas fits into one record. Needs no digest: a node gives each of
     its versions to one record only (rule 4)."""
     shared: Annotated[dict[str, Copy], Meta(max_length=16)] = {}
-    """By key below the cluster's root (``policy``). Not said by release 0.1.0."""
+    """By key below the cluster's root (``policy``). Empty from release 0.1.0."""
 
 
 Body: TypeAlias = NodeInfo | Replica | Withdrawn | Manifest | Policy
@@ -162,12 +163,12 @@ def seal(keys: Keys, key: str, version: int, body: Body, signer: SigningKey) -> 
 
 
 def encode(envelope: Envelope) -> bytes:
-    """Return the one encoding of an `envelope`."""
+    """Return the encoding of an `envelope`."""
     return _encoder.encode(envelope)
 
 
 def digest(data: bytes) -> bytes:
-    """Return what tells the encoded record `data` from another one of the same version."""
+    """Return 8 bytes that tell the encoded record `data` from another one of the same version."""
     return hashlib.sha256(data).digest()[:8]
 
 
@@ -182,7 +183,7 @@ def decode(data: bytes) -> Envelope:
 def open_body(key: Key, envelope: Envelope) -> Body:
     """Return the body of an `envelope`, checked against its `key`.
 
-    Raises DecodeFailure when it is not a body, or not the one that the key announces.
+    Raises DecodeFailure if it is not a body, or not of the kind and node that the key names.
     """
     try:
         body = _body_decoder.decode(envelope.body)
@@ -195,14 +196,14 @@ def open_body(key: Key, envelope: Envelope) -> Body:
 
 
 def policy_of(envelope: Envelope) -> Policy:
-    """Return the policy in an `envelope` that somebody else has verified; DecodeFailure."""
+    """Return the policy in an `envelope`, whose signature the caller verifies; DecodeFailure."""
     body = open_body(Key("policy"), envelope)
     assert isinstance(body, Policy)
     return body
 
 
 def _disagreement(key: Key, envelope: Envelope, body: Body) -> str:
-    """Say what is wrong with a `body`; ValueError for addresses that are none."""
+    """Say what is wrong with a `body`, "" if nothing; ValueError for an invalid address."""
     match key.kind, body:
         case "info", NodeInfo():
             IPv4Network(body.slice)
@@ -222,7 +223,7 @@ def _disagreement(key: Key, envelope: Envelope, body: Body) -> str:
 
 
 def policy_problem(policy: Policy, version: int) -> str:
-    """Say why a signed `policy` cannot be used; ValueError for addresses that are none."""
+    """Say why a signed `policy` cannot be used, "" if it can; ValueError for an invalid address."""
     IPv4Network(policy.vips)
     for slice in (policy.nodes or {}).values():
         IPv4Network(slice)
@@ -245,8 +246,8 @@ def policy_problem(policy: Policy, version: int) -> str:
 def next_version(last: int, now_ns: int) -> int:
     """Return the version of a node's next record.
 
-    `last` is the highest that the node has used, 0 for none; `now_ns` the wall clock in
-    nanoseconds, which keeps versions growing even if `last` was forgotten with the state.
+    `last` is the highest version that the node has used, 0 for none. `now_ns` is the wall clock in
+    nanoseconds: with it versions grow even if `last` was lost with the state.
     """
     return max(last + 1, now_ns)
 
@@ -255,23 +256,23 @@ def next_version(last: int, now_ns: int) -> int:
 
 
 class Sync(msgspec.Struct, frozen=True, tag="sync"):
-    """Tell me your own records, the policy and who else there is; answered by `Records`."""
+    """Asks a node for its own records, the policy and other nodes' infos; answered by `Records`."""
 
     node: str = ""
-    """Who asks."""
+    """The node that asks."""
     keys: tuple[str, ...] = ()
-    """Only these, by key below the cluster's root, and the manifest; all if empty. Release 0.1.0
-    ignores it and answers with all."""
+    """Asks for these keys (below the cluster's root) and the manifest only; for all if empty.
+    Release 0.1.0 ignores it and answers with all."""
 
 
 class Confirm(msgspec.Struct, frozen=True, tag="confirm"):
-    """Take this record and tell me whether you did; answered by `Ack`."""
+    """Asks a node to accept a record and to say whether its kernel agrees; answered by `Ack`."""
 
     envelope: bytes
 
 
 class Reach(msgspec.Struct, frozen=True, tag="reach"):
-    """Do you reach these nodes? Answered by `Reached`. Release 0.1.0 answers with an error."""
+    """Asks whether a node reaches others; answered by `Reached`, by 0.1.0 with an error."""
 
     nodes: Annotated[tuple[Name, ...], Meta(max_length=REACH_LIMIT)]
 
@@ -295,7 +296,7 @@ class Reached(msgspec.Struct, frozen=True, tag="reached"):
     """The answer to `Reach`."""
 
     reached: Annotated[dict[Name, bool], Meta(max_length=REACH_LIMIT)]
-    """By node; those of which nothing is known are left out."""
+    """By node, whether it is reached; nodes of which that is not known are left out."""
 
 
 Question: TypeAlias = Sync | Confirm | Reach
@@ -326,7 +327,7 @@ def decode_answer(data: bytes) -> Answer:
 
 
 def parts(envelopes: Iterable[bytes], yours: int = 0) -> list[Records]:
-    """Share `envelopes` out over answers that each fit into one message; at least one."""
+    """Return `envelopes` split into answers that each fit into one message; at least one."""
     answers: list[list[bytes]] = [[]]
     size = 0
     for envelope in envelopes:

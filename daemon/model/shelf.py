@@ -1,11 +1,12 @@
-"""What is held of one node's records, and the share of the store it may fill.
+"""The records of one node in the store, and how much room they may take.
 
 1. A node may fill `RECORDS_MAX` places and `BYTES_MAX` bytes with its replicas, of which
-   `LIVE_MAX` may be live; its info and its manifest are one record each and bounded by the
-   size of a record. So one node that floods fills its own share and nobody else's.
-2. A record that takes the place of another counts with the difference. A withdrawal that is
-   no longer than what it withdraws is always taken: it makes room.
-3. What is refused for want of room is found missing by the next manifest, and asked for.
+   `LIVE_MAX` may be live. Its info and its manifest are one record each, limited by the size of a
+   record. So a node that floods fills its own share of the store and no other's.
+2. A record that replaces another counts with the difference in size. A withdrawal that is no
+   longer than the record it withdraws is always accepted, because it makes room.
+3. A record that is refused because the share is full is found missing by the next manifest, and
+   asked for again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from daemon.model.keys import Key
 from daemon.model.records import Body, Envelope, Replica, Withdrawn
 
 LIVE_MAX = 1_024
-"""Live replicas of one node: the ports of a Linux bridge, a few more than a node can attach."""
+"""Live replicas of one node: as many as a Linux bridge has ports, a few more than a node can
+attach."""
 RECORDS_MAX = 2 * LIVE_MAX
 """Live replicas and withdrawn ones that no manifest has confirmed yet: a full node may replace
 all its containers between two manifests."""
@@ -63,13 +65,13 @@ class Shelf:
         return ""
 
     def put(self, new: Held) -> None:
-        """Hold `new` in the place of what was under its key."""
+        """Hold `new`, in the place of the record that was under its key."""
         self.drop(new.envelope.key)
         self.held[new.envelope.key] = new
         self._count(new, 1)
 
     def drop(self, key: str) -> None:
-        """Hold nothing under `key`; nothing before is fine."""
+        """Remove the record under `key`, if there is one."""
         old = self.held.pop(key, None)
         if old is not None:
             self._count(old, -1)

@@ -1,34 +1,36 @@
-"""What this node believes, merged from records that anyone may have relayed.
+"""The records that this node holds, whoever relayed them.
 
 What is accepted:
 1. Each key has one entitled signer: a node for its own keys, the authority for the policy.
    A record of another signer, of another cluster, malformed, larger than `LIMIT`, or with a
    wrong signature is refused and counted; who relayed it does not matter.
-2. Last version wins. Of two different records of one version the one with the greater body
-   (then signature) bytes wins: arbitrary, but the same everywhere.
-3. A node's info proves itself by the certificate in it. Other records need an accepted info
-   first: until then they are UNKNOWN_SIGNER, and the caller should ask someone for a sync.
-4. A new certificate counts if it chains to the CA and its info is the newer version. What
-   was accepted under the former one stays; the node signs everything anew when it rotates.
-5. A manifest of version v lists all live records of its node that are older than v. So an
-   older replica that it does not list is gone, whether it was here or comes later; withdrawn
-   records are remembered until a manifest says the same. That makes the outcome independent
-   of the order in which records arrive, and a relayed sync answer safe to merge.
-   A record older than the manifest and yet younger than what that lists under its key is from
-   a life that the node has forgotten (its state lost, its clock gone back). It loses against
-   the listed one, and stays only until that has come.
-6. A certificate's dates bound when a record is accepted, not how long it counts: a connection
-   that policy allows does not end because a date passed (fail static), here or on a daemon that
-   restarts. What a node signs once its certificate has ended may only take away (`Withdrawn`,
-   `Manifest`); an info or a replica is refused, and so is a policy that a Swarm manager signs.
-   What `load` reads was accepted in its time, so dates are not asked again.
-7. Whoever subscribed is told of each accepted record that is news, in the order of acceptance.
-   A manifest is news only if something that was here is gone by it: one that confirms what is
-   known, or names what is still missing, changes nothing by itself.
-8. A node fills its own share of the store and no more (``daemon.model.shelf``). What becomes of
-   each node's records is counted by node, once it is clear whose record it claims to be.
+2. The highest version of a record wins. Of two different records of one version the one with the
+   greater body (then signature) bytes wins: an arbitrary choice, but the same on every node.
+3. A node's info is verified with the certificate that it contains. Other records of the node can
+   be verified only once its info is held. Until then their outcome is UNKNOWN_SIGNER, and the
+   caller should send somebody a `Sync`.
+4. A new certificate is accepted if it chains to the CA and its info has a higher version. Records
+   that were accepted under the former one stay; the node signs all of them anew.
+5. A manifest of version v lists all live records of its node with versions below v. So a replica
+   of a lower version that it does not list is gone, whether it is held already or arrives later.
+   Withdrawn records are kept until a manifest no longer lists them. So the result does not depend
+   on the order in which records arrive, and a relayed answer to a `Sync` is safe to merge.
+   If a record's version lies between the one that the manifest lists under its key and the
+   manifest's own, the node has forgotten that record, because its state was lost and its clock
+   went back. Such a record loses against the listed one, and is held only until that arrives.
+6. A certificate's dates limit when a record is accepted, not how long it is held afterwards. A
+   connection that policy allows must not end because a date has passed (fail static), neither on
+   this daemon nor after its restart. A node whose certificate has ended may only take records away
+   (`Withdrawn`, `Manifest`): its infos and replicas are refused, and so is a policy signed by a
+   Swarm manager. `load` does not look at dates, because the records that it reads were accepted
+   when the dates were checked.
+7. Subscribers are told of each accepted record that is news, in the order of acceptance. A
+   manifest is news only if a live replica is dropped because of it. One that confirms what is
+   held, or lists what is still missing, changes nothing by itself.
+8. A node can fill its own share of the store and no more (``daemon.model.shelf``). Refused records
+   are counted by the node whose records they claim to be, if that node's info is held.
 
-Which of the held replicas count is decided by ``daemon.model.eligibility``.
+Which of the held replicas are eligible is decided by ``daemon.model.eligibility``.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class Outcome(StrEnum):
     """The node's share of the store is full."""
     MALFORMED = "malformed"
     UNKNOWN_KIND = "unknown kind"
-    """Of a later release: neither held nor asked for."""
+    """The record is of a kind that a later release added: it is neither held nor asked for."""
 
 
 HARMLESS = (
@@ -90,23 +92,23 @@ HARMLESS = (
     Outcome.UNKNOWN_SIGNER,
     Outcome.UNKNOWN_KIND,
 )
-"""What becomes of records in the course of things; the rest was refused."""
+"""The outcomes that are normal. All others are refusals, which are logged and counted."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The answer to one offered record."""
+    """What the store did with one offered record, and why."""
 
     outcome: Outcome
     key: str = ""
     node: str = ""
-    """Whose record it is; empty for the policy and for what cannot be read."""
+    """The node whose record it is; empty for the policy and for data that cannot be decoded."""
     reason: str = ""
     news: bool = False
-    """Whether what the store says is another now (rule 6)."""
+    """Whether the contents of the store have changed for its readers (rule 7)."""
 
     @property
     def changed(self) -> bool:
-        """Whether the store now holds something else than before."""
+        """Whether the record was accepted, so that the store now holds it."""
         return self.outcome is Outcome.ACCEPTED
 
 
@@ -117,7 +119,7 @@ class Contents(msgspec.Struct, frozen=True, tag="snapshot 1"):
     envelopes: tuple[bytes, ...]
 
     def encode(self) -> bytes:
-        """Return the snapshot that `Store.load` reads; in a worker, since it may be long."""
+        """Return the snapshot that `Store.load` reads. May take long: call it in a worker."""
         return msgspec.msgpack.encode(Contents(self.cluster, tuple(sorted(self.envelopes))))
 
 
@@ -128,12 +130,12 @@ class Store:
         """Raises InvalidConfig for a `cluster` that is not a name."""
         self.keys = Keys(cluster)
         self.counts: Counter[Outcome] = Counter()
-        """Offers by what became of them, for the metrics."""
+        """The number of offered records by outcome, for the metrics."""
         self.refused: dict[str, Counter[Outcome]] = {}
-        """Refusals by node that has proved who it is, then by reason: who is in trouble, or
-        makes it. Where the fabric does not pin names, others may refuse in its name."""
+        """The number of refused records, by node whose info is held, then by outcome. Where the
+        fabric does not pin names, others may have sent them in its name."""
         self.revision = 0
-        """Grows with each news: what was saved at a revision need not be saved again at it."""
+        """Grows with each record that is news: contents saved at this revision are up to date."""
         self._trust = trust
         self._held: dict[str, Held] = {}
         self._shelves: dict[str, Shelf] = {}
@@ -143,15 +145,16 @@ class Store:
         self._listeners: list[Callable[[Verdict], None]] = []
 
     def subscribe(self, listener: Callable[[Verdict], None]) -> None:
-        """Have `listener` called after each record that is news, with what became of it."""
+        """Have `listener` called with the verdict after each record that is news (rule 7)."""
         self._listeners.append(listener)
 
     # --- records in
 
     def offer(self, data: bytes, now: float | None) -> Verdict:
-        """Take an encoded record, or refuse it; `now` in seconds since the epoch.
+        """Accept an encoded record, or refuse it; `now` is in seconds since the epoch.
 
-        With None, no certificate's dates are asked: for what was accepted before (rule 6).
+        With None the dates of certificates are not checked, for records that were accepted before
+        (rule 6).
         """
         verdict = self._judge(data, now)
         self.counts[verdict.outcome] += 1
@@ -164,13 +167,14 @@ class Store:
         return verdict
 
     def sync(self, envelopes: Iterable[bytes], now: float | None) -> list[Verdict]:
-        """Offer all `envelopes` of a sync answer, those that prove identities first."""
+        """Offer all `envelopes` of an answer to a `Sync`, infos first."""
         return [self.offer(data, now) for data in ranked(envelopes)]
 
     def load(self, snapshot: bytes) -> list[Verdict]:
-        """Offer what `dump` wrote, verifying all of it again; DecodeFailure if it cannot be read.
+        """Offer the records of a snapshot that `dump` returned, verifying all of them again.
 
-        What no longer verifies is refused like any other record, dates excepted (rule 6).
+        Records that no longer verify are refused like any other; dates are not checked (rule 6).
+        DecodeFailure if the snapshot cannot be read.
         """
         try:
             content = msgspec.msgpack.decode(snapshot, type=Contents)
@@ -179,9 +183,9 @@ class Store:
         return self.sync(content.envelopes, None)
 
     def rely_on(self, roots: Sequence[x509.Certificate]) -> None:
-        """Judge all that is held by other `roots`, as a restart would (rule 6).
+        """Trust other `roots` from now on, and verify all held records again, as a restart does.
 
-        Whoever no longer leads to a root is forgotten, with all that it signed.
+        A node whose certificate no longer chains to a root is forgotten with all its records.
         """
         if tuple(roots) == self._trust.roots:
             return
@@ -246,7 +250,7 @@ class Store:
         return self._trust.authority is None or signer == self._trust.authority.name
 
     def _outdated(self, key: Key, envelope: Envelope) -> Outcome | None:
-        """Compare with what is here (rules 2 and 5); None when `envelope` would win."""
+        """Compare with the records that are held (rules 2 and 5); None if `envelope` would win."""
         held = self._held.get(envelope.key)
         if held is not None:
             if held.envelope == envelope:
@@ -264,7 +268,7 @@ class Store:
         return envelope.version < held.envelope.version and key.within not in held.body.versions
 
     def _forgotten(self, key: Key, version: int) -> bool:
-        """Tell whether `version` is younger than its node's manifest lists (rule 5)."""
+        """Tell whether `version` lies between the listed one and the manifest's own (rule 5)."""
         held = self._held.get(self.keys.manifest(key.node))
         if held is None or not isinstance(held.body, Manifest):
             return False
@@ -284,7 +288,7 @@ class Store:
         )
 
     def _accept(self, held: Held, signer: Signer) -> bool:
-        """Hold it; tell whether that is news (rule 6)."""
+        """Hold an accepted record; tell whether that is news (rule 7)."""
         key, body = held.envelope.key, held.body
         self._held[key] = held
         self._shelf(held.key.node).put(held)
@@ -304,7 +308,7 @@ class Store:
         return True
 
     def _forget_unlisted(self, node: str) -> bool:
-        """Drop what the manifest of `node` says is gone; tell whether anything was live."""
+        """Drop the records that the manifest of `node` does not list; tell if one was live."""
         gone = [held for held in self._of(node) if self._unlisted(held.key, held.envelope)]
         for held in gone:
             key = held.envelope.key
@@ -319,13 +323,16 @@ class Store:
     # --- records out
 
     def records(self) -> list[bytes]:
-        """Return all records, encoded: the answer to a sync."""
+        """Return all records, encoded, in the order of their keys."""
         return [self._held[key].data for key in sorted(self._held)]
 
     def answer(self, node: str, keys: Iterable[str] = ()) -> list[bytes]:
-        """Return what `node` answers to a sync: its records, the policy, and who else there is;
-        of that only `keys` (as `behind` gives them) if there are any, and its manifest: what
-        was asked for may be gone by now, or another one, and the manifest says so."""
+        """Return the answer of `node` to a `Sync`: its records, the policy, and the other infos.
+
+        If there are `keys` (as `behind` returns them), only the records under those, and the
+        manifest: a record that was asked for may be gone or replaced by now, and the manifest
+        tells the asker.
+        """
         wanted = {f"{self.keys.root}/{key}" for key in keys}
         if wanted:
             wanted.add(self.keys.manifest(node))
@@ -346,7 +353,7 @@ class Store:
         return held.data if held is not None else None
 
     def contents(self) -> Contents:
-        """Return all records at this moment, to be encoded elsewhere."""
+        """Return all records at this moment, to be encoded in a worker."""
         return Contents(self.keys.cluster, tuple(held.data for held in self._held.values()))
 
     def dump(self) -> bytes:
@@ -354,8 +361,7 @@ class Store:
         return self.contents().encode()
 
     def manifest(self, node: str) -> Manifest:
-        """Return what `node` has to say: the live records that it has published here, and what
-        this store holds of those that are nobody's own."""
+        """Return a manifest of `node`, from its live records and the policy that are held here."""
         policy = self._held.get(self.keys.policy)
         return Manifest(
             versions={
@@ -373,8 +379,11 @@ class Store:
         return max((held.envelope.version for held in self._of(node)), default=0)
 
     def behind(self, node: str) -> list[str]:
-        """Return the keys, below the cluster's root, that `node` has newer than this store, as
-        its manifest says: what to ask it for. Kinds of later releases are not asked for."""
+        """Return the keys, below the cluster's root, for which `node` should be asked.
+
+        According to its manifest it has newer records under them than this store. Kinds that only
+        later releases know are left out.
+        """
         held = self._held.get(self.keys.manifest(node))
         if held is None or not isinstance(held.body, Manifest):
             return []
@@ -392,7 +401,7 @@ class Store:
         return sorted(missing)
 
     def _may_win(self, theirs: Copy) -> bool:
-        """Tell whether another node's copy of the policy may be the one that counts (rule 2)."""
+        """Tell whether another node's copy of the policy may win against ours (rule 2)."""
         ours = self._held.get(self.keys.policy)
         if ours is None or theirs.version != ours.envelope.version:
             return ours is None or theirs.version > ours.envelope.version
@@ -407,7 +416,7 @@ class Store:
         shelf = self._shelves.get(node)
         return list(shelf.held.values()) if shelf is not None else []
 
-    # --- what it all says
+    # --- what the records say
 
     def policy(self) -> Policy | None:
         """Return the policy in force."""
@@ -415,20 +424,20 @@ class Store:
         return held.body if held is not None and isinstance(held.body, Policy) else None
 
     def infos(self) -> dict[str, NodeInfo]:
-        """Return the info of every node that has proved who it is, by node id."""
+        """Return the accepted info of each node, by node id."""
         return dict(sorted(self._infos.items()))
 
     def certificates(self) -> dict[str, Dates]:
-        """Return, for every node that has proved who it is, when its certificate is in force."""
+        """Return the dates of the certificate of each node whose info was accepted, by node id."""
         return {node: signer.dates for node, signer in sorted(self._signers.items())}
 
     def replica(self, node: str, attachment: str) -> Replica | None:
-        """Return what `node` says about one attachment, effective or not."""
+        """Return the live record of `node` about one attachment, eligible or not."""
         held = self._held.get(self.keys.replica(node, attachment))
         return held.body if held is not None and isinstance(held.body, Replica) else None
 
     def bodies(self, node: str) -> dict[str, NodeInfo | Replica]:
-        """Return what `node` says of itself and its live replicas, by key, the info first."""
+        """Return the info of `node` and its live replicas, by key, the info first."""
         return {
             held.envelope.key: held.body
             for held in sorted(self._of(node), key=lambda held: held.key.kind)
@@ -436,30 +445,30 @@ class Store:
         }
 
     def held_replicas(self) -> list[Replica]:
-        """Return every live replica that is held, effective or not, by key."""
+        """Return every live replica that is held, eligible or not, in the order of their keys."""
         bodies = (held.body for _, held in sorted(self._held.items()))
         return [body for body in bodies if isinstance(body, Replica)]
 
     def replicas(self) -> tuple[Replica, ...]:
-        """Return the effective replicas, by address."""
+        """Return the eligible replicas, in the order of their addresses."""
         return self._eligibility.replicas()
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """Return why each of the other replicas, and each slice, has no effect."""
+        """Return why each other replica, and each other slice, is not eligible."""
         return self._eligibility.refusals()
 
     def withdrawn(self) -> list[str]:
-        """Return the keys of replicas known to be gone and not yet forgotten."""
+        """Return the keys of withdrawn replicas that are still remembered (rule 5)."""
         return sorted(k for k, held in self._held.items() if isinstance(held.body, Withdrawn))
 
 
 def ranked(envelopes: Iterable[bytes]) -> list[bytes]:
-    """Return `envelopes` in an order in which they can be judged."""
+    """Return `envelopes` with the infos first, which are needed to verify the others."""
     return sorted(envelopes, key=_rank)
 
 
 def _rank(data: bytes) -> bool:
-    """Put infos (False) first, so that what they sign is not refused for want of them."""
+    """Return the sort key of a record for `ranked`: False for an info."""
     try:
         return not decode(data).key.endswith("/info")
     except DecodeFailure:

@@ -1,15 +1,15 @@
-"""Whom to believe: certificates in, yes or no out.
+"""Verifies certificates: which key belongs to which node, and who may sign policy.
 
-1. A node is whoever holds the key of a certificate that chains to the cluster's CA, with
-   CN = node id, an OU of `NODE_UNITS` and an EC P-256 key, within its dates. The OU keeps
-   other certificates of the same CA (the authority's, a person's) from passing for a node.
-2. The chain may pass through intermediate CAs that stand in the same PEM (Swarm sends one
-   while it rotates its root); every issuer is a CA, within its dates and its path length.
-3. The policy authority is the certificate in the pinned file, whoever issued it: the file is
-   what counts, so neither its chain nor its dates do. Replace the file to replace it.
+1. A node is identified by a certificate that chains to the cluster's CA, with CN = node id, an OU
+   of `NODE_UNITS` and an EC P-256 key, within its dates. The OU keeps other certificates of the
+   same CA (the authority's, a person's) from being used as a node's.
+2. The chain may pass through intermediate CAs in the same PEM text (Swarm sends one while it
+   rotates its root). Every issuer must be a CA, within its dates and its path length.
+3. The policy authority is the certificate in the pinned file. Its issuer and its dates are not
+   checked, because the operator chose the file. Replace the file to replace the authority.
 4. Without a pinned authority (``policy: swarm``), a node whose OU is `MANAGER_UNIT` may sign.
-5. The dates of a certificate bound when something may be believed anew, not how long it counts
-   afterwards: see ``daemon.model.store``. So a `Signer` knows when its certificates are in force.
+5. The dates of a certificate limit when a new record is accepted, not how long the record is held
+   afterwards (``daemon.model.store``, rule 6). So a `Signer` carries the dates of its chain.
 6. Times are seconds since the epoch.
 """
 
@@ -35,7 +35,7 @@ NODE_UNIT = "noctule-node"
 NODE_UNITS = frozenset({NODE_UNIT, "swarm-worker", MANAGER_UNIT})
 DAY = 86_400.0
 WARN_BEFORE = 30 * DAY
-"""Seconds before its end from which on people are told of a certificate."""
+"""Seconds before the end of a certificate from which on operators are warned of it."""
 MAX_CHAIN = 4
 """Certificates below the root: Swarm needs two."""
 
@@ -45,17 +45,17 @@ class Untrusted(InvalidConfig):
 
 
 class Dates(msgspec.Struct, frozen=True):
-    """From when until when a certificate, or all of a chain, is in force."""
+    """When a certificate, or all of a chain, is in force; seconds since the epoch."""
 
     since: float = -math.inf
     until: float = math.inf
 
     def hold(self, now: float) -> bool:
-        """Tell whether `now` is within them."""
+        """Tell whether the certificate is in force at the time `now`."""
         return self.since <= now <= self.until
 
     def and_those(self, other: Dates) -> Dates:
-        """Return when both hold."""
+        """Return the dates during which both certificates are in force."""
         return Dates(max(self.since, other.since), min(self.until, other.until))
 
 
@@ -73,7 +73,7 @@ class Signer:
     def __init__(
         self, name: str, unit: str, key: ec.EllipticCurvePublicKey, dates: Dates = ALWAYS
     ) -> None:
-        """`dates` are those of the whole chain; the policy authority's never end."""
+        """`dates` are those of the whole chain; for the policy authority they never end."""
         self.name = name
         self.dates = dates
         self.manager = unit == MANAGER_UNIT
@@ -90,12 +90,12 @@ class Signer:
 
 
 class Trust:
-    """What this node believes in: the cluster's CA, and the policy authority."""
+    """The certificates that this node trusts: the cluster's CAs, and the policy authority's."""
 
     def __init__(
         self, roots: Sequence[x509.Certificate], authority: x509.Certificate | None
     ) -> None:
-        """`authority` None means that Swarm's managers are it."""
+        """With `authority` None, Swarm's managers sign policy. InvalidConfig if it is not P-256."""
         self.roots = tuple(roots)
         self.authority: Signer | None = None
         if authority is not None:
@@ -120,9 +120,10 @@ class Trust:
     def verify_node(
         self, pem: str, node: str, now: float | None, field: str = "certificate"
     ) -> Signer:
-        """Return the signer that `pem` proves `node` to be at `now`, or, with None, at some time.
+        """Return the signer for the certificate in `pem`, if it identifies `node`.
 
-        Raises Untrusted, with `field` in front, when it does not prove it.
+        It must be in force at `now`, in seconds since the epoch; with None, dates are not checked.
+        Raises Untrusted, with `field` in front of its message, if it does not identify `node`.
         """
         try:
             chain = parse_certificates(pem.encode(), field)
@@ -166,9 +167,10 @@ class Trust:
     def _ways(
         self, leaf: x509.Certificate, between: Sequence[x509.Certificate], depth: int
     ) -> Iterator[Dates]:
-        """Yield when `leaf` leads to a root, for each way there is, whatever the time is now.
+        """Yield the dates of each chain from `leaf` to a root, whether in force now or not.
 
-        `depth` CA certificates are below its issuer.
+        `between` are the intermediate CAs that may be used; `depth` is the number of CA
+        certificates below the issuer of `leaf`.
         """
         for root in self.roots:
             if _issued(leaf, root, depth):
