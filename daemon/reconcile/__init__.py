@@ -1,5 +1,6 @@
-"""From the plan to the kernel, and back: planning, programming, auditing.
+"""Makes the kernel agree with the plan: planning, programming and auditing.
 
-What may live here: when to plan, what to change and in which order, and what differs. What may
-not: what the plan is (``daemon.model.plan``), or how the kernel is told (``netconf.program``).
+What may live here: when to plan, what to change and in which order, and finding what differs. What
+may not: what the plan is (``daemon.model.plan``), or how a change is made in the kernel
+(``netconf.program``).
 """

@@ -1,13 +1,14 @@
-"""Reading the kernel back and comparing it with what it was told.
+"""Audits: read the kernel back, compare it with what was programmed, and mend what differs.
 
-1. Each difference is reported in a sentence. Links and tables are set right here, under traffic
-   and as far as they can be without a person (the sentence says so); the next pass mends the rest.
-2. An audit runs beside passes. What one of them is changing just then proves nothing.
-3. A round of the standing audit reads back `AUDIT_AT_ONCE` attachments in turn, and each whose
-   nftables somebody else has changed since (the kernel counts): so a thousand attachments cost
-   little more than fifty.
-4. Once the hold has ended, each container whose ruleset another release made gets today's, and
-   each that was attached before the cluster had an IPv6 network gets its part of it.
+1. Each difference is reported in a sentence. The audit itself sets links and tables right, while
+   traffic passes; where a person is needed the sentence says so. The next pass mends the rest.
+2. An audit runs beside passes. So a difference in an attachment that a pass is changing at the same
+   time is not reported.
+3. A round of the standing audit reads back the next `AUDIT_AT_ONCE` attachments, and each
+   attachment whose nftables somebody else has changed since (the kernel counts changes). So a
+   round over a thousand attachments costs little more than one over fifty.
+4. Once the hold has ended, each container whose ruleset another release made gets the present
+   ruleset, and each that was attached before ``addresses.ula`` was set gets an IPv6 address.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ AUDIT_AT_ONCE = 50
 
 
 class Audit:
-    """Compares what the reconciler believes with what the kernel has."""
+    """Compares what the reconciler has programmed with what the kernel has."""
 
     def __init__(
         self,
@@ -50,8 +51,9 @@ class Audit:
         mend: Callable[[Iterable[Attachment]], list[str]],
         journal: Journal,
     ) -> None:
-        """`net` tells of this node, once its mesh is up. `mend` sets the links of attachments
-        right, in a worker thread, and returns what differed."""
+        """`net` returns what attachments need to know of this node; the mesh must be up. `mend`
+        sets the links of attachments right and returns what differed; it is called in a worker
+        thread."""
         self._registry = registry
         self._reconciler = reconciler
         self._pool = pool
@@ -121,7 +123,7 @@ class Audit:
                     service=attachment.service,
                     was="; ".join(said),
                 )
-                # A set that the old one lacked is to be filled.
+                # The new ruleset may have sets that the old one lacked: the next pass fills them.
                 if programmed is not None and self._reconciler.distrust(attachment.id, programmed):
                     self._reconciler.wake()
 
@@ -129,8 +131,8 @@ class Audit:
             self._journal.warning("outdated", attachment=one)
 
     def outdated(self) -> list[str]:
-        """Say which containers have another IPv6 network than the node, and so keep it; and of
-        which nothing but the file's name can be read, so that only a new one follows policy."""
+        """Return sentences about containers that have another IPv6 network than the node, and about
+        those whose state file cannot be read. Only recreating them mends either."""
         ula = self._net().ula
         opaque = [
             f"{one.id} ({one.address}): its state file cannot be read, so nothing in the container "
@@ -148,7 +150,8 @@ class Audit:
         """Audit the host filter, and the attachments that are `due`."""
         found = await self._pool.run(self._restore_host, list(self._registry.values()))
         for attachment in due:
-            # Before keys and sets are read: a link that was down has lost its neighbours.
+            # Links come first: one that was down has lost its neighbour entries, which are compared
+            # with the keys and sets below.
             found += await self._pool.run(self._mend, [attachment])
             programmed = self._reconciler.programmed(attachment.id)
             if programmed is None:
@@ -170,13 +173,13 @@ class Audit:
         net = self._net()
         if attachment.ula or not net.ula:
             return attachment, self._reconciler.kernel.mend(attachment, net.vips)
-        # Closed before open: the ruleset first.
+        # Change the ruleset before the addresses, so that no address is there without its rules.
         wanted = msgspec.structs.replace(attachment, ula=net.ula)
         said = self._reconciler.kernel.mend(wanted, net.vips)
         return readdress.add_ipv6(net, self._state, attachment.id) or attachment, said
 
     def _disturbed(self, attachments: Iterable[Attachment]) -> list[Attachment]:
-        """Return those whose nftables changed since they were last programmed or read."""
+        """Return the attachments whose nftables changed since last programmed or read back."""
         found = []
         for attachment in attachments:
             try:
@@ -200,7 +203,7 @@ class Audit:
             return [error.message]
 
     def _restore_host(self, attachments: Iterable[Attachment]) -> list[str]:
-        """Mend the host filter, its pairs excepted; say what was wrong."""
+        """Mend the host filter except for its pairs; return sentences about what was wrong."""
         found = ruleset.ensure_host() + host_ports.close_surplus(self._state)
         present = host.ports()
         for attachment in attachments:

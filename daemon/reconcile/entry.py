@@ -1,10 +1,12 @@
-"""What is known of one attachment's sets: wanted, programmed, in trouble; values only.
+"""The reconciler's state of one attachment: what is desired, programmed, or failed. No I/O.
 
-1. `programmed` is what the kernel was last told; None where only the kernel knows.
-2. A change that fails puts its attachment in trouble. It is tried again after `RETRY_FIRST`
-   seconds, then after twice as long each time, up to `RETRY_MOST`; and at once when something
-   else is wanted of it, since that may be a revocation.
-3. Trouble is one attachment's alone: others are changed, and counted as agreeing, without it.
+1. `programmed` is what the kernel was last told; None if that is not known, so that the kernel has
+   to be read back first.
+2. If a change fails, the attachment is in trouble. The change is tried again after `RETRY_FIRST`
+   seconds, then after twice as long each time, up to `RETRY_MOST`. It is tried at once if something
+   else is desired, because that may be a revocation.
+3. An attachment in trouble does not affect others: they are changed, and counted as agreeing,
+   without it.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from netconf.attach.attachment import Attachment
 from netconf.program.desired import EMPTY, Desired
 
 RETRY_FIRST = 1.0
-"""A namespace that is being taken down, or a kernel short of memory, is another one by then."""
+"""Seconds. By then a namespace that was being taken down is gone, and memory may be free again."""
 RETRY_MOST = 60.0
-"""A secret that is missing may stay so for days, and each try is a line in the log; but whoever
-puts it back waits for the next one."""
+"""Seconds. A secret may be missing for days, and each try writes a line to the log; but an operator
+who puts it back has to wait for the next try."""
 
 
 class Entry:
@@ -29,17 +31,17 @@ class Entry:
         self.desired: Desired = EMPTY
         self.programmed = programmed
         self.task: asyncio.Task[None] | None = None
-        """Is bringing `desired` about."""
+        """The task that changes the kernel to `desired`, while it runs."""
         self.failures = 0
-        """In a row."""
+        """The number of changes that failed since the last that succeeded."""
         self.retry_at = 0.0
-        """By the clock of whoever calls `failed` and `due`."""
+        """When to try again, by the clock of the caller of `failed` and `due`."""
         self.error = ""
         self._failed: Desired | None = None
 
     @property
     def agrees(self) -> bool:
-        """Whether the kernel was last told just what is wanted."""
+        """Whether the kernel was last told exactly what is desired."""
         if self.programmed is self.desired:
             return True
         if self.programmed is None or self.programmed != self.desired:
@@ -54,7 +56,7 @@ class Entry:
         return not self.failures or now >= self.retry_at or self.desired is not self._failed
 
     def failed(self, wanted: Desired, error: str, now: float) -> bool:
-        """`wanted` could not be brought about; tell whether that is worth a line in the log."""
+        """Note that the change to `wanted` failed; tell whether that deserves a log line."""
         news = error != self.error or now >= self.retry_at
         pause = min(RETRY_FIRST * 2**self.failures, RETRY_MOST)
         self.failures += 1
@@ -63,7 +65,7 @@ class Entry:
         return news
 
     def done(self, wanted: Desired) -> bool:
-        """`wanted` was brought about; tell whether that ends trouble."""
+        """Note that the change to `wanted` succeeded; tell whether there had been failures."""
         recovered = self.failures > 0
         self.programmed, self.failures, self.error, self._failed = wanted, 0, "", None
         return recovered

@@ -1,9 +1,9 @@
-"""The time after a start in which the kernel stays as the predecessor left it.
+"""The hold: the time after a start in which the kernel stays as the former daemon left it.
 
-A daemon that does not yet know what its predecessor knew must cut nobody off, and one that does
-not yet know what its peers know must open nothing: its policy may be older than theirs. So
-containers that run keep the sets they have, and new ones stay closed, until
-`daemon.cluster.freshness` has nothing to wait for any more.
+A daemon that has just started may not know all records that the former one knew, so it must cut
+nobody off. Its policy may be older than its peers', so it must open nothing either. So running
+containers keep their sets, and new ones stay closed, until `daemon.cluster.freshness` waits for
+nothing any more.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from daemon.reconcile.reconciler import Reconciler
 LOOK_EVERY = 0.1
 """Seconds between looks at whether the hold can end."""
 PROBE_EVERY = 0.5
-"""Seconds between looks at where no daemon listens."""
+"""Seconds between probes for endpoints at which no daemon listens."""
 
 
 class Hold:
-    """Ends the hold of the reconciler."""
+    """Ends the reconciler's hold when it is time."""
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class Hold:
         dialled: Iterable[str],
         absence: Absence | None = None,
     ) -> None:
-        """`dialled` are the other nodes' endpoints in ``fabric.connect``: where what the
-        predecessor knew was lost, whom we dial is all there is to go by."""
+        """`dialled` are the other nodes' endpoints in ``fabric.connect``. If the records on disk
+        were lost, nothing else tells how many other nodes there are."""
         self._store = store
         self._membership = membership
         self._exchange = exchange
@@ -57,7 +57,7 @@ class Hold:
         self._absence = absence or Absence(time.monotonic)
 
     async def run(self) -> None:
-        """End the hold when all nodes that live were heard, or when waiting is enough."""
+        """Wait until all live peers have answered or the time limits are over; end the hold."""
         self._exchange.freshness.begin()
         probing = asyncio.ensure_future(self._probe())
         waited: list[str] = []
@@ -81,13 +81,16 @@ class Hold:
             await asyncio.sleep(PROBE_EVERY)
 
     def _infos(self) -> dict[str, NodeInfo]:
-        """Return the infos of those that are not there yet."""
+        """Return the infos of the members whose tokens are not there yet."""
         infos = self._membership.infos()
         return {n: info for n, info in infos.items() if n not in self._liveness.alive}
 
     def _absent(self) -> set[str]:
-        """Return the names of nodes without a daemon. One whose endpoints are not known may be
-        wherever we dial."""
+        """Return the names of nodes that were found to have no daemon.
+
+        A node whose endpoints are not known may be at any configured endpoint that belongs to no
+        known node. So it counts as absent only if no daemon is at any of those.
+        """
         infos = self._infos()
         nowhere = self._absence.absent(self._unknown())
         nameless = self._membership.expected() - self._membership.infos().keys()
@@ -96,7 +99,7 @@ class Hold:
         return found | (nameless if nowhere else set())
 
     def _unknown(self) -> set[str]:
-        """Return where we dial nodes that have not said who they are."""
+        """Return the configured endpoints that are not in the info of any member."""
         infos = self._membership.infos().values()
         return set(self._dialled) - {e for info in infos for e in info.endpoints}
 
@@ -110,5 +113,5 @@ class Hold:
             absent=self._absent(),
         )
         if policy is None and self._registry and freshness.early():
-            reasons.append("there is no policy")  # all that runs would be closed
+            reasons.append("there is no policy")  # without one, running containers would be closed
         return reasons

@@ -1,10 +1,11 @@
-"""Which pairs of MACs the host filter should hold, and which it holds; values only.
+"""Which pairs of MACs the host filter should hold, and which it holds. No I/O.
 
 1. An attachment needs both pairs, (its MAC, peer's) and (peer's, its MAC), for each of its
-   peers. Where both ends are on this node both need them: a pair goes with its last user.
-2. Only what may differ from the kernel is remembered: what is wanted and not known to be
-   there, and what is there and not known to be wanted. A replica among a thousand that comes
-   or goes thus costs what its own peers cost.
+   peers. If both ends are on this node, both use the same pairs; a pair is removed when its last
+   user no longer needs it.
+2. The differences are kept up to date: the pairs that are wanted but not in the kernel, and those
+   in the kernel that are not wanted. So a replica that comes or goes costs time in proportion to
+   its own peers, not to all pairs.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ class HostPairs:
         self._surplus: set[Pair] = set()
 
     def want(self, attachment: str, own: str, peers: Collection[str]) -> None:
-        """`attachment`, at the address `own`, talks to the replicas at these addresses only.
+        """Set the `peers` (dotted IPv4 addresses) of `attachment`, whose own address is `own`.
 
-        Every pass says so of every attachment: what was said before costs one comparison.
+        Every pass calls this for every attachment; unchanged peers are the same object, and cost
+        one comparison.
         """
         before = self._peers.get(attachment)
         if before is not None and before[1] is peers and before[0] == own:
@@ -51,13 +53,13 @@ class HostPairs:
         self._peers[attachment] = (own, peers)
 
     def forget(self, attachment: str) -> None:
-        """`attachment` is gone; never known is fine."""
+        """Remove all that `attachment` wants; nothing happens if it is not known."""
         own, peers = self._peers.pop(attachment, ("", ()))
         for address in peers:
             self._use(names.mac_of(own), names.mac_of(address), -1)
 
     def known(self) -> set[str]:
-        """Return the attachments that were spoken of."""
+        """Return the ids of the attachments whose peers were set."""
         return set(self._peers)
 
     def _use(self, mac: str, peer: str, users: int) -> None:
@@ -74,7 +76,7 @@ class HostPairs:
                     self._surplus.add(pair)
 
     def found(self, there: Iterable[Pair]) -> frozenset[Pair]:
-        """The kernel was read: it holds just these. Return where that is not what was thought."""
+        """Note that the kernel was read and holds these pairs; return those that are a surprise."""
         before, self._there = self._there, set(there)
         wanted = self._users.keys()
         self._lacking = set(wanted - self._there)
@@ -82,19 +84,19 @@ class HostPairs:
         return frozenset(before ^ self._there)
 
     def holds(self, pair: Pair) -> bool:
-        """Tell whether the kernel is thought to hold `pair`."""
+        """Tell whether the kernel holds `pair`, as far as is known."""
         return pair in self._there
 
     def lacking(self) -> frozenset[Pair]:
-        """Return what is wanted and not there."""
+        """Return the pairs that are wanted and not in the kernel."""
         return frozenset(self._lacking)
 
     def surplus(self, busy: Set[str] = frozenset()) -> frozenset[Pair]:
-        """Return what is there and not wanted, but for the pairs of the MACs in `busy`."""
+        """Return the pairs in the kernel that are not wanted, except those with a MAC in `busy`."""
         return frozenset(pair for pair in self._surplus if busy.isdisjoint(pair))
 
     def changed(self, added: Iterable[Pair], removed: Iterable[Pair]) -> None:
-        """The kernel took these changes."""
+        """Note that these changes were made in the kernel."""
         for pair in added:
             self._there.add(pair)
             self._lacking.discard(pair)

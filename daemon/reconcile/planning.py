@@ -1,4 +1,4 @@
-"""When a plan is made: what it is made from, and what is remembered of it for the next."""
+"""Collects what a plan is made from, and keeps the last plan for the next one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from netconf.program.desired import Desired
 
 
 class Work(msgspec.Struct):
-    """What one pass is to bring about."""
+    """What one pass is to program into the kernel."""
 
     attachments: Mapping[str, Attachment]
     desired: Mapping[str, Desired]
@@ -24,7 +24,7 @@ class Work(msgspec.Struct):
 
 
 class Planner:
-    """Makes plans of what this node knows."""
+    """Makes plans from the store, the registry, liveness and the mesh."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Planner:
         liveness: Liveness,
         quality: Callable[[], Mapping[str, float]],
     ) -> None:
-        """`quality` returns that of the mesh path to each other node, 0 to 1."""
+        """`quality` returns the quality of the mesh path to each other node, 0 to 1."""
         self._node = node
         self._store = store
         self._registry = registry
@@ -45,7 +45,7 @@ class Planner:
         self._last = NOTHING
 
     def plan(self) -> Work:
-        """Plan by what is known now."""
+        """Make a plan from what is known now; it becomes the last plan."""
         policy = self._store.policy()
         attachments = self._opaque() | dict(self._registry)
         self._last = plan(
@@ -67,8 +67,8 @@ class Planner:
     def _opaque(self) -> dict[str, Attachment]:
         """Return the opaque attachments as this node last described them.
 
-        They take part in the plan for the host filter's pairs, without which the frames of a
-        container that nobody took down would be dropped.
+        They take part in the plan only for their pairs in the host filter, without which the frames
+        of a container that still runs would be dropped.
         """
         found = {}
         for opaque in self._registry.opaque.values():

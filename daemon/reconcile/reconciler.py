@@ -1,14 +1,15 @@
-"""From the plan to the kernel: only differences, never a flush.
+"""Programs the plan into the kernel: it changes only what differs and never flushes anything.
 
-1. A pass plans once, and hands each attachment whose desired state differs to a task of its own.
-   It waits for none of them: an attachment that is slow or in trouble (`entry`) keeps nobody
-   else's grant or revocation waiting.
-2. Whatever asks for a pass before one begins gets that one: a burst of records costs one or two.
-3. Grant before use: host pairs are added before the attachments change, and removed once those
-   that used them have changed.
-4. Nothing is changed while `hold` lasts: a daemon that does not yet know what its predecessor
-   knew must cut nobody off, and one whose policy may be older than its peers' must open nothing.
-   After that what the predecessor left is read back and corrected.
+1. A pass makes one plan, and starts a task for each attachment whose desired state differs. It
+   waits for none of these tasks: an attachment that is slow or in trouble (``entry``) must not
+   delay a grant or a revocation of another one.
+2. All requests that come before a pass begins are served by that pass. So a burst of records costs
+   one or two passes.
+3. Host pairs are added before the attachments change that need them, and removed after those have
+   changed that used them.
+4. Nothing is changed during the hold (``hold``): this daemon may not know all that the former one
+   knew, so it must cut nobody off; its policy may be older than its peers', so it must open
+   nothing. After the hold, what the former daemon left is read back and corrected.
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ from netconf.program.desired import EMPTY, Desired
 from netconf.program.programmer import Programmer
 
 PASS_AGAIN = 5.0
-"""Seconds until a pass that failed as a whole, not in one attachment, is made again."""
+"""Seconds after which a pass is repeated that failed as a whole, not for one attachment."""
 
 
 class _Asked(msgspec.Struct):
-    """Somebody waits for a pass."""
+    """A request for a pass whose result somebody waits for."""
 
     answer: asyncio.Future[bool]
     attachment: str | None = None
-    """Only this one matters to whoever asked; None for all."""
+    """The result is about this attachment only; None for all."""
     strict: bool = False
-    """Attachments that were in trouble before count too."""
+    """Whether attachments that were in trouble before count too."""
 
 
 class Reconciler:
-    """Knows what the kernel was last told, and tells it the rest."""
+    """Makes passes, and remembers what each attachment was last programmed with."""
 
     def __init__(
         self,
@@ -66,18 +67,18 @@ class Reconciler:
         self._entries: dict[str, Entry] = {}
         self._pairs = HostPairs()
         self._pairing = asyncio.Lock()
-        """Held while the kernel's pairs change or are read: what is remembered is then true."""
+        """Held while the kernel's pairs are changed or read, so that what is remembered is true."""
         self._asked: list[_Asked] = []
         self._wanted = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._pass_again = 0.0
-        """When a pass that failed as a whole is to be made again."""
+        """When to repeat a pass that failed as a whole, by the clock."""
         self.kernel = Programmer()
         self.hold = True
         self.policy_version = 0
-        """The version that every local set agreed with after the last pass."""
+        """The last version with which the kernel agreed for all attachments after a pass."""
         self.passed: Callable[[], None] = lambda: None
-        """Called whenever what a pass began has ended, in the loop's thread."""
+        """Called in the loop's thread whenever the tasks of a pass have ended."""
 
     # --- attachments come and go (daemon.attachments.registry.Subscriber)
 
@@ -87,31 +88,31 @@ class Reconciler:
         self._entries[attachment.id] = Entry(attachment, EMPTY if fresh else None)
 
     def removed(self, attachment: Attachment) -> None:
-        """Change nothing of `attachment` any more."""
+        """Stop programming `attachment`."""
         self._entries.pop(attachment.id, None)
 
     def changed(self, attachment: Attachment) -> None:
-        """`attachment` has another IPv6 network: read it back, and program it anew."""
+        """Replace an `attachment` whose IPv6 network changed: read it back and program it anew."""
         if (entry := self._entries.get(attachment.id)) is not None:
             entry.attachment, entry.programmed = attachment, None
             self.wake()
 
     async def released(self, attachment_id: str) -> None:
-        """Close the sockets in the attachment's namespace, after a change under way."""
+        """Close the sockets in the attachment's namespace, once a change under way has ended."""
         await self._pool.run(self.kernel.forget, attachment_id)
 
     def adopt_pairs(self, pairs: Iterable[Pair]) -> None:
-        """Take over the host filter's pairs that a predecessor left."""
+        """Take over the host filter's pairs that a former daemon left in the kernel."""
         self._pairs.found(pairs)
 
     # --- passes
 
     def wake(self) -> None:
-        """Have a pass made that knows all that is known now."""
+        """Have a pass made that takes all into account that is known now."""
         self._wanted.set()
 
     def request(self, *, strict: bool = False) -> asyncio.Future[bool]:
-        """Have a pass made; the result tells whether the kernel then agrees with all of it.
+        """Have a pass made; the result tells whether the kernel then agrees with the plan.
 
         Attachments that were in trouble before do not count, unless `strict`.
         """
@@ -124,7 +125,7 @@ class Reconciler:
         return self._ask(asked)
 
     def trouble(self) -> dict[str, str]:
-        """Return what keeps attachments from being programmed, by attachment id."""
+        """Return the last error of each attachment that is in trouble, by attachment id."""
         return {name: entry.error for name, entry in self._entries.items() if entry.failures}
 
     async def run(self) -> None:
@@ -143,7 +144,7 @@ class Reconciler:
                 self._arm()
 
     async def close(self) -> None:
-        """End all that runs; the kernel stays as it is."""
+        """Cancel all tasks; the kernel stays as it is."""
         if self._timer is not None:
             self._timer.cancel()
         await self._tasks.close()
@@ -172,7 +173,7 @@ class Reconciler:
         self._tasks.start("settle", self._settle(work.policy_version, asked, troubled))
 
     async def _settle(self, version: int, asked: list[_Asked], troubled: Iterable[str]) -> None:
-        """Answer whoever asked, when what they asked for has ended; then remove surplus pairs."""
+        """Wait for the tasks of a pass, remove surplus pairs, and answer the requests."""
         entries = list(self._entries.values())
         alone = [one for one in asked if one.attachment is not None]
         together = [one for one in asked if one.attachment is None]
@@ -195,7 +196,7 @@ class Reconciler:
                 self.policy_version = version
             _answer(together, lambda one: not (wrong if one.strict else wrong - old))
         finally:
-            _answer(together, lambda _: False)  # of whom nothing was said above
+            _answer(together, lambda _: False)  # those that an exception left unanswered
         self.passed()
 
     async def _answer_alone(self, asked: _Asked) -> None:
@@ -225,8 +226,8 @@ class Reconciler:
                         lambda: keys.read_key(attachment.key_file),
                     )
                 except UnknownContainer:
-                    entry.done(wanted)  # The collector takes it down; nothing can be programmed.
-                except Exception as error:  # whatever it is, it is this attachment's alone
+                    entry.done(wanted)  # the collector takes it down; nothing can be programmed
+                except Exception as error:  # whatever failed, other attachments must go on
                     self._fail(entry, wanted, error)
                 else:
                     if entry.done(wanted):
@@ -251,7 +252,7 @@ class Reconciler:
         self._arm()
 
     def _arm(self) -> None:
-        """Wake when the next thing is to be tried again; one timer serves them all."""
+        """Set the one timer to the earliest time at which something is to be tried again."""
         now = self._clock()
         times = [entry.retry_at for entry in self._entries.values() if entry.failures]
         due = [when for when in (*times, self._pass_again) if when > now]
@@ -269,7 +270,7 @@ class Reconciler:
     # --- host pairs
 
     async def _remove_pairs(self) -> None:
-        """Forbid what nobody uses, but for the pairs of attachments that are not as desired."""
+        """Remove the pairs that nobody needs, except those of attachments not yet as desired."""
         busy = {entry.attachment.mac for entry in self._entries.values() if not entry.agrees}
         await self._change_pairs(frozenset(), self._pairs.surplus(busy))
 
@@ -286,14 +287,17 @@ class Reconciler:
     # --- what audits ask
 
     def programmed(self, attachment_id: str) -> Desired | None:
-        """Return what the kernel was last told of an attachment, None while that is unknown or
+        """Return what an attachment was last programmed with; None if that is not known or is just
         being changed."""
         entry = self._entries.get(attachment_id)
         return entry.programmed if entry is not None and entry.task is None else None
 
     def distrust(self, attachment_id: str, programmed: Desired) -> bool:
-        """Have the next pass read an attachment back; False if it was changed since it was
-        `programmed` so, which answers the question already."""
+        """Have the next pass read an attachment back, because the kernel differs from `programmed`.
+
+        Returns False if the attachment has been programmed otherwise meanwhile; the difference
+        then proves nothing.
+        """
         entry = self._entries.get(attachment_id)
         if entry is None or entry.task is not None or entry.programmed != programmed:
             return False
@@ -305,7 +309,7 @@ class Reconciler:
         return attachment_id in self._entries
 
     async def compare_pairs(self) -> tuple[frozenset[Pair], frozenset[Pair]]:
-        """Read the host filter's pairs; return those that are missing, and those too many."""
+        """Read the host filter's pairs; return those that are missing, and those in excess."""
         async with self._pairing:
             differing = self._pairs.found(await self._pool.run(host.pairs))
             surplus = frozenset(pair for pair in differing if self._pairs.holds(pair))
