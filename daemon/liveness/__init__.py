@@ -1,5 +1,6 @@
-"""Which other nodes live: what is heard of each, and what follows from it.
+"""Decides which other nodes are alive, suspect or lost.
 
-What may live here: suspicion and loss of nodes, and the probes that tell a dead daemon from a dead
-node. What may not: what is done about it (``daemon.reconcile``).
+What may live here: the states of other nodes and what leads from one to another, and the probes
+that tell a dead daemon from a dead node. What may not: what this node does about a node that is
+suspect or lost (``daemon.reconcile``).
 """

@@ -1,9 +1,9 @@
-"""Where no daemon listens: what a node that has just started need not wait for.
+"""Finds the endpoints at which no daemon listens, so that a starting node need not wait for those.
 
-1. Where a kernel refuses a connection to the fabric's endpoint, no daemon is there now.
-2. Where nothing answers for `SILENT_FOR`, nobody can be reached. Not earlier: this node's own
-   links may still be coming up.
-3. Where a connection is accepted, a daemon is there, though the fabric's link may be yet to come.
+1. If a kernel refuses a connection to a fabric endpoint, no daemon listens there.
+2. If nothing answers at an endpoint for `SILENT_FOR` seconds, it cannot be reached. A shorter
+   silence proves nothing, because this node's own links may still be coming up.
+3. If a connection is accepted, a daemon is there, even if the fabric's link is not up yet.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from daemon.liveness.probe import Addresses, Probe, probe
 
 PROBE_WITHIN = 0.4
-"""Seconds a kernel has to answer a SYN."""
+"""Seconds that a kernel has to answer a SYN."""
 SILENT_FOR = 3.0
-"""Seconds; a link that negotiates and a fabric that dials every half second fit in."""
+"""Seconds: enough for a link to negotiate and for the fabric, which dials twice a second."""
 
 
 class Absence:
-    """What was found at the endpoints that were looked at."""
+    """Probes endpoints, and remembers what was found at each."""
 
     def __init__(
         self,
@@ -36,12 +36,12 @@ class Absence:
         self._silent_since: dict[str, float] = {}
 
     async def look(self, endpoints: Iterable[str]) -> None:
-        """Probe all `endpoints`, side by side."""
+        """Probe all `endpoints` (``tls/HOST:PORT``) at the same time."""
         wanted = tuple(dict.fromkeys(endpoints))
         began = self._clock()
         if self._learning is None or self._learning.done():
             self._learning = asyncio.ensure_future(self._addresses.learn(wanted, began))
-        # Addresses are known at once; a name server has as long as a kernel.
+        # Endpoints that are addresses need no look-up; for names, wait as long as for a kernel.
         await asyncio.wait([self._learning], timeout=PROBE_WITHIN)
         found = await asyncio.gather(*map(self._probe, wanted))
         for endpoint, what in zip(wanted, found, strict=True):
@@ -52,7 +52,7 @@ class Absence:
                 self._silent_since.pop(endpoint, None)
 
     def absent(self, endpoints: Iterable[str]) -> bool:
-        """Tell whether no daemon is at any of `endpoints`; True for none at all."""
+        """Tell whether there is no daemon at any of `endpoints`; True if there are no endpoints."""
         return all(map(self._absent, endpoints))
 
     def _absent(self, endpoint: str) -> bool:
@@ -62,8 +62,8 @@ class Absence:
         return self._found.get(endpoint) is Probe.REFUSED
 
     async def _connect(self, endpoint: str) -> Probe:
-        """Probe all addresses of an endpoint; one that makes no sense, or whose name is not known
-        yet, is silent."""
+        """Probe all addresses of an endpoint. An invalid one, or one whose name has not been looked
+        up yet, counts as silent."""
         found = await asyncio.gather(
             *(probe(address, port, PROBE_WITHIN) for address, port in self._addresses.of(endpoint))
         )

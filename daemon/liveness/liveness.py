@@ -1,15 +1,15 @@
-"""Which nodes live: what is heard of them, brought to `suspicion`, and what follows from it.
+"""Collects signs of life of other nodes, and keeps the sets of alive, suspect and lost nodes.
 
-1. What another node counts as is decided by its `Suspicion` alone. Here is what it hears: the
-   fabric's tokens, probes of the node's kernel, the mesh's originator table, and what other
-   nodes say.
-2. A node without a token is probed until it is lost: without pause while nothing is heard of
-   it, else each `PROBE_EVERY`.
-3. While any node is without a token, the mesh is read; while any is suspect, `WITNESSES` others
-   at a time are asked whether they reach it. Whoever does not understand the question (release
-   0.1.0) is no witness, and not asked again before its token returns.
-4. A round of probes that took much longer than the time it was given does not count: this
-   daemon was not running, and could not have heard an answer.
+1. The state of another node is decided by its `Suspicion` alone. This module passes on to it what
+   is heard of the node: the fabric's tokens, probes of the node's kernel, the mesh's originator
+   table, and what other nodes say.
+2. A node without a token is probed until it is lost: without a pause while nothing is heard of it,
+   otherwise every `PROBE_EVERY` seconds.
+3. While any node has no token, the mesh is read. While any node is suspect, `WITNESSES` other nodes
+   at a time are asked whether they reach it. A node that does not understand the question (release
+   0.1.0) is not asked again until its token has gone and returned.
+4. A round of probes that took much longer than its time limit does not count: this daemon did not
+   run meanwhile, and could not have received an answer.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ from daemon.process.tasks import Tasks
 from netconf.errors import DecodeFailure, NoctuleError
 
 PROBE_WITHIN = 0.4
-"""Seconds a kernel has to answer a SYN, retransmission not included: slow radio included."""
+"""Seconds that a kernel has to answer a SYN: enough for a slow radio link, but not for a
+retransmission."""
 PROBE_EVERY = 1.0
 """Seconds between probes of a node whose daemon is gone and of which something was heard."""
 TARGETS = 16
 """Addresses of one node that are probed at most: as many as an info has endpoints."""
 LOOK_EVERY = 0.25
-"""Seconds between readings of the mesh, and between questions, while somebody is suspect: an
-OGM, once here, should be known well before `FLOWS_AFTER` ends."""
+"""Seconds between readings of the mesh, and between questions, while a node is suspect: an OGM that
+has arrived should be noticed well before `FLOWS_AFTER` ends."""
 ASK_WITHIN = 0.5
-"""Seconds for another node's word; it answers from memory."""
+"""Seconds for another node's answer, which it gives from memory."""
 WITNESSES = 3
-"""Others asked at a time (memberlist's IndirectChecks); the next time the next ones."""
+"""Nodes that are asked at a time (memberlist's IndirectChecks); each time the next ones."""
 NAMES_EVERY = 5.0
 """Seconds between looks for endpoints whose names have not been looked up."""
 
@@ -51,7 +52,7 @@ Ask = Callable[[str, bytes, float], Awaitable[list[bytes]]]
 
 
 class Liveness:
-    """What this node believes about who lives."""
+    """The states of all other nodes, and the probes, readings and questions that decide them."""
 
     def __init__(
         self,
@@ -65,9 +66,9 @@ class Liveness:
         addresses: Addresses | None = None,
         ask_again: Callable[[Iterable[str]], Awaitable[None]] = ask_again,
     ) -> None:
-        """`node` is this one; `changed` is called when a node became suspect or lost, or ceased to
-        be. `mesh` may raise NoctuleError or OSError; without it, or without `ask`, there is one
-        witness less. `ask_again` is called with a suspect's addresses before they are probed."""
+        """`node` is this node's id. `changed` is called when a node becomes suspect or lost, or
+        ceases to be. `mesh` may raise NoctuleError or OSError; without it, or without `ask`, there
+        is one witness less. `ask_again` is called with a suspect's addresses before each probe."""
         self._node = node
         self._store = store
         self._mesh = mesh
@@ -84,11 +85,11 @@ class Liveness:
         self._wanted = asyncio.Event()
         """Set when a token vanished: the mesh is to be read at once."""
         self._mesh_failed = False
-        """Whether the last reading failed: said once, not four times a second."""
+        """Whether the last reading failed, so that only the first failure is logged."""
         self._mute: set[str] = set()
-        """Nodes that answered our question with an error."""
+        """Nodes that answered the question with an error (rule 3)."""
         self._turn = 0
-        """Whom to ask first the next time."""
+        """Which of the other nodes to ask first the next time."""
         self.alive: set[str] = {node}
         """Nodes whose daemon's token is present, this one included."""
         self.suspect: set[str] = set()
@@ -100,7 +101,7 @@ class Liveness:
         started."""
 
     def appeared(self, node: str) -> None:
-        """The token of `node` is there: its daemon runs."""
+        """Note that the token of `node` is there: its daemon runs."""
         self.alive.add(node)
         self._mute.discard(node)
         if probing := self._probing.pop(node, None):
@@ -109,13 +110,13 @@ class Liveness:
         self._follow(node, self._nodes.setdefault(node, Suspicion()).token_back)
 
     def vanished(self, node: str) -> None:
-        """The token of `node` is gone: find out why."""
+        """Note that the token of `node` is gone, and find out whether the node lives."""
         self.alive.discard(node)
         self._journal.warning("peer silent", peer=node)
         self.watch(node)
 
     def watch(self, node: str) -> None:
-        """`node` has no token: find out whether it lives, until its token returns."""
+        """Find out whether `node`, which has no token, lives; until its token returns."""
         if node == self._node or node in self._probing:
             return
         self._follow(node, self._nodes.setdefault(node, Suspicion()).token_gone)
@@ -125,8 +126,10 @@ class Liveness:
             self._listening = self._tasks.start("witnesses", self._listen())
 
     def reached(self, nodes: Iterable[str]) -> dict[str, bool]:
-        """Return whether each of `nodes` can be reached from here, for another one that asks;
-        nodes of which that is not known are left out."""
+        """Return whether each of `nodes` can be reached from here, for another node that asks.
+
+        Nodes of which that is not known are left out.
+        """
         found = {
             node: True if node == self._node else self._nodes[node].reached
             for node in nodes
@@ -135,7 +138,7 @@ class Liveness:
         return {node: reached for node, reached in found.items() if reached is not None}
 
     async def follow_names(self) -> None:
-        """Look up the names in the nodes' endpoints ahead of need; runs until cancelled."""
+        """Keep looking up the names in the nodes' endpoints, for later probes; until cancelled."""
         while True:
             infos = self._store.infos().values()
             endpoints = [endpoint for info in infos for endpoint in info.endpoints]
@@ -143,7 +146,7 @@ class Liveness:
             await asyncio.sleep(NAMES_EVERY)
 
     async def close(self) -> None:
-        """End all that runs."""
+        """Cancel all tasks and timers."""
         await self._tasks.close()
         for timer in self._timers.values():
             timer.cancel()
@@ -162,7 +165,7 @@ class Liveness:
                 self._follow(node, suspicion.silent)
             quiet = suspicion.state is State.SUSPECT or not suspicion.signed
             pause = PROBE_WITHIN if quiet else PROBE_EVERY
-            # Not all endpoints take their time: where there is no way, the kernel says so at once.
+            # Sleep for the rest: if there is no route, the kernel fails a probe at once.
             await asyncio.sleep(max(began + pause - _now(), 0))
 
     async def _answers(self, node: str) -> bool:
@@ -184,7 +187,7 @@ class Liveness:
                 one.cancel()
 
     async def _listen(self) -> None:
-        """Hear the mesh and the other nodes while any node is without a token (rule 3)."""
+        """Read the mesh and ask other nodes while any node has no token (rule 3)."""
         while watched := [node for node in self._probing if node not in self.lost]:
             self._wanted.clear()
             await asyncio.gather(self._read_mesh(watched), self._ask_others())
@@ -240,7 +243,7 @@ class Liveness:
     # --- what follows
 
     def _follow(self, node: str, event: Callable[[float], State]) -> None:
-        """Have `event` happen to the `node` now, and do what its new state asks for."""
+        """Apply `event` to the suspicion of `node` now, and follow its change of state."""
         suspicion = self._nodes[node]
         before, now = suspicion.state, _now()
         after = event(now)
@@ -272,5 +275,5 @@ class Liveness:
 
 
 def _now() -> float:
-    """Return the loop's time: of the monotonic clock, as the mesh's."""
+    """Return the event loop's time, which is of the monotonic clock, as the mesh's times are."""
     return asyncio.get_running_loop().time()

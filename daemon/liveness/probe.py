@@ -1,15 +1,16 @@
-"""Whether a node's kernel lives, and at which addresses to ask it.
+"""Probes of a node's kernel, and the addresses to send them to.
 
 1. A TCP connection to the node's fabric endpoint tells a dead daemon from a dead node, because
    the kernel answers even when the daemon does not (RFC 9293, 3.10.7.1: a reset for a closed
    port). The containers live on in the kernel when only the daemon died.
-2. A probe never waits for a name server. An address is used as it is; a name stands for the
-   addresses that it had when it was looked up last, which is done ahead, and again now and then.
-   A look-up that fails changes nothing, so the loss of a name server costs nobody anything.
-3. Nor does a probe of a suspect wait for the kernel's next question for a link address: see
-   `netconf.netlink.next_hop`. So an answer comes as soon as the link is back.
-4. Looking up runs in threads that do not delay the daemon's exit: without a server, one takes
-   half a minute.
+2. A probe never waits for a name server. For a name it uses the addresses that the last look-up
+   found. Names are looked up ahead of time and again every `LOOK_UP_AGAIN` seconds. A look-up that
+   fails leaves the known addresses as they are, so the loss of a name server changes nothing.
+3. A probe of a suspect node does not wait until the kernel asks for the next hop's link address
+   again, because `netconf.netlink.next_hop` has it ask at once. So an answer comes as soon as the
+   link is back.
+4. Names are looked up in threads that do not delay the daemon's exit: without a name server, a
+   look-up takes half a minute.
 """
 
 from __future__ import annotations
@@ -58,12 +59,15 @@ async def probe(address: str, port: int, timeout: float) -> Probe:
 
 
 async def ask_again(addresses: Iterable[str]) -> None:
-    """Have the next hops towards these IP `addresses` asked for at once where that is open."""
+    """Have the kernel ask at once for the link addresses of the next hops to these IP `addresses`.
+
+    Only where they are unresolved; see `netconf.netlink.next_hop`.
+    """
     await asyncio.to_thread(_ask_again, tuple(addresses))
 
 
 def _ask_again(addresses: Iterable[str]) -> None:
-    # Without it a probe may wait for a second, and is not less true.
+    # If this fails, a probe may take a second longer, but its result is still right.
     with contextlib.suppress(OSError), links.open() as rtnl:
         for address in addresses:
             next_hop.ask_again(rtnl, address)
@@ -72,15 +76,15 @@ def _ask_again(addresses: Iterable[str]) -> None:
 def look_up(name: str) -> tuple[str, ...]:
     """Return the addresses of a host `name`; blocks.
 
-    OSError when there is no answer, ValueError (UnicodeError) for what cannot be a name.
+    OSError if there is no answer, ValueError (UnicodeError) if it is not a valid name.
     """
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    # A scope id ("fe80::1%eth0") is kept: without it the address leads nowhere.
+    # A scope id ("fe80::1%eth0") is kept, because the address cannot be reached without it.
     return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Addresses:
-    """The IP addresses that endpoints stand for, as far as they were looked up."""
+    """The IP addresses of endpoints, as far as their names have been looked up."""
 
     def __init__(self, look_up: Callable[[str], tuple[str, ...]] = look_up) -> None:
         """`look_up` is called in a thread of its own."""
@@ -89,9 +93,9 @@ class Addresses:
         self._due: dict[str, float] = {}
 
     def of(self, endpoint: str) -> list[tuple[str, int]]:
-        """Return the addresses and ports of ``tls/HOST:PORT``, as known; never waits.
+        """Return the known addresses, with port, of ``tls/HOST:PORT``; never waits.
 
-        Empty for an endpoint that makes no sense, and for a name not looked up yet.
+        Empty for an invalid endpoint, and for a name that has not been looked up yet.
         """
         if (parsed := _parse(endpoint)) is None:
             return []
@@ -102,8 +106,8 @@ class Addresses:
     async def learn(self, endpoints: Iterable[str], now: float) -> None:
         """Look up the names in `endpoints` that are due at `now`, in seconds of any clock.
 
-        One after the other: whatever a node says of itself, one thread is busy with it. A name
-        without addresses is due each time.
+        They are looked up one after the other, so that a node that publishes many names keeps only
+        one thread busy. A name without known addresses is due each time.
         """
         hosts = {parsed[0] for endpoint in endpoints if (parsed := _parse(endpoint)) is not None}
         names = {host for host in hosts if not _is_address(host)}
@@ -118,7 +122,7 @@ class Addresses:
 def _parse(endpoint: str) -> tuple[str, int] | None:
     try:
         return parse_endpoint(endpoint)
-    except InvalidConfig:  # what a node says of itself need not make sense
+    except InvalidConfig:  # the endpoint comes from another node's info and may be invalid
         return None
 
 

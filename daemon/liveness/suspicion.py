@@ -1,7 +1,7 @@
-"""When another node counts as suspect, and when as lost: a table, and what leads through it.
+"""The states of another node (alive, headless, suspect, lost) and what leads from one to another.
 
-Pure: time is an argument, in seconds of one monotonic clock. After memberlist's suspicion.go:
-whoever falls silent is suspected first, and others are heard before anything is cut.
+Pure: time is an argument, in seconds of one monotonic clock. As in memberlist's suspicion.go, a
+node that falls silent is suspected first, and other nodes are asked before any connection is cut.
 
 1. Four states, and what each means for the replicas of the node:
 
@@ -14,25 +14,26 @@ whoever falls silent is suspected first, and others are heard before anything is
    LOST      silent here, and a second witness agrees    no     go
    ========  ==========================================  =====  ==================
 
-2. `TABLE` is all there is to the order of states. An event that a state does not list changes
-   nothing; so a lost node comes back with its token only. A kernel that answers again may have
-   been rebooted, and then its replicas are gone.
-3. A sign of life is an answer of its kernel to a probe, or an OGM of it that the mesh received
-   after the token went. A sign is good for a while; when the last one has run out, the node is
-   QUIET. A token that goes is itself the last sign, good for `SLOTS_AFTER`.
+2. `TABLE` holds every transition. An event that a state does not list changes nothing. So a lost
+   node comes back only with its token: if only its kernel answers again it may have been rebooted,
+   and then its replicas are gone.
+3. A sign of life is an answer of the node's kernel to a probe, or an OGM that the mesh received
+   from it after the token went. A sign is valid for a limited time; when the last one has expired,
+   the event is QUIET. The loss of the token counts as a sign too, valid for `SLOTS_AFTER`.
 4. A suspect is CONDEMNED only when all of this holds:
 
    * it has been suspect for `FLOWS_AFTER`, and `SILENT_ROUNDS` rounds of probes in that time
      found nothing. Rounds are counted as well as seconds, because a daemon that was stopped for
-     a while has heard nobody, which says nothing of others;
+     a while has heard nobody, whether the others live or not;
    * no other node says that it reaches the suspect;
    * a second witness agrees: the mesh has not heard of it for `MESH_SILENT`, or another node
      says that it cannot reach it either. What the mesh says here outweighs what others say: an
      OGM is a sign of life by rule 3.
 
-   So one witness alone cuts nothing, whatever it says, and two nodes need no third.
-5. What the mesh or another node said is used for `SAID_LASTS`; a mesh that cannot be read is no
+   So a single witness never makes a node lost. In a cluster of two nodes the mesh is the second
    witness.
+5. A reading of the mesh, or another node's word, is used for `SAID_LASTS` seconds. A mesh that
+   cannot be read does not count as a witness.
 """
 
 from __future__ import annotations
@@ -40,42 +41,42 @@ from __future__ import annotations
 import enum
 
 SLOTS_AFTER = 0.25
-"""Seconds without a sign until no new connection is sent there. With the fabric's lease of 0.5 s,
-its grace and the pass that moves the slots this leaves a dead node no slot after a second; a
-kernel that lives answers a probe in milliseconds, so the end of a daemon moves no slot."""
+"""Seconds without a sign until no new connection is sent to the node. Together with the fabric's
+lease of 0.5 s, its grace and the pass that moves the slots, a dead node has no slot after a second.
+A live kernel answers a probe in milliseconds, so slots do not move when only a daemon ends."""
 
 FLOWS_AFTER = 2.0
-"""Seconds of suspicion until flows and replicas may go. A link that blinks for 2 s is back before:
-suspicion begins 0.4 s or more after the silence, and a probe follows within another 0.4 s of the
-link's return. A dead node's flows are reset 2.8 s after its death, of which 0.8 are spent until
-suspicion begins."""
+"""Seconds of suspicion until flows and replicas may be removed. A link that fails for 2 s is back
+before that: suspicion begins 0.4 s or more after the silence, and a probe is answered within 0.4 s
+of the link's return. A dead node's flows are reset 2.8 s after its death; 0.8 s of these pass
+before suspicion begins."""
 
 SILENT_ROUNDS = 4
 """Of the five rounds of probes that fit into `FLOWS_AFTER`, at 0.4 s each."""
 
 PROBE_VOUCHES = 1.5
-"""Seconds for which an answer is good: the next probe is sent 1 s later and given 0.4 s."""
+"""Seconds for which an answer is valid: the next probe is sent 1 s later and has 0.4 s."""
 
 MESH_VOUCHES = 3.5
-"""Seconds for which an OGM is good. They are sent each second, relayed within `RELAYED`, and two
-in a row may be lost on a poor link: a node whose fabric is filtered keeps its slots by them."""
+"""Seconds for which an OGM is valid. One is sent each second and relayed within `RELAYED`, and two
+in a row may be lost on a poor link. OGMs keep the slots of a node whose fabric port is filtered."""
 
 MESH_SILENT = 2.5
-"""Seconds without an OGM after which the mesh agrees that the node is gone: two at least are
-missing. Alone it proves little, and alone it changes nothing."""
+"""Seconds without an OGM after which the mesh agrees that the node is gone: at least two are
+missing then. That alone proves little, so alone it changes nothing."""
 
 RELAYED = 0.2
-"""Seconds an OGM may take through the mesh: batman-adv collects them for up to 0.1 s at each
-relay (BATADV_MAX_AGGREGATION_MS). One that arrives later than this after the token went was sent
-after it."""
+"""Seconds that an OGM may take through the mesh: batman-adv collects them for up to 0.1 s at each
+relay (BATADV_MAX_AGGREGATION_MS). So an OGM that arrives later than this after the token went was
+sent after it."""
 
 SAID_LASTS = 1.0
-"""Seconds for which a reading of the mesh, or another node's word, counts: several are made in
-that time while somebody is suspect."""
+"""Seconds for which a reading of the mesh, or another node's word, counts. While a node is suspect,
+several are made in that time."""
 
 
 class State(enum.StrEnum):
-    """What another node counts as (rule 1)."""
+    """The state of another node (rule 1)."""
 
     ALIVE = "alive"
     HEADLESS = "headless"
@@ -113,7 +114,11 @@ TABLE: dict[State, dict[Event, State]] = {
 
 
 class Suspicion:
-    """What this node makes of one other node. Each method but `next` returns the new state."""
+    """The state of one other node, as this node sees it.
+
+    `token_back`, `token_gone`, `answered`, `silent`, `mesh`, `told` and `passes` are events: each
+    returns the new state.
+    """
 
     def __init__(self) -> None:
         """Begin with a node whose token is there."""
@@ -130,11 +135,11 @@ class Suspicion:
         self._mesh_read: float | None = None
         self._mesh_heard: float | None = None
         self._told: dict[str, tuple[float, bool]] = {}
-        """By other node: when it said whether it reaches this one, and what."""
+        """By witness: when it last said whether it reaches this node, and what it said."""
 
     @property
     def reached(self) -> bool | None:
-        """Whether the node can be reached from here, for others who ask; None: not known yet."""
+        """Whether the node can be reached from here, for others that ask; None if not known yet."""
         if self.state is State.HEADLESS and not self.signed:
             return None
         return self.state in (State.ALIVE, State.HEADLESS)
@@ -167,14 +172,14 @@ class Suspicion:
         """The mesh was read: it heard of the node last at `heard`; None if it does not know it."""
         self._mesh_read = now
         if heard is not None:
-            # An interface that goes down takes its originators along; what was heard stays true.
+            # An interface that goes down takes its originators out of the table: keep the latest.
             self._mesh_heard = max(heard, self._mesh_heard or heard)
             if heard - self._gone >= RELAYED:
                 return self._sign(heard + MESH_VOUCHES, now)
         return self.passes(now)
 
     def told(self, witness: str, reaches: bool, now: float) -> State:
-        """Another node, `witness`, said whether it reaches this one."""
+        """Another node, the `witness`, said whether it reaches this node."""
         self._told[witness] = (now, reaches)
         return self.passes(now)
 
@@ -187,7 +192,7 @@ class Suspicion:
         return self.state
 
     def next(self) -> float | None:
-        """When `passes` can change something at the earliest, if nothing else is heard."""
+        """Return the earliest time at which `passes` may change the state; None for never."""
         if self.state is State.HEADLESS:
             return self._good_until
         if self.state is State.SUSPECT:
@@ -195,7 +200,7 @@ class Suspicion:
         return None
 
     def witnesses(self, now: float) -> list[str]:
-        """Return who agrees that the node is gone, for the log."""
+        """Return who agrees that the node is gone: the mesh, and names of other nodes."""
         others = sorted(name for name, reaches in self._said(now).items() if not reaches)
         return [*(["the mesh"] if self._mesh_agrees(now) else []), *others]
 
