@@ -1,9 +1,9 @@
-"""What the mesh's changes mean for the links of attachments.
+"""Mends the links of attachments after a change of the mesh, or of the links themselves.
 
-1. A bat0 that was made anew knows no container, and a bridge made anew has no port: each
+1. A bat0 that was made anew knows no container's MAC, and a bridge made anew has no ports. So each
    attachment's links are set right and its MAC is announced again.
-2. A container's link of which the kernel tells that it is down or free is looked at when it
-   has been so for `PATIENCE`: attach and detach pass through such states.
+2. If the kernel reports that a container's link is down, or is no bridge port any more, the link is
+   looked at only after `PATIENCE` seconds, because attach and detach pass through such states.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from netconf.attach.state import State
 from netconf.errors import NoctuleError, UnknownContainer
 
 PATIENCE = 0.5
-"""Seconds; an ADD takes some milliseconds, on a slow machine some tenths."""
+"""Seconds; an ADD takes some milliseconds, on a slow machine some tenths of a second."""
 
 
 class AttachmentLinks:
-    """Sets the links of attachments right; its work is for a worker thread."""
+    """Sets the links of attachments right. Its methods block: call them in a worker thread."""
 
     def __init__(self, node: Callable[[], NodeNet], state: State) -> None:
         """`node` returns what an attachment needs to know of this node now."""
@@ -29,7 +29,7 @@ class AttachmentLinks:
         self._state = state
 
     def mend(self, attachments: Iterable[Attachment]) -> list[str]:
-        """Set right what can be; return what was found, in sentences that name the attachment."""
+        """Set right what can be; return sentences about what was wrong, with the attachment."""
         found = []
         for attachment in attachments:
             try:
@@ -42,6 +42,6 @@ class AttachmentLinks:
         return found
 
     def announce(self, attachments: Iterable[Attachment]) -> None:
-        """Tell the mesh again which containers are here. OSError."""
+        """Announce the MACs of these attachments to the mesh again. OSError if that fails."""
         for attachment in attachments:
             frames.announce(attachment.mac)

@@ -1,12 +1,12 @@
-"""The devices of this node's mesh: brought up once, and kept as they should be.
+"""Brings up the devices of this node's mesh, and keeps them as they should be.
 
-1. At the start what is wrong with the configuration ends the daemon, with a sentence for people.
-   What time may bring is waited for: see ``netconf.mesh.devices``, rule 3. The daemon
-   serves its containers meanwhile, and says what it waits for.
-2. Afterwards each look brings everything up again, which changes only what differs. Nothing
-   that is found then ends the daemon or removes anything; it is said once (``news``).
-3. Whether a bat0 without our mark is ours is known from the state folder: release 0.1.0 set
-   none, and left ``node.json`` there. Both die with a reboot.
+1. At the start an error in the configuration ends the daemon, with a sentence in the log. Links
+   that may appear later are waited for (``netconf.mesh.devices``, rule 3). Meanwhile the daemon
+   serves its containers, and says what it waits for.
+2. After the start, each look brings all devices up again, which changes only what differs. Nothing
+   that it finds ends the daemon or removes a device; the log says it once (``daemon.news``).
+3. A bat0 without our alias is ours if there is a ``node.json`` in the state folder: release 0.1.0
+   wrote that file and set no alias. A reboot removes both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Links:
     """Brings the mesh up; used by one thread at a time."""
 
     def __init__(self, mesh: MeshConfig, ula: str, state: State, journal: Journal) -> None:
-        """`ula` is the IPv6 network of the containers, empty without one."""
+        """`ula` is the containers' IPv6 network in CIDR notation, or empty."""
         self._mesh = mesh
         self._state = state
         self._journal = journal
@@ -35,7 +35,7 @@ class Links:
         self._news = News()
         self._facts: MeshFacts | None = None
         self.trouble: tuple[str, ...] = ()
-        """What is wrong and was not set right at the last look, in sentences."""
+        """Sentences about what the last look found wrong and could not set right."""
 
     @property
     def facts(self) -> MeshFacts:
@@ -45,12 +45,15 @@ class Links:
 
     @property
     def announced(self) -> int:
-        """The most that this node will carry: what its links can, or the MTU it was told."""
+        """The MTU, in bytes, that this node announces: as configured, or what its links carry."""
         told = self._mesh.mtu
         return self.facts.limit if told == "auto" else told
 
     def start(self, least: int | None) -> None:
-        """Bring the mesh up; `least` is the least MTU of the others. NoctuleError."""
+        """Bring the mesh up; blocks. NoctuleError if that fails.
+
+        `least` is the least MTU that other nodes announced, in bytes; None without any.
+        """
         adopt = (self._state.directory / "node.json").exists()
         facts = devices.bring_up(self._mesh, mesh_mtu=least, adopt=adopt)
         mtu.check(facts.mtu, self._floor)
@@ -60,9 +63,10 @@ class Links:
         self._wait(facts)
 
     def look(self, least: int | None) -> tuple[str, ...]:
-        """Set right what is not as it should be; return that, in sentences.
+        """Set right what is not as it should be; return sentences about it. Blocks.
 
-        NoctuleError where the kernel refuses or a device is somebody else's; it is `trouble` then.
+        `least` is as for `start`. NoctuleError if the kernel refuses a change or a device is not
+        ours; `trouble` then says so.
         """
         before = self.facts
         try:
@@ -86,7 +90,7 @@ class Links:
         return facts.mended
 
     def stumble(self, error: str, details: str = "") -> None:
-        """Log what made a look fail; once, while it goes on failing."""
+        """Log why a look failed; the same error is logged again only after a while."""
         for said in self._news.tell(time.monotonic(), [error]):
             self._journal.error("mesh", error=said, details=details)
 
@@ -97,5 +101,5 @@ class Links:
 
 
 def replaced(before: MeshFacts, after: MeshFacts) -> bool:
-    """Tell whether bat0 or the bridge is another device: what was in them is gone."""
+    """Tell whether bat0 or the bridge is a new device, so that its clients or ports are gone."""
     return (before.mesh_index, before.bridge_index) != (after.mesh_index, after.bridge_index)

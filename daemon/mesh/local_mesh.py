@@ -1,12 +1,12 @@
-"""The mesh as this node has it: its devices, its paths, and what follows for its containers.
+"""The mesh on this node: follows its paths and devices, and adapts containers and the node's info.
 
-1. Paths are read every `LOOK_EVERY`: batman-adv's tables send no events.
-2. Devices are looked at when the kernel tells that one of them changed, and every
-   `REPAIR_EVERY` in any case: batman-adv's own flags send no events either, and events may be
-   lost. What differs is set right, so that everything is back within 5 seconds.
-3. What others know of this node (MTU, MAC addresses) is announced anew when it changes.
-4. All nodes derive the same IPv6 addresses only if all were told the same network: one that
-   was told another is named in the log, and in ``status``.
+1. Paths are read every `LOOK_EVERY` seconds, because batman-adv sends no events about its tables.
+2. Devices are looked at when the kernel reports a change of one of them, and every `REPAIR_EVERY`
+   seconds in any case: batman-adv sends no events about its own flags, and events may be lost.
+   What differs is set right, so that everything is back within 5 seconds.
+3. When this node's MTU or the MACs of its mesh links change, its info is published again.
+4. All nodes derive the same IPv6 addresses only if ``addresses.ula`` is the same on all of them. If
+   it differs on a node, the log and ``status`` name that node.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from netconf.netlink.batadv import Originator
 from netconf.netlink.events import LinkEvents
 
 ENDS = (names.host_end(""), names.lower_end(""))
-"""How the names of the containers' links on the node begin."""
+"""The prefixes of the names of the containers' links on the node."""
 
 LOOK_EVERY = 1.0
-"""Seconds; an OGM interval of batman-adv."""
+"""Seconds between readings of the paths: the interval of batman-adv's OGMs."""
 
 REPAIR_EVERY = 3.0
-"""Seconds between looks at the devices that nobody asked for; each takes some milliseconds."""
+"""Seconds between looks at the devices without an event; each takes some milliseconds."""
 
 REPAIR_AFTER = 0.2
-"""Seconds from an event to the look: whoever changes one thing often changes the next."""
+"""Seconds from an event to the look, because one change is often followed by others."""
 
 
 class LocalMesh:
-    """The mesh as this node has it."""
+    """The devices and paths of the mesh on this node."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class LocalMesh:
         changed: Callable[[], None],
         announce: Callable[[], None],
     ) -> None:
-        """`changed` is called when the paths to other nodes became better or worse, `announce`
-        when this node's MTU or MAC addresses are others than it said."""
+        """`changed` is called when the quality of paths to other nodes has changed; `announce` when
+        this node's info must be published again (rule 3)."""
         self._config = config
         self._state = state
         self._pool = pool
@@ -78,17 +78,18 @@ class LocalMesh:
         self._originators: list[Originator] = []
         self._other_ulas: set[tuple[str, str]] = set()
         self._looking = asyncio.Lock()
-        """Held while devices are looked at: the watch and a person may ask at once."""
+        """Held while devices are looked at: `watch` and ``verify`` may do so at the same time."""
         self._disturbed = asyncio.Event()
+        """Set when the kernel reported a change that is to be looked at."""
         self._names = {names.MESH, names.BRIDGE, *(link.name for link in config.mesh.links)}
-        """The devices of which a change is looked at at once."""
+        """The devices whose changes are looked at without waiting for `REPAIR_EVERY`."""
         self._off: set[str] = set()
-        """Attachments of which a link is down or free, as the kernel told: to be looked at."""
+        """Attachments of which the kernel reported a link as down or no bridge port any more."""
         self._news = News()
         self._instance = secrets.token_hex(8)
-        """Tells this run of the daemon from others."""
+        """A random string that tells this run of the daemon from others."""
         self._renew = False
-        """bat0 or the bridge is another device, and does not know the containers yet."""
+        """Whether bat0 or the bridge was made anew and does not know the containers yet."""
 
     # --- what others ask
 
@@ -99,12 +100,12 @@ class LocalMesh:
 
     @property
     def announced(self) -> int:
-        """The most that this node will carry: what its links can, or the MTU it was told."""
+        """The MTU, in bytes, that this node announces: as configured, or what its links carry."""
         return self._links.announced
 
     @property
     def trouble(self) -> tuple[str, ...]:
-        """What is wrong with the mesh now and needs time or a person, in sentences."""
+        """Sentences about what is wrong with the mesh now and was not mended at once."""
         return self._links.trouble
 
     @property
@@ -122,7 +123,7 @@ class LocalMesh:
         )
 
     def info(self, certificate: str) -> NodeInfo:
-        """Return what this node says of itself; `certificate` is its own, PEM."""
+        """Return this node's info; `certificate` is the node's own, PEM."""
         return NodeInfo(
             node=self._config.node,
             certificate=certificate,
@@ -135,7 +136,7 @@ class LocalMesh:
         )
 
     def quality(self) -> dict[str, float]:
-        """Return the quality of the best path to each other node that has one."""
+        """Return the quality, 0 to 1, of the best path to each other node that has one."""
         return paths.quality(self._originators, paths.owners(self._infos()))
 
     def via(self) -> dict[str, str]:
@@ -143,7 +144,7 @@ class LocalMesh:
         return paths.via(self._originators, paths.owners(self._infos()))
 
     async def verify(self) -> list[str]:
-        """Look at the devices now; return what differed, and what is wrong still."""
+        """Look at the devices now; return sentences about what differed or is still wrong."""
         try:
             found = await self._repair()
         except NoctuleError:
@@ -155,12 +156,13 @@ class LocalMesh:
     async def heard(self) -> dict[str, float]:
         """Return when the mesh heard each node last, in seconds of the monotonic clock.
 
-        Reads the table anew. A node that is not in it is left out. NoctuleError or OSError when
-        it cannot be read.
+        Reads the originator table. Nodes that are not in it are left out. NoctuleError or OSError
+        if it cannot be read.
         """
 
         def read() -> tuple[list[Originator], float]:
-            return self._read(), time.monotonic()  # now, since the answer may wait for the loop
+            # Take the time in the worker, because the loop may get the result only later.
+            return self._read(), time.monotonic()
 
         originators, now = await self._pool.run(read)
         return paths.heard(originators, paths.owners(self._infos()), now)
@@ -186,7 +188,7 @@ class LocalMesh:
             events.close()
 
     def _hear(self, events: LinkEvents) -> None:
-        """Take in what the kernel tells."""
+        """Read the kernel's events, and have looked at what they are about."""
         changes = events.read()
         wrong = changes.off | {name for name in changes.free if name[:2] == names.host_end("")}
         if ends := {name[2:] for name in wrong if name[:2] in ENDS}:
@@ -217,7 +219,7 @@ class LocalMesh:
             await self._logged(self._mend_attachments())
 
     async def _logged(self, look: Awaitable[object]) -> None:
-        """Have a look's failure said, and go on."""
+        """Await `look`; log its failure, and go on."""
         try:
             await look
         except NoctuleError as error:
@@ -237,7 +239,7 @@ class LocalMesh:
         if self._config.mesh.mtu == "auto" and least is not None and least < self.up.mtu:
             await self._repair()
         for attachment in list(self._registry.values()):
-            # Also one that was being made meanwhile, or could not be resized the last time.
+            # This includes one that was made while the MTU fell, or could not be resized before.
             if attachment.mtu > self.up.mtu:
                 await self._logged(self._resize(attachment))
 
@@ -247,7 +249,7 @@ class LocalMesh:
             self._registry.update(made)
 
     def _compare_ula(self) -> None:
-        """Log, once, each node that was told another IPv6 network."""
+        """Log once each node whose ``addresses.ula`` differs from ours."""
         ours = self._config.addresses.ula
         told = {(i.node, i.ula) for i in self._infos() if i.ula != ours}
         for node, theirs in sorted(told - self._other_ulas):
@@ -265,8 +267,9 @@ class LocalMesh:
     # --- devices
 
     async def _repair(self) -> list[str]:
-        """Look at the devices, set right what differs, and do what follows; return what differed.
+        """Look at the devices and set right what differs; return sentences about it.
 
+        Also adapts to it what depends on the devices: state, info and containers. Raises
         NoctuleError or OSError.
         """
         async with self._looking:
@@ -288,7 +291,7 @@ class LocalMesh:
             return found
 
     async def _mend_attachments(self) -> None:
-        """Look at the attachments of which the kernel told that a link is down or free."""
+        """Mend the attachments whose links the kernel reported as down or no bridge port."""
         if self._off:
             await asyncio.sleep(PATIENCE)
             off, self._off = self._off, set()

@@ -1,9 +1,10 @@
-"""One MTU for the whole mesh, so that nothing is ever fragmented. Pure.
+"""The MTU of the mesh, which is the same on all nodes, so that nothing is ever fragmented. Pure.
 
 1. It is the least that any known node can carry.
-2. It never rises while a daemon runs: raising it needs every container's consent. A restart
-   takes what is possible then.
-3. A node that announces less than IP needs made a mistake, which must not become everybody's.
+2. It never rises while a daemon runs, because containers keep the MTU that they were given. At a
+   restart the daemon takes what is possible then.
+3. A node that announces less than IP needs has a fault, and is ignored: it must not lower the MTU
+   of all others.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from netconf.mesh.config import MTU_MIN
 
 
 def floor(ula: str) -> int:
-    """Return the bytes that a mesh must carry; `ula` is the IPv6 network, if there is one."""
+    """Return the least bytes that a mesh must carry; `ula` is the IPv6 network (CIDR) or empty."""
     return names.MTU_MIN6 if ula else MTU_MIN
 
 
 def least(infos: Iterable[NodeInfo], node: str, floor: int) -> int | None:
-    """Return the least that the others announced, `node` being this one; None if nobody did."""
+    """Return the least MTU (bytes) that nodes other than `node` announced; None if none did.
+
+    Announcements below `floor` are ignored (rule 3).
+    """
     mtus = (info.mtu for info in infos if info.node != node)
     return min((mtu for mtu in mtus if mtu >= floor), default=None)
 

@@ -1,8 +1,8 @@
-"""How good the paths to other nodes are, and by whom they lead. Pure.
+"""The quality of the paths to other nodes, and their next hops. Pure.
 
-1. Quality is 0–1: TQ/255 for BATMAN_IV, throughput over the best path's for BATMAN_V. It comes
-   from batman-adv's own table, so it says what this node's frames will really meet.
-2. batman-adv knows MAC addresses; whose they are, nodes say of themselves (`NodeInfo.mesh_macs`).
+1. Quality is 0–1: TQ/255 for BATMAN_IV; for BATMAN_V the path's throughput divided by the best
+   path's. It is from batman-adv's own table, which also decides where this node's frames go.
+2. batman-adv's tables hold MAC addresses. `NodeInfo.mesh_macs` tells to which node each belongs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from netconf.netlink.batadv import Originator
 
 
 def owners(infos: Iterable[NodeInfo]) -> dict[str, str]:
-    """Return whose each MAC address on the mesh is."""
+    """Return the node of each MAC address of a mesh link."""
     return {mac: info.node for info in infos for mac in info.mesh_macs}
 
 
 def quality(originators: Iterable[Originator], owner: Mapping[str, str]) -> dict[str, float]:
-    """Return the quality of the best path to each node that has one."""
+    """Return the quality, 0 to 1, of the best path to each node that has one."""
     originators = list(originators)
     best = max((path.throughput or 0 for path in originators), default=0)
     return {
@@ -32,7 +32,7 @@ def quality(originators: Iterable[Originator], owner: Mapping[str, str]) -> dict
 
 
 def via(originators: Iterable[Originator], owner: Mapping[str, str]) -> dict[str, str]:
-    """Return the next hop, as a node, on the best path to each node; "" if nobody says whose."""
+    """Return the node that is the next hop to each node; "" if its MAC is in no node's info."""
     return {
         owner[path.mac]: owner.get(path.neighbour, "")
         for path in originators
@@ -43,7 +43,7 @@ def via(originators: Iterable[Originator], owner: Mapping[str, str]) -> dict[str
 def heard(
     originators: Iterable[Originator], owner: Mapping[str, str], now: float
 ) -> dict[str, float]:
-    """Return when each node that is known was heard last; `now` is when the table was read."""
+    """Return when each node was heard last; `now` is when the table was read, in seconds."""
     found: dict[str, float] = {}
     for path in originators:
         if node := owner.get(path.mac):
