@@ -1,4 +1,4 @@
-"""One daemon per state folder."""
+"""The lock that keeps a second daemon from using the same state folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service manager is told (sd_notify(3))."""
+"""Messages to the service manager (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 
 
 def tell(state: str) -> None:
-    """Say something such as ``READY=1`` to the service manager, if there is one."""
+    """Send a `state` such as ``READY=1`` to the service manager, if there is one."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -18,8 +18,8 @@ def tell(state: str) -> None:
 
 
 def watchdog() -> float | None:
-    """Return after how many seconds of silence the service manager ends this process; None if it
-    does not (sd_watchdog_enabled(3))."""
+    """Return the seconds without ``WATCHDOG=1`` after which the service manager ends this process;
+    None if it does not watch it (sd_watchdog_enabled(3))."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     try:

@@ -1,9 +1,9 @@
-"""Background work: started in one place, seen when it dies, ended together.
+"""Background tasks: started in one place, logged when they fail, and cancelled together.
 
-1. A task that ends with an exception is one error in the log, with its traceback. asyncio by
-   itself says nothing until the task is collected as garbage, and may then say it too late.
-2. A loop that dies of a bug begins again after `LOOP_AGAIN` seconds: often enough to cope, too
-   seldom to flood the log.
+1. A task that ends with an exception is logged as one error, with its traceback. asyncio by itself
+   says nothing until the task is collected as garbage, which may be too late.
+2. A loop that dies of an exception begins again after `LOOP_AGAIN` seconds: soon enough to keep
+   the daemon working, and too rarely to flood the log.
 3. A failing task does not end the others (as asyncio.TaskGroup would): the daemon's parts serve
    different containers and peers, and the kernel goes on in any case.
 4. After `close` nothing runs, and nothing can be started.
@@ -18,10 +18,11 @@ from typing import Any
 from daemon.journal import Journal
 
 LOOP_AGAIN = 1.0
+"""Seconds before a loop that died begins again."""
 
 
 class Tasks:
-    """All tasks of one part of the daemon, or of all of it."""
+    """The background tasks of the daemon, or of one part of it."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -33,9 +34,9 @@ class Tasks:
         return len(self._running)
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` beside everything else; `name` is what the log calls it.
+        """Run `work` in the background; `name` names it in the log.
 
-        Returns the task, which whoever started it may cancel.
+        Returns the task, which the caller may cancel.
         """
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._running.add(task)

@@ -1,9 +1,9 @@
-"""Threads for what blocks: the kernel's locks, the disk.
+"""Pools of threads for calls that block on the kernel or on the disk.
 
 1. Each kind of work has threads of its own, so that none waits for another: a hundred ADDs do not
-   hold up a revocation, an audit of a thousand containers does not hold up an ADD, and a slow
-   disk holds up nothing but saving.
-2. A pool serves its work in the order in which it was handed over.
+   delay a revocation, an audit of a thousand containers does not delay an ADD, and a slow disk
+   delays nothing but saving.
+2. A pool begins its calls in the order in which they were passed to it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Pool:
         self._clock = clock
         self._executor = ThreadPoolExecutor(threads, name)
         self._since: dict[int, float] = {}
-        """When each thread that is in a call began it."""
+        """By thread that is in a call: when the call began."""
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` in a thread and return its result; its exceptions come through."""
@@ -51,7 +51,7 @@ class Pool:
         return len(begun) == self._threads and all(one < since for one in begun)
 
     def close(self) -> None:
-        """Wait for what runs, and drop what waits."""
+        """Wait for the calls that run, and drop those that have not begun."""
         self._executor.shutdown(cancel_futures=True)
 
 
@@ -71,7 +71,7 @@ class Workers:
         """Writing records, policy and names."""
 
     def __iter__(self) -> Iterator[Pool]:
-        """Return the pools, that of the attachments first: closing it, nothing new comes."""
+        """Return the pools. `attach` is first, so that `close` ends ADDs before what they use."""
         return iter((self.attach, self.program, self.audit, self.mesh, self.disk))
 
     def close(self) -> None:
