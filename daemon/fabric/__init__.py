@@ -1,7 +1,8 @@
-"""The fabric: how nodes tell each other facts. The rest of the daemon sees only this page.
+"""The fabric, over which nodes exchange records and questions.
 
-What may live here: the interface, its zenoh adapter, and the small pure parts of that
-adapter. What may not: what a record means (``daemon.model``), or the kernel.
+What may live here: the interface, its zenoh adapter, the small pure parts of that adapter, and
+how it is opened (the identity's files, waiting for an address). What may not: what a record means
+(``daemon.model``), or the kernel.
 """
 
 from daemon.fabric.interface import (

@@ -1,8 +1,8 @@
-"""Several replies to one question, put together again.
+"""Splits an answer into numbered replies, and puts it together again at the asker.
 
 1. Each reply carries (index, total), two 16-bit numbers in network byte order.
-2. An answer without replies is one empty reply with total 0.
-3. An answer counts only when whole: a node that dies half-way through has said nothing.
+2. An answer without replies is sent as one empty reply with total 0.
+3. An incomplete answer is not used at all: the node may have died while it answered.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 _PLACE = struct.Struct("!HH")
 
 MAX_REPLIES = 128
-"""Replies to one question; with `MAX_PAYLOAD` that bounds an answer to 7.7 MB. A full node's own
-records are a tenth of that, the infos of a thousand nodes a third."""
+"""Replies to one question; with `MAX_PAYLOAD` this limits an answer to 7.7 MB. The records of a
+full node are a tenth of that, the infos of a thousand nodes a third."""
 
 
 def split(replies: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
@@ -26,7 +26,7 @@ def split(replies: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 
 class Answer:
-    """The replies that have come so far."""
+    """The replies to one question that have come so far."""
 
     def __init__(self) -> None:
         self._total: int | None = None
@@ -45,9 +45,9 @@ class Answer:
 
     @property
     def whole(self) -> bool:
-        """Tell whether nothing is missing."""
+        """Whether all replies have come."""
         return self._total is not None and len(self._replies) == max(self._total, 1)
 
     def replies(self) -> list[bytes]:
-        """The payloads in order."""
+        """Return the payloads in order; call it when the answer is `whole`."""
         return [self._replies[index] for index in range(self._total or 0)]

@@ -1,10 +1,12 @@
-"""The three PEM files a node shows itself with, checked before anything depends on them.
+"""Reads and checks the three PEM files of a node's identity: CA, certificate and key.
 
-1. They belong together: the key is the certificate's, the certificate is this node's, and it
-   leads to one of the CAs. Files that are being replaced one by one fail this until all are there.
-2. A certificate that is not in force yet is refused: peers would refuse it. One that has ended
-   is not: peers refuse it too, and a daemon that runs can say so and follow its renewal.
-3. zenoh reads the files itself, but only as it opens a session, when the old one is already gone.
+1. They must belong together: the key is the certificate's, the certificate is this node's, and it
+   chains to one of the CAs. Files that are replaced one by one fail this check until all are there.
+2. A session is not opened with a certificate that is not in force yet, because peers would refuse
+   it. Peers refuse one that has ended too, but that is not an error here: the daemon can only say
+   so and wait for a renewal if it runs.
+3. The files are checked before a session is replaced. zenoh reads them itself, but only while it
+   opens the new session, when the old one is already closed.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ FIELD = "fabric.identity"
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What is in the files."""
+    """The contents of the files."""
 
     ca: bytes
     certificate: bytes
@@ -57,7 +59,10 @@ class Credential:
 
 
 def judge(contents: Contents, node: str) -> Credential:
-    """Return what `contents` say about `node`, whatever the time is; InvalidConfig (rule 1)."""
+    """Return the credential in `contents`, which must be of `node`; InvalidConfig (rule 1).
+
+    Its dates are not checked.
+    """
     identity = Identity.parse(contents.certificate, contents.key, FIELD)
     if identity.name != node:
         raise InvalidConfig(
@@ -72,8 +77,8 @@ def judge(contents: Contents, node: str) -> Credential:
 def fingerprint(settings: Settings, known: bytes = b"") -> bytes:
     """Return a digest of the files' contents; InvalidConfig if a session cannot be opened on them.
 
-    Contents whose digest is `known` are not checked again: it is asked after every record, and
-    OpenSSL takes a hundred times as long as reading.
+    Contents whose digest is `known` are not checked again: this is called after every change of
+    records, and OpenSSL's checks take a hundred times as long as reading the files.
     """
     contents = Contents.read(settings.ca, settings.certificate, settings.key)
     found = contents.digest

@@ -1,12 +1,12 @@
-"""From zenoh's threads into the loop's: in order, woken once per burst, bounded, and fair.
+"""Passes calls from zenoh's threads to the event loop: in order, bounded, and fair to each peer.
 
-1. `put` may be called from any thread and never blocks.
-2. Each source has a queue of its own, first in, first out; the queues are served in turn. So
-   what one peer says reaches the loop in order, and does not wait for what another floods.
-3. At most `limit` items wait, because a peer that floods must not grow this process. When there
-   is no room, the newest of the longest queue gives way (longest queue drop, RFC 7567, 4.1):
-   whoever floods loses what it floods with. Each loss is counted. What must not be lost passes
-   ``bounded=False`` and has a queue that nothing is dropped from.
+1. `put` may be called from any thread and never blocks. The loop is woken once for many calls.
+2. Each source has a queue of its own, first in, first out, and the queues are served in turn. So
+   messages of one peer reach the loop in order, and do not wait for another peer that floods.
+3. At most `limit` items wait, because a peer that floods must not grow this process. If there is
+   no room, the newest item of the longest queue is dropped (longest queue drop, RFC 7567, 4.1), so
+   that a peer that floods loses its own messages. Each loss is counted. An item that must not be
+   lost is put with ``bounded=False``, into a queue from which nothing is dropped.
 4. After `close` nothing is delivered.
 """
 
@@ -18,7 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 INBOX_LIMIT = 4096
-"""Messages; all records of 64 nodes with 50 replicas each fit in."""
+"""Messages; enough for all records of 64 nodes with 50 replicas each."""
 
 BURST = 256
 """Messages handled before the loop may do something else."""
@@ -36,15 +36,15 @@ class Inbox:
         dropped: Call = lambda: None,
     ) -> None:
         """Deliver into `loop`; keep at most `limit` calls waiting. `dropped` is called for each
-        that gave way, in the thread of whoever put the one that took its place."""
+        dropped call, in the thread whose `put` found no room."""
         self._loop = loop
         self._limit = limit
         self._dropped = dropped
         self._lock = threading.Lock()
-        """Held for some microseconds: two threads may put while the loop takes."""
+        """Guards the queues, which zenoh's threads and the loop change; held for microseconds."""
         self._urgent: deque[Call] = deque()
         self._queues: OrderedDict[str, deque[tuple[Call, Call | None]]] = OrderedDict()
-        """By source, whose turn is next first; each item with what ends it if it is dropped."""
+        """By source, in the order of turns: calls, each with the one to make if it is dropped."""
         self._waiting = 0
         self._woken = False
         self._closed = False
@@ -52,8 +52,7 @@ class Inbox:
     def put(
         self, call: Call, source: str = "", *, bounded: bool = True, instead: Call | None = None
     ) -> None:
-        """Have `call` made in the loop's thread, or `instead`, in some thread, if it has to give
-        way to others."""
+        """Have `call` made in the loop's thread; if it is dropped, `instead` in some thread."""
         lost: Call | None = None
         with self._lock:
             if self._closed:
@@ -75,7 +74,7 @@ class Inbox:
             self._wake()
 
     def close(self) -> None:
-        """Drop what waits and deliver nothing more."""
+        """Drop all calls that wait, and deliver none any more."""
         with self._lock:
             self._closed = True
             self._urgent.clear()
@@ -83,7 +82,7 @@ class Inbox:
             self._waiting = 0
 
     def _give_way(self) -> Call | None:
-        """Take the newest of the longest queue back; return what ends it."""
+        """Drop the newest item of the longest queue; return the call to make instead of it."""
         source = max(self._queues, key=lambda name: len(self._queues[name]))
         queue = self._queues[source]
         _, instead = queue.pop()

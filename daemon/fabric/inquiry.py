@@ -1,7 +1,7 @@
-"""One question under way: replies come in zenoh's threads, the answer in the loop's.
+"""One question that waits for its answer: replies come in zenoh's threads, the answer in the loop.
 
-1. The answer is settled once: when it is whole, or when zenoh says that no more will come.
-2. A reply that does not fit makes the answer incomplete, never wrong.
+1. The answer is settled once: when it is whole, or when zenoh says that no more replies come.
+2. A reply that does not fit the others is left out, so the answer stays incomplete and fails.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from daemon.fabric.interface import MAX_PAYLOAD, FabricError
 
 
 class Inquiry:
-    """The replies of one node; `answer` is awaited in the loop."""
+    """Collects the replies of one node; `answer` is awaited in the loop."""
 
     def __init__(self, node: str, loop: asyncio.AbstractEventLoop) -> None:
         self.node = node
@@ -29,7 +29,7 @@ class Inquiry:
         self._refusal = ""
 
     def reply(self, reply: Any) -> None:
-        """Take one reply; all of them are known to be of one node by access control."""
+        """Take one reply. Access control lets only the node that was asked send replies."""
         with self._lock:
             try:
                 sample = reply.ok
@@ -49,7 +49,7 @@ class Inquiry:
         self._finish(lambda: self.answer.set_result(result))
 
     def end(self) -> None:
-        """No more replies will come."""
+        """Note that no more replies come: fail the answer with FabricError unless it is whole."""
         self.ended = True
         reason = self._refusal or "it is not connected, or went away meanwhile"
         error = FabricError(f"no answer from {self.node}: {reason}")

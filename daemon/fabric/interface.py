@@ -1,17 +1,18 @@
-"""What the daemon asks of a fabric, and what it hears from one.
+"""The interface of a fabric: what the daemon may call, and the callbacks it gets.
 
 1. Every callback runs in the asyncio loop's thread, one at a time.
-2. ``publish`` never blocks and never promises: a record may be lost. Whoever hears that a
-   node is alive asks it for what was missed (``ask``).
-3. ``on_record`` may repeat, reorder or lose; versions and signatures are the caller's.
-   Its key is always a plain record key of this cluster: no wildcard, no foreign tree.
+2. ``publish`` never blocks and guarantees nothing: a record may be lost. A node that learns that
+   another one is alive asks it for what was missed (``ask``).
+3. Records may reach ``on_record`` twice, in another order, or not at all. The listener checks
+   versions and signatures. The key is always a plain record key of this cluster, without wildcards.
 4. ``on_alive`` is called once per change, first for every node already present, never for
    the node itself. After ``on_alive(n, True)`` that node can be asked.
-   ``on_returned`` is called for a node that stays alive though the link to it was replaced.
+   ``on_returned`` is called for a node that stayed alive although the link to it was replaced.
 5. ``ask`` returns all replies of one node, whole and in order, or raises.
-6. A fabric that reopens its session (new endpoints, nodes or certificates) keeps quiet
-   about nodes that come back within the settling time, but for ``on_returned``; so do theirs.
-7. ``close`` always returns, may be repeated, and calls nobody back afterwards.
+6. When a fabric reopens its session (for new endpoints, nodes or certificates), it calls
+   ``on_returned`` and not ``on_alive`` for the nodes that come back within the settling time; and
+   so do the fabrics of those nodes.
+7. ``close`` always returns, may be repeated, and there are no callbacks afterwards.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from daemon.model.keys import check_name
 from netconf.errors import InvalidConfig, TryAgain
 
 MAX_PAYLOAD = 60_000
-"""Bytes of one record, question or reply: with its headers below the 65,536 bytes to which
-a receiver puts fragments together (a TLS link's batch has 49,152)."""
+"""Bytes of one record, question or reply. With its headers it stays below the 65,536 bytes up to
+which a receiver joins fragments (one batch on a TLS link has 49,152)."""
 
 LEASE_MS = 500
-"""Milliseconds of silence after which a peer is gone. 300 raised false alarms at 5 % loss,
-500 none at 15 %."""
+"""Milliseconds of silence after which a peer counts as gone. In a trial 300 raised false alarms at
+5 % loss, 500 none at 15 %."""
 
 
 class FabricError(TryAgain):
-    """The fabric could not do it now; the message names the node and the reason."""
+    """The fabric could not do what was asked now; the message names the node and the reason."""
 
 
 class NotOpenError(FabricError):
@@ -62,7 +63,7 @@ class Counters(msgspec.Struct):
     reopened: int = 0
     """Sessions opened after the first."""
     splits: int = 0
-    """How many of them to mend a link that carried nothing (see ``split``)."""
+    """How many of them replaced a link that carried nothing (see ``link_repair``)."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,11 +85,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     """File of its PEM private key."""
     nodes: frozenset[str] | None = None
-    """The common names that may speak at all, each only for itself; None: any certificate
-    of the authority may speak for any node of the cluster (records are signed anyway)."""
+    """The common names that may send messages, each only for itself. With None any certificate of
+    the CA may send messages in the name of any node of the cluster (records are signed anyway)."""
     verify_names: bool = True
     """Whether the dialled address must be in the peer's certificate. Off only for Swarm's
-    certificates, which hold no address; then `nodes` is what keeps strangers mute."""
+    certificates, which hold no address; then `nodes` keeps strangers from sending anything."""
     lease_ms: int = LEASE_MS
     """Milliseconds of silence after which a peer counts as gone."""
 
@@ -104,7 +105,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listener(Protocol):
-    """Who hears what the fabric brings."""
+    """The callbacks of a fabric."""
 
     def on_record(self, key: str, value: bytes) -> None:
         """A record was published under the full `key` by someone else."""
@@ -113,12 +114,12 @@ class Listener(Protocol):
         """`node` appeared, or its token vanished (daemon, node or network: use a probe)."""
 
     def on_returned(self, node: str) -> None:
-        """`node` was out of reach for a moment, shorter than a death: what was published
-        meanwhile, on either side, may be lost."""
+        """`node` was out of reach, but too shortly to count as gone: what was published meanwhile,
+        on either side, may be lost."""
 
     async def on_ask(self, question: bytes) -> list[bytes]:
-        """Answer another node's `question`; each reply at most `MAX_PAYLOAD` bytes. Whoever
-        asked hears the message of a NoctuleError."""
+        """Answer another node's `question`; each reply at most `MAX_PAYLOAD` bytes. The message of
+        a NoctuleError is sent to the asker."""
 
 
 class Fabric(Protocol):
@@ -132,7 +133,10 @@ class Fabric(Protocol):
         """Join. FabricError if listening fails, InvalidConfig if the identity is unusable."""
 
     def publish(self, key: str, value: bytes) -> None:
-        """Tell everyone, from the loop's thread; FabricError only for a wrong key or size."""
+        """Send a record to all nodes; call it in the loop's thread.
+
+        FabricError only for a wrong key or size.
+        """
 
     async def ask(self, node: str, question: bytes, timeout: float) -> list[bytes]:
         """Ask `node`, within `timeout` seconds; FabricTimeoutError, or FabricError if it is not
@@ -143,7 +147,7 @@ class Fabric(Protocol):
         had changed and the session was reopened. InvalidConfig leaves the old one open."""
 
     async def close(self) -> None:
-        """Leave."""
+        """Leave the fabric (rule 7)."""
 
 
 def parse_endpoint(endpoint: str, *, field: str = "endpoint") -> tuple[str, int]:

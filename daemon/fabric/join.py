@@ -1,9 +1,9 @@
-"""Joining the fabric when its address comes late.
+"""Opens the fabric at the start, and waits if its address is not there yet.
 
-1. Where the address of ``fabric.listen`` is not this node's yet, or something else holds the
-   port, the daemon waits and says so; it does not end. Its containers are served meanwhile with
-   what it knows from disk.
-2. An identity that cannot be used is a mistake that no time mends: InvalidConfig at once.
+1. If the address of ``fabric.listen`` is not this node's yet, or another process has the port, the
+   daemon tries again and says so in the log; it does not end. Meanwhile its containers are served
+   with the records from disk.
+2. If the identity cannot be used, trying again would not help: InvalidConfig is raised at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ AGAIN = 1.0
 """Seconds between two attempts; one costs some milliseconds."""
 
 JOIN_FOR = 5.0
-"""Seconds that a start waits for the fabric before it goes on without; usually milliseconds."""
+"""Seconds that a start waits for the fabric before it goes on without it; usually it takes
+milliseconds."""
 
 
 async def join(
@@ -34,7 +35,7 @@ async def join(
     within: float = JOIN_FOR,
     again: float = AGAIN,
 ) -> None:
-    """Open `fabric`; if that cannot be `within` some seconds, go on trying in the background.
+    """Open `fabric`, trying every `again` seconds; after `within` seconds, in the background.
 
     `joined` is called once it is open. InvalidConfig if the identity is unusable.
     """

@@ -1,14 +1,14 @@
-"""Links without tokens: the sign of a session that zenoh has split. Pure; time is given.
+"""Detects links that carry nothing, so that the session is reopened. Pure; time is an argument.
 
-zenoh 1.10 (its issue 2806): when two nodes dial each other and only one lets its lease run
-out, the other adds the new link to the session it still has and never declares its token,
-subscriptions and queryable again. Such a link carries nothing towards us, for ever. The
-side that let go sees a linked peer that is not alive; reopening its own session, which
-closes properly, makes the other begin anew.
+This works around a fault of zenoh 1.10 (its issue 2806). If two nodes dial each other and the lease
+expires on one of them only, the other adds the new link to the session that it still has, and never
+declares its token, subscriptions and queryable again. Such a link carries nothing towards the first
+node, for ever. That node sees a peer that is linked but has no token. If it reopens its own
+session, which closes the old one properly, the other node begins anew.
 
-1. A peer that is linked but not alive for `PATIENCE` is split from us.
-2. Reopening for one peer is tried less and less often, because it drops the links to all others,
-   and a peer that merely declares no token must not keep us busy (``damping``).
+1. A peer that has been linked without being alive for `PATIENCE` seconds is split from us.
+2. The session is reopened for one peer less and less often (``damping``), because that drops the
+   links to all others, and a peer that just declares no token must not keep us busy.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ PAUSE_LIMIT = 300.0
 """Seconds at most between two reopenings for one peer."""
 
 HALF_LIFE = 300.0
-"""Seconds. Who is split every two minutes, on a poor link, is mended without delay each time; who
-shows and hides its token all the time costs the others one reopening in a minute and a half."""
+"""Seconds. A peer that is split every two minutes, on a poor link, is mended without delay each
+time. One that shows and hides its token all the time causes one reopening in 90 seconds."""
 
 
 class LinkRepair:
-    """Tells when to reopen the session."""
+    """Decides when to reopen the session."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
         self._damping = Damping(PAUSE, PAUSE_LIMIT, HALF_LIFE)
 
     def look(self, linked: frozenset[str], alive: frozenset[str], now: float) -> frozenset[str]:
-        """Return the peers to reopen for; empty if there is nothing to do now."""
+        """Return the peers for which to reopen the session now; empty for none."""
         self._since = {node: self._since.get(node, now) for node in linked - alive}
         split = frozenset(
             node

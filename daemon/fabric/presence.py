@@ -1,11 +1,14 @@
-"""Who is there: liveliness tokens in, changes out, each exactly once. Pure; time is given.
+"""Decides from liveliness tokens which nodes are alive, and reports each change once.
 
-1. A token that appears makes its node alive at once.
-2. A token that vanishes makes its node dead only when it has not come back within a grace:
-   `LOSS_GRACE` as a rule, `RETURN_GRACE` when the node had said that it will be back.
-3. When our own session reopens, all we knew is in doubt for `RETURN_GRACE`: a node that has
-   not shown its token by then is dead.
-4. A node that was in doubt and shows its token has returned: what it said meanwhile is lost.
+Pure; time is an argument.
+
+1. A node is alive as soon as its token appears.
+2. If its token vanishes, a node is dead only when the token has not come back within a grace:
+   `RETURN_GRACE` if the node had announced that it will be back at once, `LOSS_GRACE` otherwise.
+3. When our own session is replaced, all nodes are in doubt for `RETURN_GRACE` seconds: a node
+   whose token has not appeared by then is dead.
+4. A node that was in doubt and whose token appears again has returned: messages that it published
+   meanwhile may be lost.
 """
 
 from __future__ import annotations
@@ -13,26 +16,26 @@ from __future__ import annotations
 from enum import Enum
 
 LOSS_GRACE = 0.05
-"""Seconds. Two nodes that dial each other at the same moment may close one link for the
-other; a token comes back within milliseconds then. Short against the lease of 0.5 s."""
+"""Seconds. Two nodes that dial each other at the same moment may close one of the two links; the
+token then comes back within milliseconds. Short against the lease of 0.5 s."""
 
 RETURN_GRACE = 1.5
-"""Seconds. A session reopens in 10 ms, but a dial that fails is repeated after 0.1 to 0.5 s;
-two such repeats and a TLS handshake on a busy machine fit in."""
+"""Seconds. A session reopens in 10 ms, but a dial that fails is repeated after 0.1 to 0.5 s. This
+is enough for two such repeats and a TLS handshake on a busy machine."""
 
 PROMISE = 5.0
-"""Seconds for which a node's word that it will be back is believed."""
+"""Seconds for which a node's announcement that it will be back at once is valid."""
 
 
 class Appearance(Enum):
-    """What a token says that was just seen."""
+    """What the appearance of a token means."""
 
     NEWS = "news"
-    """The node was not there before."""
+    """The node was not alive before."""
     RETURNED = "returned"
-    """It was there, and then in doubt."""
+    """The node was alive, and then in doubt."""
     KNOWN = "known"
-    """Nothing, or it is our own."""
+    """The node was alive and not in doubt, or it is our own."""
 
 
 class Presence:
@@ -51,7 +54,7 @@ class Presence:
         return frozenset(self._alive)
 
     def appeared(self, node: str) -> Appearance:
-        """A token was seen; return what that says."""
+        """Note that the token of `node` appeared; return what that means."""
         if node == self._own:
             return Appearance.KNOWN
         doubted = self._doubts.pop(node, None) is not None
@@ -61,20 +64,20 @@ class Presence:
         return Appearance.NEWS
 
     def promised(self, node: str, now: float) -> None:
-        """`node` said that its token will vanish and come back at once."""
+        """Note that `node` announced that its token will vanish and come back at once."""
         if node in self._alive:
             self._promises[node] = now + PROMISE
             if node in self._doubts:
                 self._doubts[node] = now + RETURN_GRACE
 
     def vanished(self, node: str, now: float) -> None:
-        """A token went; `due` will tell whether the node did."""
+        """Note that a token vanished; `due` tells later whether the node is dead."""
         if node in self._alive:
             promised = self._promises.pop(node, 0.0) >= now
             self._doubts.setdefault(node, now + (RETURN_GRACE if promised else LOSS_GRACE))
 
     def reopened(self, now: float) -> None:
-        """Our own session was replaced: everyone has to show up again."""
+        """Note that our own session was replaced: all tokens have to appear again (rule 3)."""
         self._promises.clear()
         self._doubts = dict.fromkeys(self._alive, now + RETURN_GRACE)
 
@@ -86,14 +89,14 @@ class Presence:
         return gone
 
     def due(self, now: float) -> list[str]:
-        """Return the nodes that are now known to be dead."""
+        """Return the nodes whose grace is over at `now`; they are dead."""
         gone = sorted(node for node, when in self._doubts.items() if when <= now)
         for node in gone:
             self._forget(node)
         return gone
 
     def next(self) -> float | None:
-        """When `due` has to be asked next."""
+        """Return when `due` has to be called next; None if no node is in doubt."""
         return min(self._doubts.values(), default=None)
 
     def _forget(self, node: str) -> None:

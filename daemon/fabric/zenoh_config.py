@@ -1,15 +1,15 @@
-"""The zenoh 1.10 session configuration of one node, with the reason of each choice. Pure.
+"""The zenoh 1.10 session configuration of one node, with the reason for each choice. Pure.
 
-1. Peers over mutual TLS only, to and from explicit endpoints: no multicast, no gossip. Every
-   node is given all endpoints anyway, since peers relay nothing and links found by gossip
-   are not dialled again after a partition; without gossip no peer can make us dial an
-   address of its choice.
+1. Peers over mutual TLS only, to and from explicit endpoints: no multicast, no gossip. Every node
+   is configured with all endpoints anyway, because peers relay nothing, and links that were found
+   by gossip are not dialled again after a partition. And without gossip no peer can make us dial
+   an address of its choice.
 2. Access control denies by default. With a list of nodes, each common name may put only
    under ``node/<cn>/**`` and ``alive/<cn>``, hold only the token ``alive/<cn>`` and answer
    only at ``ask/<cn>``; all may put ``policy``, which its authority signs. A common name
-   that is not listed hears nothing and is not heard.
-3. The same is checked where we send, so that a wrong peer does not even receive.
-4. Nobody deletes: withdrawals are records.
+   that is not listed can neither send nor receive anything.
+3. The same rules hold for what we send, so that a peer that is not listed does not even receive it.
+4. ``delete`` is allowed to nobody, because a withdrawal is a record.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ RETRY_MS = (100, 500)
 """First and longest pause before a failed dial is repeated."""
 
 MAX_LINKS = 2
-"""Links per peer that it may dial. Never 1: only above 1 must a further link prove that it
-belongs to the same session; with 1, any node of the cluster can add its link to another
-node's session by naming its zenoh id, and then speaks with that node's rights."""
+"""Links that one peer may have. It must not be 1: only with more than 1 does zenoh check that a
+further link belongs to the same session. With 1, any node of the cluster can add its link to
+another node's session by giving its zenoh id, and then has that node's rights."""
 
 MAX_MESSAGE = 65_536
-"""Bytes of a reassembled message; the default of 1 GiB invites exhaustion."""
+"""Bytes of a reassembled message; with the default of 1 GiB a peer could exhaust our memory."""
 
 ALL_MESSAGES = (
     "put",
@@ -46,7 +46,7 @@ ALL_MESSAGES = (
     "liveliness_query",
     "declare_liveliness_subscriber",
 )
-"""All message kinds that access control knows, but ``delete``."""
+"""All message kinds that access control knows, except ``delete``."""
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Subject(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whom a rule is about (``access_control.subjects``)."""
+    """The peers that rules apply to (``access_control.subjects``)."""
 
     id: str
     cert_common_names: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
@@ -68,7 +68,7 @@ class Subject(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """Which rules hold for which subjects (``access_control.policies``)."""
+    """Which rules apply to which subjects (``access_control.policies``)."""
 
     rules: tuple[str, ...]
     subjects: tuple[str, ...]
@@ -94,7 +94,7 @@ def access_control(settings: Settings) -> AccessControl:
             subjects=(Subject("anyone", link_protocols=("tls",)),),
             policies=(Grant(("cluster",), ("anyone",)),),
         )
-    # Nobody else may speak under our own name, so it is left out.
+    # No other node may send messages in our own name, so there are no rules for it.
     others = sorted(settings.nodes - {settings.node})
     listens = tuple(_listens(keys, "in", "ingress", settings.node))
     sends = (*_listens(keys, "out", "egress", "*"), *_speaks(keys, "out", "egress", settings.node))
@@ -110,7 +110,7 @@ def access_control(settings: Settings) -> AccessControl:
 
 
 def _speaks(keys: Keys, name: str, flow: str, node: str) -> Iterable[Rule]:
-    """What `node` may say in direction `flow`."""
+    """Yield the rules for what `node` may publish and answer, in direction `flow`."""
     told = (f"{keys.record(node)}/**", keys.alive(node), keys.policy)
     yield Rule(f"{name}-put", ("put",), (flow,), told)
     yield Rule(f"{name}-answer", ("declare_queryable", "reply"), (flow,), (keys.ask(node),))
@@ -118,7 +118,8 @@ def _speaks(keys: Keys, name: str, flow: str, node: str) -> Iterable[Rule]:
 
 
 def _listens(keys: Keys, name: str, flow: str, asked: str) -> Iterable[Rule]:
-    """What anyone listed may want to hear in direction `flow`, asking node `asked`."""
+    """Yield the rules for what any listed node may subscribe to in direction `flow`, and for
+    questions to the node `asked` (``*`` for any)."""
     heard = (f"{keys.root}/node/**", keys.alive("*"), keys.policy)
     yield Rule(f"{name}-subscribe", ("declare_subscriber",), (flow,), heard)
     yield Rule(f"{name}-ask", ("query",), (flow,), (keys.ask(asked),))
@@ -155,7 +156,7 @@ def session_config(settings: Settings) -> str:
                     "period_increase_factor": 2,
                 },
             },
-            # Records missed at the start are asked for: waiting would only delay the daemon.
+            # Do not wait for peers: records missed at the start are asked for anyway.
             "open": {"return_conditions": {"connect_scouted": False, "declares": False}},
             "scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": False}},
             "access_control": msgspec.to_builtins(access_control(settings)),

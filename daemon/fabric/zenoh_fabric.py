@@ -1,10 +1,10 @@
 """The fabric over zenoh: one session at a time, replaced when what it was opened with changes.
 
-1. zenoh calls back in its own threads; everything crosses into the loop through the inbox.
-2. A callback belongs to one session (its generation); after the session is replaced, what
-   it still says is ignored.
-3. A node says that it will be back before it replaces its session; see ``presence``.
-4. A link that carries no token is mended by replacing the session; see ``split``.
+1. zenoh calls back in its own threads; every callback passes through the inbox into the loop.
+2. Each callback carries the number of its session (the generation). Callbacks of a session that
+   has been replaced are ignored.
+3. Before a node replaces its session it announces that it will be back at once; see ``presence``.
+4. If a link carries no token, the session is replaced; see ``link_repair``.
 """
 
 from __future__ import annotations
@@ -42,26 +42,28 @@ from netconf.errors import NoctuleError
 log = logging.getLogger(__name__)
 
 ANSWERS_AT_ONCE = 8
-"""Answers sent at the same time: each holds a thread."""
+"""Answers that are sent at the same time; each needs a thread."""
 
 ANSWERS_WAITING = 256
-"""Questions that are being answered; more are dropped, and whoever asked tries again."""
+"""Questions that may be in work at the same time; further ones are dropped, and the asker tries
+again."""
 
 QUESTIONS = "?"
-"""The source of all questions in the inbox, no node's name: zenoh does not tell who asks."""
+"""The inbox's source of all questions. It is no node's name, because zenoh does not tell who
+asks."""
 
 RETRY = 2.0
 """Seconds before a session that could not be reopened is tried again."""
 
 GOODBYE = b"back at once"
-"""What a node puts at its liveliness key before it reopens its session."""
+"""The payload that a node puts at its liveliness key before it reopens its session."""
 
 
 class ZenohFabric:
     """`daemon.fabric.Fabric` over a zenoh peer session."""
 
     def __init__(self, settings: Settings) -> None:
-        """`settings` say where and as whom; nothing happens before `open`."""
+        """`settings` say where and as whom to join. There is no I/O before `open`."""
         self._settings = settings
         self._keys = Keys(settings.cluster)
         self._counters = Counters()
@@ -82,7 +84,7 @@ class ZenohFabric:
         return self._counters
 
     async def open(self, listener: Listener) -> None:
-        """Join the fabric."""
+        """Join the fabric; see `Fabric.open` for the errors."""
         async with self._changing:
             if self._opened:
                 raise FabricError("the fabric is open already")
@@ -95,7 +97,7 @@ class ZenohFabric:
             self._watch = self._loop.create_task(self._watch_links())
 
     def publish(self, key: str, value: bytes) -> None:
-        """Tell everyone; dropped where a link is congested or nobody is connected."""
+        """Send a record to all nodes; it is dropped where a link is congested or missing."""
         if not self._keys.is_record(key):
             raise FabricError(f"key {key!r} is not a record's key under {self._keys.root}")
         if len(value) > MAX_PAYLOAD:
@@ -115,7 +117,7 @@ class ZenohFabric:
             raise FabricError(f"cannot ask {node}: the fabric is not open")
         inquiry = Inquiry(node, asyncio.get_running_loop())
         cancel = zenoh.CancellationToken()
-        # zenoh's own limit comes after ours, and only cleans up.
+        # zenoh's own time limit ends after ours, and only frees what the query holds.
         get = functools.partial(
             session.get, key, question, timeout + 1.0, inquiry.reply, inquiry.end, cancel
         )
@@ -130,7 +132,7 @@ class ZenohFabric:
         finally:
             inquiry.answer.cancel()
             if not inquiry.ended:
-                # Cancelling waits for zenoh's callbacks, so not here.
+                # Cancelling waits for zenoh's callbacks, so it must not run in the loop.
                 threading.Thread(target=cancel.cancel, daemon=True).start()
 
     async def reconfigure(self, endpoints: Sequence[str], nodes: frozenset[str] | None) -> bool:
@@ -154,7 +156,7 @@ class ZenohFabric:
             return True
 
     async def close(self) -> None:
-        """Leave: peers hear it at once. Always returns."""
+        """Leave the fabric; peers see our token vanish at once. Always returns."""
         async with self._changing:
             if not self._opened:
                 return
@@ -171,7 +173,7 @@ class ZenohFabric:
     # -- sessions ---------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        """Open a session as `_settings` say. On failure there is none."""
+        """Open a session with `_settings`. If that fails there is no session."""
         self._generation += 1
         heard = (self._sample, self._promise, self._token, self._question)
         handlers = Handlers(*(functools.partial(call, self._generation) for call in heard))
@@ -222,7 +224,7 @@ class ZenohFabric:
     async def _stop(self, *, returning: bool) -> None:
         """Close the session, if any; `returning` tells the peers that it will be replaced."""
         session, self._session = self._session, None
-        self._generation += 1  # what the old session still says is ignored
+        self._generation += 1  # callbacks of the old session are ignored from now on
         if session is None:
             return
         if returning:
@@ -243,8 +245,8 @@ class ZenohFabric:
             self._counters.rejected += 1
             return
         call = functools.partial(self._heard, generation, key, payload.to_bytes())
-        # Where nodes are pinned, zenoh lets each put under its own keys only: its key is who
-        # speaks. The policy, which all may put, waits in a queue of its own.
+        # Where nodes are pinned, zenoh lets each put under its own keys only, so the key tells
+        # the sender. The policy, which all may put, has a queue of its own.
         self._inbox.put(call, self._keys.owner(key))
 
     def _promise(self, generation: int, sample: Any) -> None:
@@ -327,7 +329,7 @@ class ZenohFabric:
                 if any(len(reply) > MAX_PAYLOAD for reply in replies):
                     raise ValueError(f"a reply has more than {MAX_PAYLOAD} bytes")
                 send = functools.partial(_reply, query, list(split(replies)))
-            except NoctuleError as error:  # the question's fault, which the asker may know
+            except NoctuleError as error:  # the question was refused; tell the asker why
                 self._counters.rejected += 1
                 send = functools.partial(query.reply_err, error.message[:200].encode())
             except Exception:
@@ -341,7 +343,7 @@ class ZenohFabric:
             query.drop()
 
     def _tell(self, hear: Callable[..., None], *words: Any) -> None:
-        """Call the listener; its mistakes must not stop what others have to be told."""
+        """Call the listener; an exception is logged, and must not stop later callbacks."""
         try:
             hear(*words)
         except Exception:

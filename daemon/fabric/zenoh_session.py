@@ -1,10 +1,10 @@
-"""One zenoh session: declared when it opens, surely closed when it ends.
+"""One zenoh session: opened with all of its declarations, and closed in any case.
 
-1. Callbacks are direct (``indirect=False``): zenoh-python would otherwise start a Python
-   thread for each, and such a thread keeps the interpreter from exiting.
-2. What can block (open, close, get) runs in other threads than the loop's; ``put`` may run
-   in it, since it drops rather than blocks.
-3. A session still open when the interpreter exits is closed then, within `CLOSE_LIMIT`.
+1. Callbacks are direct (``indirect=False``). Otherwise zenoh-python starts a Python thread for
+   each, and such a thread keeps the interpreter from exiting.
+2. Calls that can block (open, close, get) run in other threads than the loop's. ``put`` may run in
+   the loop's thread, because it drops messages instead of blocking.
+3. A session that is still open when the interpreter exits is closed then, within `CLOSE_LIMIT`.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 class Handlers(msgspec.Struct, frozen=True):
-    """Who is called in zenoh's threads."""
+    """The callbacks of a session, which are called in zenoh's threads."""
 
     record: Callable[[Any], None]
-    """With each sample under a node's records or the policy."""
+    """Called with each sample under a node's records or the policy."""
     promise: Callable[[Any], None]
-    """With each sample put at a liveliness key."""
+    """Called with each sample that is put at a liveliness key."""
     token: Callable[[Any], None]
-    """With each token that appears (PUT, also those there already) or vanishes (DELETE)."""
+    """Called with each token that appears (PUT; also those already there) or vanishes (DELETE)."""
     question: Callable[[Any], None]
-    """With each query for this node."""
+    """Called with each query for this node."""
 
 
 class Session:
@@ -81,14 +81,14 @@ class Session:
             self._session.declare_subscriber(key, _direct(handler), allowed_origin=remote)
         liveliness = self._session.liveliness()
         liveliness.declare_subscriber(keys.alive("*"), _direct(handlers.token), history=True)
-        # An undeclared-when-collected object: it must live as long as the session.
+        # zenoh undeclares the token when this object is collected, so keep it with the session.
         self._token = liveliness.declare_token(keys.alive(node))
 
     def put(self, key: str, value: bytes) -> bool:
-        """Send to all who are connected, dropping where a link is congested."""
+        """Send to all connected peers, dropping where a link is congested; False on failure."""
         try:
-            # Not express: batches of one record each fill the queue, and a burst of 100
-            # loses some.
+            # Not express: that would make a batch of each record, which fills the queue, so that
+            # a burst of 100 records would lose some.
             self._session.put(key, value, congestion_control=zenoh.CongestionControl.DROP)
         except zenoh.ZError:
             return False
@@ -103,7 +103,10 @@ class Session:
         end: Callable[[], None],
         cancel: zenoh.CancellationToken,
     ) -> None:
-        """Ask; `reply` and `end` are called in zenoh's threads. Blocks when congested."""
+        """Send a question; `reply` and `end` are called in zenoh's threads.
+
+        Blocks while a link is congested; `timeout` is in seconds. FabricError if it cannot be sent.
+        """
         try:
             self._session.get(
                 key,
@@ -118,7 +121,7 @@ class Session:
             raise FabricError("the question could not be sent", details=str(error)) from error
 
     def linked(self) -> frozenset[str]:
-        """The common names of the certificates at the other ends of all links."""
+        """Return the common names of the peers' certificates on all links."""
         try:
             links = self._session.info.links()
         except zenoh.ZError:
@@ -126,7 +129,7 @@ class Session:
         return frozenset(link.auth_identifier for link in links if link.auth_identifier)
 
     async def close(self) -> None:
-        """Close, and wait for it at most `CLOSE_LIMIT`."""
+        """Close, and wait at most `CLOSE_LIMIT` seconds until that is done."""
         loop = asyncio.get_running_loop()
         closed = asyncio.Event()
         self.close_soon(lambda: loop.call_soon_threadsafe(closed.set))
@@ -136,7 +139,7 @@ class Session:
             log.warning("fabric session did not close within %g s", CLOSE_LIMIT)
 
     def close_soon(self, done: Callable[[], object] = lambda: None) -> None:
-        """Close where a hang hurts nobody: a daemon thread does not delay exit."""
+        """Close in a daemon thread, which does not delay the exit if it hangs; then call `done`."""
         _open_sessions.discard(self)
 
         def run() -> None:
