@@ -1,26 +1,26 @@
-"""One query in, one answer out: a pure function of bytes and of what the asker may know.
+"""Answers one DNS query: a pure function of its bytes and of the names the asker may look up.
 
-1. What is not a query (too short for a header, or an answer itself) is not answered. All
-   else is: a client that waits in vain is worse off than one that is refused.
-2. Exactly one question, and nothing before the additional section (RFC 9619): else FORMERR.
-   So is a compressed name in the question, which has nothing to point at, or a second OPT.
+1. Bytes that are not a query (too short for a header, or an answer themselves) are not answered.
+   Everything else is, because a client that is refused is better off than one that waits.
+2. A query must have exactly one question, and nothing before the additional section (RFC 9619);
+   otherwise the answer is FORMERR. So it is for a compressed name in the question, which has
+   nothing to point at, and for a second OPT.
 3. Another opcode: NOTIMP. Another class, or a transfer: REFUSED (RFC 8906).
-4. No directory was ever written: SERVFAIL, for nobody can tell which names there are.
+4. No directory was ever read: SERVFAIL, because it is not known which names there are.
 5. A name that the asker may know: its addresses, or NODATA for any type it has none of.
    The reverse names of those addresses: PTR. A name above one that exists: NODATA, since
    NXDOMAIN would deny what is below it too (RFC 8020). ANY is answered with addresses
    (RFC 8482). All else: NXDOMAIN, at once and with authority, so that libc goes on to its
    next search domain, and finally tells its caller, without a wait.
-6. The zone is the root: there is nobody else to ask from inside the mesh. Negative answers
+6. The zone is the root, because a container has no other name server to ask. Negative answers
    carry its SOA (RFC 2308).
 7. EDNS (RFC 6891): an OPT is answered with one, a version above 0 with BADVERS; options and
    flags that mean nothing here are not repeated, except DO (RFC 3225).
-8. An answer is at most 512 bytes, which every client takes: one question, at most two
+8. An answer has at most 512 bytes, which every client accepts: one question, at most two
    addresses. So nothing is ever truncated.
 
-The messages written are dnslib's; reading is ours. dnslib's reader follows pointers by
-recursion, without end if they form a ring of two, and refuses labels that are not UTF-8;
-one question needs neither.
+Messages are written with dnslib but read with code of our own. dnslib's reader follows pointers
+by recursion, without end if they form a ring, and refuses labels that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ import dnslib
 from daemon.model.naming import LABEL_MAX, carried
 
 TTL = 5
-"""Seconds a client may remember an address. A VIP stays while replicas come and go; only a
-change of policy moves it, and nobody should have to wait for that."""
+"""Seconds for which a client may cache an address. A VIP stays the same while replicas come and
+go; only a change of policy moves it, and clients should follow that soon."""
 NEGATIVE_TTL = 1
-"""Seconds a client may remember that there is no such name: a service that was just added
-is asked for again and again by those who wait for it."""
+"""Seconds for which a client may cache that there is no such name: clients that wait for a new
+service ask for it again and again."""
 UDP_SIZE = 1232
-"""The greatest datagram that fits every path (DNS flag day 2020). No honest query is longer."""
+"""Bytes of the largest datagram that fits every path (DNS flag day 2020). No query that we can
+answer is longer."""
 
 HEADER = struct.Struct("!6H")
 """ID, flags, and the number of entries in each of four sections (RFC 1035 4.1.1)."""
@@ -62,17 +63,17 @@ Labels = tuple[bytes, ...]
 
 
 class Malformed(ValueError):
-    """What the query's bytes are not."""
+    """The query is not well formed; the message says how."""
 
 
 _SOA = dnslib.SOA("noctule.", "nobody.invalid.", (1, 3600, 600, 86400, NEGATIVE_TTL))
 
 
 class Zone:
-    """What the replicas of one service may look up; never changed once made."""
+    """The names that the replicas of one service may look up; immutable."""
 
     def __init__(self, addresses: Mapping[str, Iterable[str]]) -> None:
-        """`addresses` by name. A name that DNS cannot spell can be asked for by nobody."""
+        """`addresses` (IPv4 or IPv6, as text) by name; names that DNS cannot carry are left out."""
         records: dict[Labels, dict[int, list[dnslib.RD]]] = {(): {SOA: [_SOA]}}
         for name, found in addresses.items():
             if not carried(name):
@@ -95,7 +96,7 @@ class Zone:
 
 
 def answer(query: bytes, zone: Zone | None) -> bytes | None:
-    """Return the answer to a `query`, both without TCP's length; None if none is due.
+    """Return the answer to a `query`, both without TCP's length; None if it is not answered.
 
     `zone` is None while there is no directory. Never raises, whatever the bytes.
     """
@@ -106,14 +107,14 @@ def answer(query: bytes, zone: Zone | None) -> bytes | None:
 
 @functools.lru_cache(maxsize=512)
 def _answer(query: bytes, zone: Zone | None) -> bytes:
-    """Answer all but the ID, which comes and goes unchanged: most queries differ in nothing
-    else, and writing an answer costs a hundred times what remembering it does."""
+    """Return the answer without the ID, for a query without the ID. Most queries differ in nothing
+    else, so answers are cached: making one costs a hundred times as much as finding it."""
     flags, *counts = struct.unpack_from("!5H", query)
     header = dnslib.DNSHeader(
         id=0, bitmap=RESPONSE | flags & (0xF << 11 | RECURSE | CHECKING_DISABLED)
     )
     reply = dnslib.DNSRecord(header)
-    # There is no more to be had by recursion than is here; clients ask for the bit.
+    # Set "recursion available", which clients expect, although recursion would find nothing more.
     header.ra = 1
     try:
         header.rcode = _fill(reply, flags, counts, query, zone)
@@ -167,8 +168,9 @@ def _look_up(reply: dnslib.DNSRecord, name: Labels, kind: int, zone: Zone) -> in
 
 
 def _opt(query: bytes, at: int, count: int) -> int | None:
-    """Return the TTL field of the OPT among `count` records at `at`: RCODE bits, version,
-    flags. None without one; other records (TSIG, SIG(0)) are nobody's here to judge."""
+    """Return the TTL field (RCODE bits, version, flags) of the OPT among `count` records at `at`.
+
+    None without an OPT; other records (TSIG, SIG(0)) are skipped."""
     found = None
     for _ in range(count):
         name, at = _name(query, at, pointers=True)
@@ -186,8 +188,8 @@ def _opt(query: bytes, at: int, count: int) -> int | None:
 def _name(query: bytes, at: int, pointers: bool = False) -> tuple[Labels, int]:
     """Return the labels of the name at `at`, and where it ends.
 
-    With `pointers`, one ends the name, as a label of its own so that it is not taken for the
-    root; without, it is an error.
+    With `pointers`, a compression pointer ends the name, and is returned as an empty label, so that
+    the name is not taken for the root. Without, a pointer is an error.
     """
     labels: list[bytes] = []
     began = at

@@ -1,9 +1,9 @@
-"""The daemon's end: what it writes for the resolver, and what it asks of it.
+"""The daemon's side of the resolver: writes ``names`` for it, and asks it to serve an attachment.
 
-1. ``names`` is replaced when the policy is another one, and at the daemon's start. Without a
-   policy it is left alone: what a predecessor knew is better than nothing.
-2. No resolver, or a slow one, never fails an ADD: a container without names can still be
-   reached, and has them as soon as there is one again.
+1. ``names`` is replaced when the policy has changed, and at the daemon's start. Without a policy
+   the file is left as the former daemon wrote it, which is better than nothing.
+2. A missing or slow resolver never fails an ADD: a container without names can still be reached,
+   and has them as soon as a resolver runs again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from netconf.attach.attachment import Attachment
 
 
 class Resolver:
-    """The resolver of this node, as the daemon knows it."""
+    """Writes the names for this node's resolver, and asks it to serve attachments."""
 
     def __init__(self, folder: Path, journal: Journal) -> None:
         """`folder` is the state folder, which both share."""
@@ -33,7 +33,7 @@ class Resolver:
         self._missing = False
 
     def write(self, policy: Policy | None, ula: str) -> None:
-        """Write ``names`` if it is to be another one; IOFailure names it. Blocks on the disk.
+        """Write ``names`` if its content has changed; IOFailure names it. Blocks on the disk.
 
         `ula` is the cluster's IPv6 network in CIDR notation, or empty.
         """
@@ -43,8 +43,10 @@ class Resolver:
         self._written = (policy, ula)
 
     async def serve(self, attachment: Attachment, within: float) -> None:
-        """Wait until an attachment that is ready has its name server, at most `within` seconds;
-        with 0, do not wait: it will have one a few milliseconds later."""
+        """Wait at most `within` seconds until the name server of a ready attachment runs.
+
+        With 0, do not wait: the resolver finds the attachment by itself soon after.
+        """
         if not within:
             return
         try:
@@ -67,7 +69,7 @@ class Resolver:
     async def _ask(self, file: str) -> bytes:
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-            sock.bind("")  # a name of the kernel's choice, to be answered at
+            sock.bind("")  # the kernel chooses a name, to which the resolver answers
             sock.connect(str(self._folder / SOCKET))
             await loop.sock_sendall(sock, file.encode())
             return await loop.sock_recv(sock, 64)

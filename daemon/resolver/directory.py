@@ -1,11 +1,11 @@
-"""Which names lead where, and who may look them up: what policy means to the resolver.
+"""The content of ``names``: the addresses of services, and who may look them up.
 
-1. A service may look up the services that an edge lets it dial, itself only if one joins it
-   to itself. Being dialled gives no name.
-2. A name is a service's, and leads to its VIP, in both families where there are two.
-3. DNS does not tell capitals from small letters (RFC 4343). policy.yaml refuses services that
-   differ in nothing else; where they are in force nevertheless, signed before that, the one
-   with the lower id has the name.
+1. A service may look up the services that an edge lets it dial; itself only if an edge joins it to
+   itself. An edge that lets others dial it lets it look up nothing.
+2. The name of a service leads to its VIP, in both address families if there are two.
+3. DNS does not distinguish capital from small letters (RFC 4343). policy.yaml may not have services
+   that differ in nothing else. A policy that was signed before that rule may have some; then the
+   service with the lower id has the name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 from netconf import names
 
-if TYPE_CHECKING:  # the resolver reads what this writes, and has no use for a policy
+if TYPE_CHECKING:  # the resolver imports this module, but needs no policy
     from daemon.model.policy import Policy
 
 
@@ -30,7 +30,7 @@ class Directory(msgspec.Struct, frozen=True, kw_only=True):
     """By service: the services whose names it may look up."""
 
     def __post_init__(self) -> None:
-        """ValueError for a damaged file: one that leads nowhere, or to no address."""
+        """Raise ValueError for a damaged file: an invalid address, or a service without one."""
         for found in self.addresses.values():
             for address in found:
                 ip_address(address)

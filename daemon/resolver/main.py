@@ -1,8 +1,8 @@
 """``noctule-resolver``: serves names in all containers of one node until told to stop.
 
 Exit status 0 after SIGTERM or SIGINT, 1 when it could not start; the reason is one log line.
-Of ``node.yaml`` it reads ``paths.state`` alone: the rest is the daemon's, and checking it
-would cost more memory than all else here.
+Of ``node.yaml`` it reads only ``paths.state``: the rest is for the daemon, and the modules that
+check it would need more memory than all of this process.
 """
 
 from __future__ import annotations

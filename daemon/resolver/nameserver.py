@@ -1,17 +1,18 @@
-"""The sockets of one attachment, inside its namespace: UDP and TCP (RFC 7766).
+"""The name server of one attachment: UDP and TCP sockets inside its namespace (RFC 7766).
 
-1. The loop is shared with all other containers, so each event does little and never waits:
-   a few datagrams, one connection accepted, one part of a message.
-2. In one turn of the loop's clock an attachment may use `BUDGET` of a processor; then its
-   sockets wait for the next turn, and the kernel drops what its buffers do not hold. So a
-   container that floods its own name server costs the node a bounded share of a processor.
-3. A container has `CONNECTIONS` at most; one more replaces the one that was silent longest.
-   A connection that completes no query in `PATIENCE` seconds is closed, and one whose client
-   does not read its answers.
-4. Whatever is wrong with a socket (a container with CAP_NET_ADMIN may destroy it) closes all
-   of them; `closed` tells, and the server opens them anew a little later.
-5. The open sockets keep the namespace alive: the server closes them when it has lost its path.
-   We close a connection by a reset, for what TCP would still do by itself keeps it alive too.
+1. All containers share one loop, so the handling of each event does little and never waits: a few
+   datagrams, one connection accepted, or one part of a message.
+2. In one turn of `TURN` seconds an attachment may use `BUDGET` seconds of a processor. Then its
+   sockets wait for the next turn, and the kernel drops what its buffers do not hold. So a container
+   that floods its own name server costs the node a limited share of a processor.
+3. A container may have `CONNECTIONS` connections; one more replaces the one that was silent
+   longest. A connection that completes no query in `PATIENCE` seconds is closed, and so is one
+   whose client does not read its answers.
+4. If anything is wrong with a socket (a container with CAP_NET_ADMIN may destroy it), all of them
+   are closed and `closed` is set. The server opens them again a little later.
+5. Open sockets keep the namespace alive, so the server closes them when the namespace has lost its
+   path. We close connections by a reset, because after a normal close TCP's remaining work would
+   keep the namespace alive too.
 """
 
 from __future__ import annotations
@@ -30,35 +31,35 @@ from netconf.namespace import Namespace
 
 PORT = 53
 DATAGRAMS = 4
-"""Answered in a row before others have their turn."""
+"""Datagrams that are answered in a row before other sockets are served."""
 TURN = 0.05
-"""Seconds: how long an attachment that had its share waits at most."""
+"""Seconds: the longest time for which an attachment that has used its `BUDGET` waits."""
 BUDGET = TURN / 10
-"""Seconds of a processor in one turn: thousands of queries a second, many times what a busy
-client without a cache asks (tests/bench/resolver.py)."""
+"""Seconds of processor time in one turn: enough for thousands of queries a second, many times what
+a busy client without a cache asks (tests/bench/resolver.py)."""
 CONNECTIONS = 8
-"""At a time for one container: libc uses one, and only for an answer that was truncated."""
+"""Open at a time for one container: libc uses one, and only after a truncated answer."""
 PATIENCE = 5.0
-"""Seconds for a query over TCP: the way is the container's own loopback."""
+"""Seconds for a query over TCP, which only crosses the container's own loopback."""
 BACKLOG = 8
 UNREAD = 16384
-"""Bytes of answers that the kernel holds for a client over TCP, for it to read."""
+"""Bytes of answers that the kernel buffers for a TCP client that does not read them yet."""
 FREEBIND = 15
 """IP_FREEBIND, include/uapi/linux/in.h: the runtime may bring ``lo`` up after ADD."""
 LENGTH = struct.Struct("!H")
-"""What precedes a message over TCP (RFC 1035 4.2.2)."""
+"""The length before each message over TCP (RFC 1035 4.2.2)."""
 RESET = struct.pack("ii", 1, 0)
-"""struct linger: on, no seconds."""
+"""A struct linger that is on with 0 seconds: closing the socket then sends a reset."""
 
 Handler = Callable[[], None]
 
 
 class Gone(Exception):
-    """There is no such namespace, or another one has taken its place."""
+    """There is no namespace at the path, or another one than was attached."""
 
 
 class Turns:
-    """The loop's clock: a number that grows, and who waits for the next."""
+    """Counts the loop's turns, and keeps the name servers that wait for the next one."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -94,12 +95,12 @@ class NameServer:
     ) -> None:
         """Listen in the namespace at the path `netns`, if it has the identity `netns_id`.
 
-        Gone if it has not; OSError if the sockets cannot be had.
+        Raises Gone if it has another identity, OSError if the sockets cannot be opened.
         """
         self.zone = zone
         self.closed = False
         self.waiting = False
-        """For the next turn: whatever is ready now has to wait."""
+        """Whether it waits for the next turn, so that events of its sockets are not handled."""
         self._selector = selector
         self._turns = turns
         self._turn = 0
@@ -111,7 +112,7 @@ class NameServer:
         self._watch(self._tcp, self._accept)
 
     def close(self) -> None:
-        """Close everything; the namespace may go. Repeatable."""
+        """Close all sockets, so that the namespace can go. May be repeated."""
         self.closed = True
         for connection in list(self._connections):
             self._hang_up(connection)
@@ -119,13 +120,13 @@ class NameServer:
             self._unwatch(sock)
 
     def resume(self) -> None:
-        """Go on: another turn has begun."""
+        """Handle events again, because a new turn has begun."""
         self.waiting = False
         for sock, handler in self._watched.items():
             self._selector.register(sock, selectors.EVENT_READ, (self, handler))
 
     def spend(self, seconds: float) -> None:
-        """Count work of this attachment's, and let it wait when it was enough for this turn."""
+        """Count processor time of this attachment; when its `BUDGET` is used up, make it wait."""
         if self._turn != self._turns.number:
             self._turn, self._spent = self._turns.number, 0.0
         self._spent += seconds
@@ -136,7 +137,7 @@ class NameServer:
             self._turns.wait(self)
 
     def hurry(self, now: float) -> None:
-        """Close the connections that took too long; `now` is of time.monotonic."""
+        """Close the connections whose `PATIENCE` has run out; `now` is of time.monotonic."""
         for connection in list(self._connections):
             if connection.until < now:
                 self._hang_up(connection)
@@ -154,7 +155,7 @@ class NameServer:
                 return
             answered = answer(query, self.zone)
             if answered is not None:
-                # Its own filter, or a full buffer, is the container's business.
+                # Ignore it if the container's own filter or a full buffer refuses the answer.
                 with contextlib.suppress(OSError):
                     self._udp.sendto(answered, client)
 
@@ -196,7 +197,7 @@ class NameServer:
 
     def _hang_up(self, connection: Connection, reset: bool = True) -> None:
         if connection not in self._connections:
-            return  # by an event before this one
+            return  # an event before this one has closed it
         self._connections.remove(connection)
         if reset:
             with contextlib.suppress(OSError):
@@ -233,7 +234,7 @@ class Connection:
         return LENGTH.size + length - len(self.data) if length <= UDP_SIZE else -1
 
     def answer(self, zone: Zone | None) -> bool:
-        """Answer the query that is complete; tell whether the client takes it."""
+        """Answer the query that is complete; tell whether the whole answer could be sent."""
         answered = answer(self.data[LENGTH.size :], zone)
         self.data = b""
         self.until = time.monotonic() + PATIENCE

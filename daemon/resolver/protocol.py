@@ -1,9 +1,10 @@
-"""Where the daemon and the resolver meet: names in the state folder, and what is said there."""
+"""The files in the state folder by which daemon and resolver communicate, and their messages."""
 
 from __future__ import annotations
 
 NAMES = "names"
-"""File: a `daemon.resolver.directory.Directory`, as JSON, replaced by rename."""
+"""A file with a `daemon.resolver.directory.Directory` as JSON, replaced by rename."""
 SOCKET = "resolver.sock"
-"""Datagram socket, of root alone: takes the name of a state file, and says one of the below."""
+"""A datagram socket that only root may use: the daemon sends the name of a state file, and the
+resolver answers `SERVED` or `NOT_SERVED`."""
 SERVED, NOT_SERVED = b"served", b"not served"

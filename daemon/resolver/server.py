@@ -1,17 +1,17 @@
-"""The name servers of one node, and one loop that serves them all.
+"""The name servers of one node, and the one loop that serves them all.
 
-1. Who is to be served follows from the state files: every attachment in phase ``ready`` whose
-   namespace is still the one that was attached. The folder is looked at four times a second; it
-   is read only when it changed. Of a file, four fields matter, so that a daemon of another
-   version does not silence its containers.
-2. What is answered follows from ``names``, which the daemon writes. While it is missing or
-   unreadable, what was read last stays in force.
-3. ``resolver.sock`` takes the name of a state file and says whether its attachment is served:
-   ADD asks, so that the first look-up of a container finds its name server listening. That one
-   file is read, so a thousand others cost an ADD nothing.
-4. A namespace that lost its path, or whose path leads to another one, is let go within a
-   second; one whose state file is gone, within a quarter of one.
-5. What fails for one attachment is logged, and tried again; the others do not notice.
+1. An attachment is served if its state file is in phase ``ready`` and its namespace is still the
+   one that was attached. The folder of state files is looked at four times a second, and read only
+   if it changed. Only four fields of a file are read, so that containers keep their name servers
+   under a daemon of another release.
+2. Answers are made from ``names``, which the daemon writes. While that file is missing or
+   unreadable, what was read last is used.
+3. The daemon sends the name of a state file to ``resolver.sock``, and is told whether its
+   attachment is served. It does so for each ADD, so that the first look-up of a container finds its
+   name server listening. Only that one file is read, so that a thousand others do not delay an ADD.
+4. The sockets in a namespace are closed within a second after it lost its path, or the path leads
+   to another one; and within a quarter of a second after its state file is gone.
+5. What fails for one attachment is logged and tried again; other attachments are not affected.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ from netconf.errors import InvalidConfig, IOFailure, TryAgain, UnknownContainer
 from netconf.namespace import identity
 
 FOLLOW = 0.25
-"""Seconds between looks at the files: an idle resolver wakes no more often. Only what is attached
-without a daemon waits for it."""
+"""Seconds between looks at the files; an idle resolver does not wake more often. Only containers
+that were attached without a daemon have to wait for it."""
 LOOKS = 4
-"""Looks in which every namespace is looked at once. While there is a daemon, its own collector
-is faster, and takes the file away; without one, a second more keeps nobody waiting."""
+"""Looks in which every namespace is checked once. While a daemon runs, its own collector is faster
+and removes the file; without one, a second's delay harms nobody."""
 SETTLED = 20_000_000
-"""Nanoseconds: the time a folder carries is that of the kernel's last tick, 1 to 10 ms ago. Two
-changes in one tick look like one, so a younger time proves nothing."""
+"""Nanoseconds. A folder's modification time is that of the kernel's last tick, 1 to 10 ms before
+the change. Two changes in one tick have the same time, so a younger time does not tell whether the
+folder has changed since it was read."""
 
 
 class StateFile(msgspec.Struct, frozen=True):
-    """What matters here of an attachment's state file (`netconf.attach.attachment.NameServer`)."""
+    """The fields that are read of a state file (`netconf.attach.attachment.Attachment`)."""
 
     netns: str
     netns_id: tuple[int, int]
@@ -60,14 +61,17 @@ class Server:
     """All name servers of one state folder; a context manager that closes them."""
 
     def __init__(self, folder: Path, journal: Journal) -> None:
-        """Take the folder: TryAgain if another resolver has it; InvalidConfig or IOFailure
-        if it cannot be used. `serve` does the rest."""
+        """Lock the state folder and listen for the daemon; `serve` does the rest.
+
+        TryAgain if another resolver has the folder; InvalidConfig or IOFailure if it cannot be
+        used.
+        """
         self._folder = folder
         self._journal = journal
         self._selector = selectors.DefaultSelector()
         self._turns = Turns()
         self._found: dict[str, tuple[str, int]] = {}
-        """By attachment: its file's name and inode, which is another after each change."""
+        """By attachment: its file's name and inode; each change replaces the file, so the inode."""
         self._wanted: dict[str, StateFile] = {}
         self._served: dict[str, NameServer] = {}
         self._complained: set[str] = set()
@@ -102,8 +106,11 @@ class Server:
         ready: Callable[[], None] = lambda: None,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve until `stop` can be read; call `ready` when all that exists is served, and
-        `alive` again and again while it is."""
+        """Serve until `stop` can be read.
+
+        Calls `ready` once when all present attachments are served, and `alive` every `FOLLOW`
+        seconds.
+        """
         stopping = False
 
         def end() -> None:
@@ -137,7 +144,7 @@ class Server:
         try:
             handler()
         except Exception as error:
-            # A bug. Whoever provoked it is closed for a while; the others go on.
+            # This is a bug. Close the name server that provoked it for a while; the others go on.
             self._journal.error("resolver", exc=error)
             if attachment is not None:
                 attachment.close()
@@ -182,7 +189,7 @@ class Server:
             attachment.zone = zones[self._wanted[number].service]
 
     def _follow_files(self) -> None:
-        """Serve what is ready, and nothing else."""
+        """Read the changed state files; serve attachments that are ready, and close all others."""
         try:
             with os.scandir(self._folder / "attachments") as entries:
                 found = {
@@ -221,7 +228,7 @@ class Server:
         self._open_up(number, state)
 
     def _look(self, part: int) -> None:
-        """See to a part of the attachments: are they there, are they served?"""
+        """Check a part of the attachments: close those that are gone, reopen those that closed."""
         now = time.monotonic()
         for number in list(self._wanted)[part::LOOKS]:
             state, attachment = self._wanted[number], self._served.get(number)
@@ -241,7 +248,7 @@ class Server:
                 state.netns, state.netns_id, self._zone(state.service), self._selector, self._turns
             )
         except (Gone, UnknownContainer):
-            return  # The daemon takes it down, and with it the file.
+            return  # the daemon takes the attachment down and removes the file
         except OSError as error:
             self._complain(number, str(error))
         else:
@@ -266,7 +273,7 @@ class Server:
         return self._zones[service]
 
     def _complain(self, number: str, error: str) -> None:
-        """Once for each file: it is tried again and again."""
+        """Log an error once for each file, because serving it is tried again and again."""
         if number not in self._complained:
             self._complained.add(number)
             self._journal.error("not served", file=number, error=error)
