@@ -14,9 +14,10 @@ from netconf.errors import DecodeFailure, IOFailure, NoctuleError
 T = TypeVar("T")
 
 ANSWER_WITHIN = 30.0
-"""Seconds, but for `VERIFY_WITHIN`."""
+"""Seconds for an answer, except to ``verify``."""
 VERIFY_WITHIN = 300.0
-"""Seconds. A thousand containers are read back in a few, on a slow board in a minute."""
+"""Seconds for an answer to ``verify``. A thousand containers are read back in a few seconds, on a
+slow board in a minute."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -49,10 +50,10 @@ def ask(
     *,
     within: float = ANSWER_WITHIN,
 ) -> T:
-    """Return the daemon's answer to `method` `target`, heard `within` seconds, as a `kind`.
+    """Return the daemon's answer to `method` `target`, decoded as a `kind`.
 
-    Raises IOFailure when no daemon listens at `path`, Refused with its words when it says no,
-    DecodeFailure when it says something else.
+    Waits at most `within` seconds. Raises IOFailure if no daemon answers at `path`, Refused if it
+    answers with an error, and DecodeFailure if the answer cannot be decoded.
     """
     connection = _Connection(path, within)
     try:

@@ -2,9 +2,10 @@
 
 1. Every verb has ``--json``; without it, people get a table or a sentence.
 2. A failure is one sentence on stderr that names the field and the fix, and exit status 1;
-   a wrong command line is 2. 3 is ``verify`` that finds differences, and ``policy apply`` whose
-   policy is not live on every node, because another version won or for any other reason.
-3. Keys are read here and never sent: the daemon sees signed records only.
+   a wrong command line is 2. Exit status 3 means that ``verify`` found differences, or that the
+   policy of ``policy apply`` is not live on every node, because another version won or for any
+   other reason.
+3. Private keys are read here and never sent. The daemon gets signed records only.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from netconf.errors import IOFailure, NoctuleError
 
 DEFAULT_SOCKET = Paths().socket
 NOT_AS_HOPED = 3
-"""The exit status of a command that was done and whose answer is not the one hoped for."""
+"""The exit status of a command that was carried out, but with a result as in rule 2."""
 
 
 def _parser() -> argparse.ArgumentParser:

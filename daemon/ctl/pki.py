@@ -1,16 +1,18 @@
-"""Certificates for a cluster that has no Swarm to issue them. Runs offline, on files.
+"""Makes certificates for a cluster that has no Swarm to issue them. Works offline, on files.
 
-1. ``init`` makes a CA and a policy authority signed by it; ``issue`` makes one node's pair.
-2. Nothing is ever overwritten: an existing file is an error that names it. Beside the
-   authority's key lies an empty file: it has signed no policy yet (``daemon.ctl.signing``).
-3. Keys are ECDSA P-256, PKCS #8 without a password, mode 0600 from the first byte.
-4. A certificate is in force from BACKDATE before now, for clocks that differ.
+1. ``init`` makes a CA and a policy authority signed by it; ``issue`` makes one node's
+   certificate and key.
+2. Nothing is ever overwritten: an existing file is an error that names it. ``init`` also makes an
+   empty file beside the authority's key, which means that this key has signed no policy yet
+   (``daemon.ctl.signing``).
+3. Keys are ECDSA P-256, PKCS #8 without a password, in files that have mode 0600 from the start.
+4. A certificate is in force from BACKDATE before now on, because clocks differ.
 5. The CA and the authority last ten years: replacing them means touching every node. A
    node's lasts two: ``issue`` again in another folder and put both files in place; the
    daemon follows them (``daemon.cluster.credentials``).
-6. The shape is what Swarm issues (O = cluster, OU, CN = node id, EC P-256), with SANs for the
-   addresses peers dial besides: rustls checks those (RFC 5280: v3, critical basicConstraints
-   and keyUsage, extendedKeyUsage for both ends of a session).
+6. Certificates have the form of those that Swarm issues (O = cluster, OU, CN = node id, EC P-256),
+   and in addition SANs for the addresses that peers dial, because rustls checks those (RFC 5280:
+   v3, critical basicConstraints and keyUsage, extendedKeyUsage for both ends of a session).
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ NODE_LIFE = timedelta(days=731)
 
 
 def last_signed_beside(key: Path) -> Path:
-    """Return the file that keeps what an authority's private `key` signed last."""
+    """Return the path of the file with the policy that an authority's private `key` signed last."""
     return key.with_name(f"{key.name.removesuffix('.key')}.policy")
 
 
@@ -105,7 +107,7 @@ def issue(directory: Path, node: str, addresses: Sequence[str], now: float) -> l
     cluster = ca.certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     subject = _subject(str(cluster[0].value) if cluster else "noctule", NODE_UNIT, node)
     start = datetime.fromtimestamp(now, UTC)
-    # A certificate that outlives its CA fails only when the CA does, and nobody expects it.
+    # End it with the CA at the latest: after that it would fail although its own dates hold.
     life = min(NODE_LIFE, ca.certificate.not_valid_after_utc - start)
     if life <= timedelta():
         raise InvalidConfig(f"{directory / 'ca.crt'}: has expired; make a new CA with pki init")
@@ -139,7 +141,7 @@ def _general_name(address: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ip_address(address))
     except ValueError:
-        # The letter keeps a mistyped or ported IP address (192.0.2.300) from becoming a name.
+        # Refuse an all-digit last label: it is a mistyped IP address (192.0.2.300), not a name.
         last = address.rpartition(".")[2]
         if NAME.fullmatch(address) and is_host_name(address) and not last.isdigit():
             return x509.DNSName(address)

@@ -1,4 +1,4 @@
-"""What ``noctulectl`` prints: plain tables, widest cell decides."""
+"""What ``noctulectl`` prints for people: sentences and plain tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from daemon.model.trust import DAY, WARN_BEFORE
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return an aligned table; numbers to the right, words to the left.
 
-    A column in which no row says anything is left out.
+    A column whose cells are all empty is left out.
     """
     cells = [[str(cell) for cell in row] for row in rows]
     telling = [i for i in range(len(head)) if not cells or any(row[i] for row in cells)]
@@ -40,9 +40,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def status(report: Status, now: float) -> str:
-    """Return what a person wants to know of one node, its peers and its replicas.
+    """Return the text of ``status``: one node, its peers and the replicas it knows.
 
-    `now` in seconds since the epoch; certificates that end soon are named.
+    `now` is in seconds since the epoch; certificates that end soon are named.
     """
     policy = f"policy {report.policy.version}" if report.policy else "no policy yet"
     parts = [
@@ -136,10 +136,10 @@ def status(report: Status, now: float) -> str:
 
 
 def _ending(node: NodeStatus, now: float) -> str:
-    """Return what to do about the certificate of `node`; nothing while it lasts long enough."""
+    """Return a line about the certificate of `node` if it ends soon or has ended, else ""."""
     try:
         until = datetime.fromisoformat(node.certificate_until).timestamp()
-    except ValueError:  # a daemon of 0.1.0 does not say
+    except ValueError:  # a daemon of 0.1.0 does not report it
         return ""
     if until - now >= WARN_BEFORE:
         return ""
@@ -179,7 +179,7 @@ def applied(report: PolicyApplied) -> str:
 
 
 def _shortfall(node: str, told: NodeOutcome | None) -> str:
-    """Say why a policy is not live on a node; `told` is None from a daemon of 0.1.0."""
+    """Return why a policy is not live on a node; `told` is None from a daemon of 0.1.0."""
     if told is None:
         return f"{node}: no answer; it takes the policy when it returns"
     match told.outcome:

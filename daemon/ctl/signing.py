@@ -1,18 +1,18 @@
-"""What the next policy follows from: the policy that this key signed last, not a daemon's word.
+"""Signs the next policy, starting from the one that this key signed last, not from a daemon's word.
 
-1. A daemon may lie, be behind, or have lost its state. Ids, VIPs, resting services and the
-   version before come from a record that the authority's own key signed, and from nothing else.
-2. What the key signed last is kept beside it (``authority.key`` → ``authority.policy``, mode
-   0600), written before the record leaves this machine: no version is signed twice here.
-   ``pki init`` makes the file empty, which means that nothing was signed yet.
-3. Of that and the record that the daemon holds, the one that wins in every store goes before
-   (`Envelope.order`). An older genuine one, from a daemon that is behind or wants a policy of
-   yesterday back, therefore changes nothing.
-4. The next version is that of the record before plus 1, however many versions a daemon claims.
-5. The pool of VIPs is that of the policy before. Another one is the operator's to say
-   (``--vips``), and every daemon must have been told the same.
-6. Where nothing is known of what was signed before, neither here nor by the daemon, the
-   operator says that this is the first policy (``--first``).
+1. A daemon may lie, be behind, or have lost its state. So the previous policy, with its ids, VIPs,
+   resting services and version, is taken only from a record that the authority's own key signed.
+2. The record that the key signed last is kept beside it (``authority.key`` →
+   ``authority.policy``, mode 0600). It is written before the record leaves this machine, so that no
+   version is signed twice here. ``pki init`` makes the file empty: nothing was signed yet.
+3. The previous policy is that record or the one that the daemon holds, whichever wins in every
+   store (`Envelope.order`). So a daemon that offers an older genuine record, because it is behind
+   or to bring an old policy back, changes nothing.
+4. The next version is the previous policy's plus 1, whatever version a daemon claims.
+5. The pool of VIPs is the previous policy's. Only the operator can change it (``--vips``), after
+   ``addresses.vips`` was changed for every daemon.
+6. If neither this machine nor the daemon has a previous policy, the operator must say that this is
+   the first one (``--first``).
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ HELD = "the policy that this daemon holds"
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """A policy that is ready to be given to a daemon."""
+    """A signed policy, ready to be sent to a daemon."""
 
     record: bytes
     version: int
     notices: tuple[str, ...]
-    """What the operator should know about how it came to be, a sentence each."""
+    """Sentences for the operator, about which policy it follows from."""
 
 
 class Signing:
-    """The authority's key, and what it signed last."""
+    """The authority's key, and the policy that it signed last."""
 
     def __init__(self, key: Path) -> None:
         """`key` is the authority's private key (PEM); IOFailure or InvalidConfig names it."""
@@ -59,11 +59,11 @@ class Signing:
     def next(
         self, document: Document, state: PolicyState, *, first: bool = False, vips: str = ""
     ) -> Signed:
-        """Sign what follows from `document`, and remember it beside the key.
+        """Sign the policy in `document` as the next version, and keep it beside the key.
 
-        `state` is what a daemon says of itself; `first` and `vips` (CIDR) what the operator
-        says. Raises InvalidConfig or DecodeFailure where the state is not proved by the key's
-        own signature or does not fit the policy before, IOFailure for the file beside the key.
+        `state` is from a daemon; `first` and `vips` (CIDR, or empty) are the operator's options.
+        Raises InvalidConfig or DecodeFailure if the daemon's record is not signed by this key, or
+        does not fit the previous policy; IOFailure for the file beside the key.
         """
         keys = Keys(state.cluster)
         missing = not self._last.exists()
@@ -86,7 +86,7 @@ class Signing:
         return Signed(record, version, notices)
 
     def _remembered(self, keys: Keys) -> Envelope | None:
-        """Return what was signed last; None for nothing yet, and where no file says so."""
+        """Return the record that was signed last; None if the file is empty or missing."""
         try:
             content = self._last.read_bytes()
         except FileNotFoundError:
@@ -100,7 +100,7 @@ class Signing:
         )
 
     def _held(self, state: PolicyState, keys: Keys) -> Envelope | None:
-        """Return the record that the daemon holds; None if it says that it has none."""
+        """Return the policy record that the daemon holds; None if it says that it has none."""
         try:
             content = base64.b64decode(state.envelope, validate=True)
         except ValueError as error:
@@ -136,7 +136,7 @@ class Signing:
         return envelope
 
     def _check_first(self, before: Envelope | None, first: bool, missing: bool) -> None:
-        """Refuse to begin anew by mistake, and to go on where there is nothing to go on from."""
+        """Refuse ``--first`` if there is a previous policy, and require it if nothing is known."""
         if before is not None and first:
             raise InvalidConfig(f"--first: policy {before.version} exists; leave --first out")
         if before is None and missing and not first:
@@ -148,7 +148,7 @@ class Signing:
 
 
 def _differences(here: Envelope | None, held: Envelope | None, missing: bool) -> tuple[str, ...]:
-    """Say where this machine and the daemon do not know the same."""
+    """Return sentences for the operator if this machine and the daemon hold different policies."""
     if here == held:
         return ()
     if held is None or (here is not None and here.order > held.order):
@@ -164,7 +164,7 @@ def _differences(here: Envelope | None, held: Envelope | None, missing: bool) ->
 
 
 def _pool(claimed: str, previous: Policy | None, given: str) -> IPv4Network:
-    """Return the pool of VIPs (rule 5); InvalidConfig where the daemon was told another."""
+    """Return the pool of VIPs (rule 5); InvalidConfig if the daemon is configured with another."""
     told = _network(claimed, "this daemon's addresses.vips")
     if given and _network(given, "--vips") != told:
         raise InvalidConfig(
