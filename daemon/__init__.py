@@ -1,5 +1,7 @@
-"""``noctuled``: decides, and asks ``netconf`` to act.
+"""``noctuled``, the daemon of one node, with the resolver and ``noctulectl``.
 
-Pure logic lives in ``daemon.model``; everything here is an adapter (sockets, files,
-kernel, fabric) or the one place where they meet (``daemon.node``). Never imports ``cni``.
+It decides what each container may reach; ``netconf`` changes the kernel. Pure logic lives in
+``daemon.model``. The other rooms connect it to sockets, files, the kernel and the fabric, and
+``daemon.node`` puts them together. Directly here are only modules that several rooms share
+(configuration, log, YAML). Never imports ``cni``.
 """

@@ -1,9 +1,9 @@
-"""``node.yaml``: what this node is told, checked once, before anything is touched.
+"""``node.yaml``, the configuration of this node, which is checked before the daemon does anything.
 
 1. Paths and names have defaults; addresses and identities do not.
-2. The slice lies in the pool; the VIP range touches neither. IPv6 addresses follow from
-   IPv4 ones (`netconf.names`, rule 4), so its network needs no parts of its own.
-3. What ``mesh`` may say is defined and checked by ``netconf.mesh``.
+2. The slice lies in the pool; the VIP range overlaps neither. IPv6 addresses are derived from
+   IPv4 ones (`netconf.names`, rule 4), so the IPv6 network is not divided in this way.
+3. The fields of ``mesh`` are defined and checked by ``netconf.mesh``.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ ULA = IPv6Network("fc00::/7")
 
 
 class Addresses(msgspec.Struct, forbid_unknown_fields=True):
-    """IPv4 networks in CIDR form: everybody's pool, this node's slice, everybody's VIPs."""
+    """IPv4 networks in CIDR form: the cluster's pool, this node's slice of it, and all VIPs."""
 
     pool: str
     slice: str
     vips: str
     ula: str = ""
-    """Everybody's IPv6 network, CIDR; once read, as RFC 5952 writes it. Empty: IPv4 only."""
+    """The cluster's IPv6 network, CIDR, in the form of RFC 5952 once read. Empty: IPv4 only."""
 
 
 class IdentityFiles(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,13 +56,13 @@ class Fabric(msgspec.Struct, forbid_unknown_fields=True):
     identity: IdentityFiles
     connect: list[str] = []
     confirm_ms: int = 100
-    """How long ADD waits for the neighbours' confirmation, in milliseconds (0–10,000)."""
+    """Milliseconds that ADD waits at most for the neighbours' confirmation (0–10,000)."""
     lease_ms: int = LEASE_MS
     """Milliseconds of silence after which a peer's daemon counts as gone (100–60,000)."""
 
 
 class Authority(msgspec.Struct, forbid_unknown_fields=True):
-    """Who may sign policy: the PEM file of the authority's certificate."""
+    """The path of the PEM file with the certificate of the authority that signs policy."""
 
     authority: str
 
@@ -189,9 +189,9 @@ def _check_fabric(fabric: Fabric) -> None:
 
 
 def trust_of(config: Config, roots: Sequence[x509.Certificate]) -> Trust:
-    """Return whom this node believes: `roots`, and the policy authority in its pinned file.
+    """Return the trust in the CAs `roots` and in the policy authority's certificate.
 
-    Raises IOFailure or InvalidConfig naming the field where that file cannot be used.
+    Raises IOFailure or InvalidConfig, naming the field, if that certificate cannot be used.
     """
     field = "policy.authority"
     pinned = parse_certificates(pem(Path(config.policy.authority), field), field)[0]
@@ -201,9 +201,10 @@ def trust_of(config: Config, roots: Sequence[x509.Certificate]) -> Trust:
 def fabric_settings(
     config: Config, endpoints: Iterable[str], speakers: frozenset[str] | None
 ) -> Settings:
-    """Return where and as whom this node joins the fabric.
+    """Return the settings with which this node joins the fabric.
 
-    `endpoints` are dialled; `speakers` are the nodes that may speak, None for all of the CA's.
+    `endpoints` (``tls/HOST:PORT``) are dialled. `speakers` are the nodes that may send messages,
+    None for all that the CA certified.
     """
     paths = config.fabric.identity
     return Settings(

@@ -1,8 +1,8 @@
-"""``noctuled``: reads its configuration, runs one node until told to stop.
+"""``noctuled``: reads its configuration and runs one node until it is told to stop.
 
 Exit status 0 after SIGTERM or SIGINT, 1 when it could not start; the reason is one log line.
-SIGUSR1 prints what every thread is doing: the last question to ask of a daemon that hangs,
-for it walks the stacks while they may be changing (faulthandler).
+SIGUSR1 prints the stack of every thread. It reads the stacks while they may be changing
+(faulthandler), so use it last, on a daemon that hangs.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def main() -> int:
 
 
 START_WITHIN = 45.0
-"""Seconds after which the service manager is told to go on with what comes after this daemon: a
-clock that is wrong must not keep a whole machine from booting."""
+"""Seconds after which the service manager is told that the daemon is ready although it still
+waits, for example for the clock: that must not keep the rest of the machine from booting."""
 
 
 async def _run(settings: config.Config, log: journal.Journal) -> None:

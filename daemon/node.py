@@ -1,10 +1,11 @@
-"""One node, put together: which parts there are, and in which order they start and stop.
+"""Puts the parts of one node together, and starts and stops them in order.
 
-Start: lock → mesh → host filter → what the predecessor knew (records, policy, the kernel's
-sets) → attachments → fabric → socket. Nothing is flushed on the way; until the peers were
-heard, nothing is revoked either. "Ready" says that this node serves its runtimes; mesh links
-and a fabric address that are missing are waited for beside that, and named in the log. Stop:
-the socket and the fabric close; the kernel stays.
+The order of the start: records and policy from disk, the lock, the mesh, the host filter,
+attachments, passes, the fabric, the socket. Nothing in the kernel is flushed on the way, and until
+the peers were heard nothing is revoked either (``daemon.reconcile.hold``). "Ready" means that this
+node serves its runtimes. Missing mesh links, or a missing address of the fabric, do not delay that:
+they are waited for in the background, and named in the log. When the daemon stops it closes the
+socket and the fabric, and leaves the kernel as it is.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Node:
     """The daemon of one node."""
 
     def __init__(self, config: Config, journal: Journal) -> None:
-        """Raises InvalidConfig when the identity is unusable; reads, and changes nothing yet."""
+        """Only reads files. InvalidConfig or IOFailure if the identity or authority is unusable."""
         files = config.fabric.identity
         credentials = self._credentials = Credentials(
             (files.ca, files.certificate, files.key), config.node, journal
@@ -135,12 +136,12 @@ class Node:
         )  # fmt: skip
         self._api = Api(service, Path(config.paths.socket), journal)
         store.subscribe(lambda _: self._reconciler.wake())
-        # An attachment that goes is withdrawn before anything else of it changes.
+        # Publisher first: it withdraws a removed attachment before anything else of it changes.
         self._registry.subscribe(self._publisher)
         self._registry.subscribe(self._reconciler)
 
     async def start(self) -> None:
-        """Bring everything up; on failure `stop` undoes what would be in the way."""
+        """Start all parts. If this raises, call `stop`, which releases what was taken."""
         began = time.monotonic()
         config = self._config
         self._lock = lock.take(Path(config.paths.state))
@@ -178,7 +179,7 @@ class Node:
         )
 
     async def stop(self) -> None:
-        """Close what is ours alone. The kernel, and with it all traffic, stays as it is."""
+        """Stop all parts. The kernel, and with it all traffic, stays as it is."""
         await self._api.close()
         for part in (self._exchange, self._liveness, self._tasks, self._fabric):
             await part.close()
@@ -188,15 +189,15 @@ class Node:
         self._workers.close()
         self._reconciler.kernel.close()
         if self._lock is not None:
-            # Last: until then a successor must not meet a change under way.
+            # Release the lock last, so that the next daemon does not start during a change.
             os.close(self._lock)
         self._journal.info("stopped")
 
     def _joined(self) -> None:
-        """The fabric is open: say everything, and let it follow what was learned before."""
+        """Publish all records and reconfigure the fabric, which has just been opened."""
         self._publisher.again()
         self._saver.refresh()
 
     def _introduce(self) -> None:
-        """Say who and where this node is."""
+        """Publish this node's info."""
         self._publisher.info(self._mesh.info(self._publisher.certificate))

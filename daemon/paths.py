@@ -6,7 +6,7 @@ import msgspec
 
 
 class Paths(msgspec.Struct, forbid_unknown_fields=True):
-    """`state` dies with the namespaces at reboot; `cache` survives it."""
+    """The folder `state` is lost at a reboot, as namespaces are; the folder `cache` survives it."""
 
     state: str = "/run/noctule"
     socket: str = "/run/noctule/noctuled.sock"

@@ -1,4 +1,4 @@
-"""Files that people write: YAML in, one typed value out, or one sentence that says why not.
+"""Reads the YAML files that people write into typed values; errors are one sentence each.
 
 1. A key given twice is an error, not a silent choice of the last one.
 2. An unknown key is an error that lists the known ones.
@@ -19,18 +19,21 @@ from netconf.errors import DecodeFailure, InvalidConfig
 
 T = TypeVar("T", bound=msgspec.Struct)
 DEPTH = 32
-"""Levels; the deepest field of ours is on the sixth."""
+"""Levels of nesting that are accepted; the deepest field of ours is on the sixth."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys, as YAML 1.2 section 3.2.1.3 demands, and halves of
-    surrogate pairs, which an escape can write but neither a log nor a record can carry."""
+    """A SafeLoader that refuses duplicate keys, as YAML 1.2 section 3.2.1.3 demands.
+
+    It also refuses halves of surrogate pairs, which a file can contain as an escape, but which can
+    be written neither to the log nor into a record.
+    """
 
     _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuse what nests deeper than anyone writes: the parser's time grows as its square."""
+        """Refuse nesting beyond `DEPTH`, because the parser's time grows with its square."""
         if self._depth == DEPTH:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, f"nested more than {DEPTH} deep", mark)
@@ -79,10 +82,10 @@ def load(text: str, name: str, kind: type[T]) -> T:
     except yaml.YAMLError as error:
         raise DecodeFailure(f"{name}: {error}") from error
     except (ValueError, RecursionError) as error:
-        # SafeLoader lets int() and datetime() speak for themselves, and recurses by nesting.
+        # SafeLoader passes on the errors of int() and datetime(), and recurses with the nesting.
         raise DecodeFailure(f"{name}: {error}") from error
     except (LookupError, AttributeError, TypeError) as error:
-        # So it fails where an explicit tag (!!bool, !!timestamp, !!set) is on a wrong value.
+        # SafeLoader raises these where an explicit tag (!!bool, !!timestamp) is on a wrong value.
         raise DecodeFailure(f"{name}: a value does not fit its !!tag; leave the tag out") from error
     if not isinstance(document, dict):
         raise InvalidConfig(f"{name}: expected a mapping at the top, found {_kind(document)}")
@@ -124,7 +127,7 @@ def _explain(message: str, kind: type[msgspec.Struct]) -> str:
 
 
 def _known_keys(kind: type[msgspec.Struct]) -> set[str]:
-    """Every key that occurs anywhere in a `kind`: good enough to suggest a spelling."""
+    """Return every key that occurs anywhere in a `kind`, to suggest one for a misspelt key."""
     schema = msgspec.json.schema(kind)
     return {
         key
