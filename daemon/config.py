@@ -20,8 +20,8 @@ from daemon import yamlfile
 from daemon.fabric.interface import LEASE_MS, Settings, parse_endpoint
 from daemon.model.identity import parse_certificates
 from daemon.model.identity import read as pem
-from daemon.model.naming import NAME
 from daemon.model.trust import Trust
+from daemon.naming import NAME
 from daemon.paths import Paths
 from netconf import names
 from netconf.errors import InvalidConfig, IOFailure

@@ -21,8 +21,9 @@ from daemon.cluster.rollout import Rollout
 from daemon.config import Config
 from daemon.liveness.liveness import Liveness
 from daemon.mesh.local_mesh import LocalMesh
-from daemon.model.store import HARMLESS, Store
+from daemon.model.store import Store
 from daemon.model.trust import moment
+from daemon.model.verdict import HARMLESS
 from daemon.reconcile.planning import Planner
 from daemon.reconcile.reconciler import Reconciler
 from daemon.version import VERSION

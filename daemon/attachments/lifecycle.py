@@ -24,8 +24,8 @@ from daemon.attachments.opening import Opening
 from daemon.attachments.registry import Registry
 from daemon.attachments.turns import Turns
 from daemon.journal import Journal
-from daemon.model.naming import NAME
 from daemon.model.policy import Policy
+from daemon.naming import NAME
 from daemon.process.workers import Pool
 from netconf import names
 from netconf.attach import operations

@@ -1,6 +1,6 @@
 """What another node did with a record that it was sent in a `Confirm`.
 
-1. A node answers `Confirm` with an `Ack`, whose outcome is a value of ``store.Outcome``, or
+1. A node answers `Confirm` with an `Ack`, whose outcome is a value of ``verdict.Outcome``, or
    `LATE`. Those strings are a contract between releases; an unknown one counts as a refusal.
 2. ``live`` means that the node holds this very record and that its kernel sets agree with it.
 3. A node that held the record when its pass began may hold a newer one when it ends. So the
@@ -15,7 +15,7 @@ import msgspec
 
 from daemon.api.messages import NodeOutcome, Reached
 from daemon.model.records import Ack, Answer
-from daemon.model.store import Outcome
+from daemon.model.verdict import Outcome
 
 BELIEVED = (Outcome.ACCEPTED, Outcome.KNOWN)
 LATE = "not programmed yet"

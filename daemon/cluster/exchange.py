@@ -34,7 +34,8 @@ from daemon.fabric.interface import Fabric, FabricError
 from daemon.journal import Journal
 from daemon.liveness.liveness import Liveness
 from daemon.model import records
-from daemon.model.store import HARMLESS, Outcome, Store, Verdict, ranked
+from daemon.model.store import Store, ranked
+from daemon.model.verdict import HARMLESS, Outcome, Verdict
 from daemon.process.tasks import Tasks
 from netconf.errors import DecodeFailure, TryAgain
 

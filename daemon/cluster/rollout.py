@@ -24,7 +24,8 @@ from daemon.cluster.exchange import Exchange
 from daemon.cluster.membership import Membership
 from daemon.config import Config
 from daemon.journal import Journal
-from daemon.model.store import Outcome, Store, Verdict
+from daemon.model.store import Store
+from daemon.model.verdict import Outcome, Verdict
 from daemon.reconcile.reconciler import Reconciler
 from netconf.errors import InvalidConfig
 

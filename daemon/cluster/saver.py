@@ -18,7 +18,8 @@ from daemon.cluster.membership import Membership
 from daemon.cluster.snapshot import Snapshot
 from daemon.fabric.interface import Fabric, NotOpenError
 from daemon.journal import Journal
-from daemon.model.store import Store, Verdict
+from daemon.model.store import Store
+from daemon.model.verdict import Verdict
 from daemon.process.workers import Pool
 from daemon.resolver.client import Resolver
 from netconf.errors import NoctuleError

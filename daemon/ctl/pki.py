@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from daemon.model.identity import Identity
-from daemon.model.naming import NAME, is_host_name
 from daemon.model.trust import NODE_UNIT
+from daemon.naming import NAME, is_host_name
 from netconf import files
 from netconf.errors import InvalidConfig, IOFailure
 

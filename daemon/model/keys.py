@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from daemon.model.naming import NAME
+from daemon.naming import NAME
 from netconf.errors import DecodeFailure, InvalidConfig
 
 

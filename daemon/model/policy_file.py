@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
-from daemon.model.naming import LABEL_MAX, NAME, carried
+from daemon.naming import LABEL_MAX, NAME, carried
 from daemon.yamlfile import load
 from netconf.errors import InvalidConfig
 

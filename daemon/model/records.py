@@ -286,7 +286,7 @@ class Records(msgspec.Struct, frozen=True, tag="records"):
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):
-    """The answer to `Confirm`: `outcome` is a value of ``store.Outcome``."""
+    """The answer to `Confirm`: `outcome` is a value of ``verdict.Outcome``."""
 
     outcome: str
     reason: str = ""

@@ -32,7 +32,7 @@ from ipaddress import ip_address
 
 import dnslib
 
-from daemon.model.naming import LABEL_MAX, carried
+from daemon.naming import LABEL_MAX, carried
 
 TTL = 5
 """Seconds for which a client may cache an address. A VIP stays the same while replicas come and

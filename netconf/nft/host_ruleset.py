@@ -10,7 +10,7 @@ It holds even against a container with CAP_NET_ADMIN, which it shares nothing wi
    it. Our own enter the mesh below the bridge; no port may send anything in the clear.
 5. The node itself neither hears nor speaks on these ports, and no frame passes between
    them and any other port. Other bridges of the node are none of our business.
-6. The bridge must forward the link-local groups (group_fwd_mask, netconf/mesh.py): what it
+6. The bridge must forward the link-local groups (group_fwd_mask, netconf/mesh): what it
    does not, LLDP's above all, passes to the node's own stack and none of these chains.
 
 Read it back with: nft list table bridge noctule

@@ -11,8 +11,9 @@ from cni import config as conflist
 from daemon import config
 from daemon.model import policy_file
 from daemon.model.policy import compile
-from daemon.model.store import Outcome, Store
+from daemon.model.store import Store
 from daemon.model.trust import Trust
+from daemon.model.verdict import Outcome
 from tests.compat.released import Released, tree
 from tests.unit.model_kit import KEYS, NOW, SLICES, VIPS
 

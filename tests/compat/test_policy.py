@@ -13,7 +13,7 @@ import pytest
 from daemon.model import plan, records
 from daemon.model.policy import Policy, compile, parse
 from daemon.model.records import Envelope
-from daemon.model.store import Outcome
+from daemon.model.verdict import Outcome
 from daemon.resolver.directory import directory
 from netconf.errors import InvalidConfig
 from tests.compat.released import Released

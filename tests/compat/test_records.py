@@ -7,7 +7,8 @@ import pytest
 
 from daemon.model import records
 from daemon.model.records import Confirm, Envelope, Sync, encode_message
-from daemon.model.store import Outcome, Store
+from daemon.model.store import Store
+from daemon.model.verdict import Outcome
 from tests.compat.released import Released
 from tests.unit.model_kit import (
     KEYS,

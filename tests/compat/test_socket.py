@@ -1,6 +1,6 @@
 """The executable of one release and the daemon of the other, on the unix socket.
 
-What the daemon decides and the kernel becomes is for tests/e2e/test_releases.py; here it is shapes.
+What the daemon decides and the kernel becomes is for tests/releases; here it is shapes.
 """
 
 from __future__ import annotations

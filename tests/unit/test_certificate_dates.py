@@ -22,8 +22,9 @@ from daemon.fabric import identity_files
 from daemon.journal import Journal
 from daemon.model.identity import Identity
 from daemon.model.records import Body, Manifest, Withdrawn
-from daemon.model.store import Outcome, Store
+from daemon.model.store import Store
 from daemon.model.trust import DAY, Trust
+from daemon.model.verdict import Outcome
 from netconf.errors import InvalidConfig
 from tests.unit.fabric_kit import Authority
 from tests.unit.model_kit import (

@@ -1,7 +1,7 @@
 """Delegated IPAM: when the plugin is called, with what, and what becomes of its answers.
 
 The plugin is a shell script that records each call and answers what the test says; the real
-ones are in tests/e2e/test_chains.py.
+ones are in tests/clients/test_chains.py.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from daemon.fabric import Settings
 from daemon.journal import Journal
 from daemon.liveness.liveness import Liveness
 from daemon.model import records
-from daemon.model.store import Outcome, Store
+from daemon.model.store import Store
+from daemon.model.verdict import Outcome
 from tests.unit.memory_fabric import Network
 from tests.unit.model_kit import (
     KEYS,

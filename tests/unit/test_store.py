@@ -31,8 +31,9 @@ from daemon.model.records import (
     to_sign,
 )
 from daemon.model.shelf import BYTES_MAX, LIVE_MAX
-from daemon.model.store import Outcome, Store
+from daemon.model.store import Store
 from daemon.model.trust import MANAGER_UNIT, Trust
+from daemon.model.verdict import Outcome
 from netconf.errors import DecodeFailure
 from tests.unit.model_kit import (
     KEYS,

@@ -14,8 +14,9 @@ import msgspec
 
 from daemon.model.plan import NOTHING, Plan, plan
 from daemon.model.records import Envelope, encode, to_sign
-from daemon.model.store import Outcome, Store
+from daemon.model.store import Store
 from daemon.model.trust import Trust
+from daemon.model.verdict import Outcome
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.target import Case, Target, outcome, require
 from tests.fuzz.targets.fabric_records import BODIES, WORDS, packed
