@@ -14,12 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
+from collections.abc import Coroutine
+from typing import Any
 
 from daemon.attachments.lifecycle import Lifecycle
 from daemon.attachments.opening import Opening
 from daemon.attachments.registry import Registry
 from daemon.attachments.turns import Turns
 from daemon.journal import Journal
+from daemon.news import News
 from daemon.process.tasks import Tasks
 from daemon.process.workers import Pool
 from netconf.attach import operations
@@ -30,6 +34,8 @@ from netconf.namespace import identity
 
 COLLECT_EVERY = 0.25
 """Seconds between looks at the state folder and at a part of the namespaces."""
+RETRY_AFTER = 30.0
+"""Seconds before a removal that failed is tried again: each try is a line in the log."""
 COLLECT_PARTS = 4
 """Looks in which every namespace is checked once, that is once a second. Checking a thousand takes
 2 ms in the event loop, which would delay ADDs if it were done at every look."""
@@ -57,6 +63,9 @@ class Collector:
         self._opening = opening
         self._tasks = tasks
         self._journal = journal
+        self._news = News()
+        self._again: dict[str, float] = {}
+        """When to try again what could not be taken down, by attachment id; monotonic clock."""
 
     async def watch(self) -> None:
         """Look, again and again; runs until cancelled."""
@@ -65,7 +74,8 @@ class Collector:
             try:
                 await self._look(part)
             except NoctuleError as error:
-                self._journal.error("collector", error=error.message, details=error.details)
+                for told in self._news.tell(time.monotonic(), [error.message]):
+                    self._journal.error("collector", error=told, details=error.details)
 
     async def _look(self, part: int) -> None:
         gone = [
@@ -76,16 +86,20 @@ class Collector:
             and identity(attachment.netns) != attachment.netns_id
         ]
         # All at once, because a removal mostly waits for the kernel.
-        await asyncio.gather(*(self._lifecycle.try_remove(one, "namespace gone") for one in gone))
+        await asyncio.gather(*(self._remove(one, "namespace gone") for one in gone))
         found = self._state.ids()
         known = self._registry.keys() | self._registry.opaque.keys()
         vanished = known - found - self._turns.busy()
-        for attachment_id in vanished:
-            self._registry.remove(attachment_id)
-        for attachment_id in vanished:
-            await self._registry.release(attachment_id)
+        await asyncio.gather(*(self._forget(one) for one in vanished))
         for attachment_id in found - self._registry.keys() - self._turns.busy():
             await self._discover(attachment_id)
+
+    async def _forget(self, attachment_id: str) -> None:
+        """Forget an attachment that the executable detached, unless it was attached anew."""
+        async with self._turns.only(attachment_id):
+            if attachment_id not in await self._pool.run(self._state.ids):
+                self._registry.remove(attachment_id)
+                await self._registry.release(attachment_id)
 
     async def _discover(self, attachment_id: str) -> None:
         """Adopt an attachment that the executable made while this daemon did not answer."""
@@ -95,18 +109,36 @@ class Collector:
                 return  # an ADD added it while this waited for its turn
             if attachment is not None and attachment.phase == "unreadable":
                 self._lifecycle.keep_opaque(attachment)
-            if attachment is None or attachment.phase != "ready":
+            if attachment is None or attachment.phase not in ("ready", "deleting"):
                 return
-            alive = await self._pool.run(operations.alive, attachment)
-            if alive:
+            why = "namespace gone"
+            if attachment.phase == "deleting":
+                why = "its removal had failed"
+            elif await self._pool.run(operations.alive, attachment):
                 self._adopt(attachment)
-        if not alive:
-            await self._lifecycle.try_remove(attachment, "namespace gone")
+                return
+        await self._remove(attachment, why)
 
     def _adopt(self, attachment: Attachment) -> None:
-        self._registry.add(attachment, fresh=True)
-        self._tasks.start(f"open {attachment.id}", self._open(attachment))
-        self._journal.info("adopted", attachment=attachment.id, service=attachment.service)
+        # Not fresh: it may be one whose DEL failed, and its sets may then be filled.
+        self._registry.add(attachment, fresh=False)
+        opening = self._opening.open(attachment)
+        self._tasks.start(f"open {attachment.id}", self._finish(attachment, opening))
 
-    async def _open(self, attachment: Attachment) -> None:
-        await self._opening.open(attachment)
+    async def _finish(self, attachment: Attachment, opening: Coroutine[Any, Any, str]) -> None:
+        self._journal.info(
+            "adopted",
+            attachment=attachment.id,
+            service=attachment.service,
+            neighbours=await opening,
+        )
+
+    async def _remove(self, attachment: Attachment, why: str) -> None:
+        """Take `attachment` down; one that resists is tried again after `RETRY_AFTER`."""
+        now = time.monotonic()
+        if self._again.get(attachment.id, 0.0) > now:
+            return
+        if await self._lifecycle.try_remove(attachment, why):
+            self._again.pop(attachment.id, None)
+        else:
+            self._again[attachment.id] = now + RETRY_AFTER

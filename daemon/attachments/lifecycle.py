@@ -196,16 +196,24 @@ class Lifecycle:
         self, attachment_id: str, seen: Attachment | None = None
     ) -> Attachment | None:
         known = self._registry.remove(attachment_id)
-        gone = await self._pool.run(self._detach, attachment_id, seen)
-        await self._registry.release(attachment_id)
+        try:
+            gone = await self._pool.run(self._detach, attachment_id, seen)
+        finally:
+            # Also after a failure: open sockets would keep the namespace from ending.
+            await self._registry.release(attachment_id)
         return known or gone
 
-    async def try_remove(self, seen: Attachment, why: str) -> None:
-        """Take down the attachment `seen`, unless a newer one replaced it; log a failure."""
+    async def try_remove(self, seen: Attachment, why: str) -> bool:
+        """Take down the attachment `seen`, unless a newer one replaced it.
+
+        Returns False, and logs why, if that failed.
+        """
         try:
             await self.remove(seen.id, why, seen)
         except NoctuleError as error:
             self._journal.error("not removed", attachment=seen.id, error=error.message, why=why)
+            return False
+        return True
 
     def service_of(self, candidates: Iterable[Candidate]) -> str:
         """Return the name of the first candidate; an alias is skipped unless policy knows it.

@@ -12,7 +12,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
+from daemon.attachments.registry import Registry
 from daemon.cluster.exchange import Exchange
 from daemon.cluster.publisher import Publisher
 from daemon.model.store import Store
@@ -31,6 +34,7 @@ class Opening:
         reconciler: Reconciler,
         exchange: Exchange,
         resolver: Resolver,
+        registry: Registry,
         *,
         confirm_ms: int,
     ) -> None:
@@ -40,19 +44,35 @@ class Opening:
         self._reconciler = reconciler
         self._exchange = exchange
         self._resolver = resolver
+        self._registry = registry
         self._within = confirm_ms / 1e3
 
-    async def open(self, attachment: Attachment) -> str:
-        """Open `attachment`; return, in words for the log, who confirmed it or why it is closed."""
+    def open(self, attachment: Attachment) -> Coroutine[Any, Any, str]:
+        """Open `attachment`; the result says, in words for the log, who confirmed it or why it is
+        closed.
+
+        The record is made at once, before anything is awaited: whoever holds the attachment's turn
+        thus knows that a later withdrawal has a higher version.
+        """
+        sealed = self._publisher.prepare(attachment)
+        return self._open(attachment, sealed, self._reconciler.request_for(attachment.id))
+
+    async def _open(
+        self, attachment: Attachment, sealed: bytes, programming: asyncio.Future[bool]
+    ) -> str:
         outcome, _ = await asyncio.gather(
-            self._tell(attachment), self._resolver.serve(attachment, self._within)
+            self._tell(attachment, sealed, programming),
+            self._resolver.serve(attachment, self._within),
         )
         return outcome
 
-    async def _tell(self, attachment: Attachment) -> str:
-        sealed = self._publisher.prepare(attachment)
-        # Request the pass before yielding, so that it includes this record.
-        programmed = await self._reconciler.request_for(attachment.id)
+    async def _tell(
+        self, attachment: Attachment, sealed: bytes, programming: asyncio.Future[bool]
+    ) -> str:
+        programmed = await programming
+        present = self._registry.get(attachment.id)
+        if present is None or present.salt != attachment.salt:
+            return "taken down meanwhile"  # and withdrawn: do not publish its record after that
         self._publisher.publish(sealed)
         policy = self._store.policy()
         service = policy.services.get(attachment.service) if policy else None

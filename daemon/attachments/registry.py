@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, ValuesView
 from typing import Protocol
 
 from netconf.attach.attachment import Attachment
@@ -52,6 +52,10 @@ class Registry(Mapping[str, Attachment]):
 
     def __len__(self) -> int:
         return len(self._attachments)
+
+    def values(self) -> ValuesView[Attachment]:
+        """Return the attachments; ``list(values())`` is safe in other threads than the loop's."""
+        return self._attachments.values()
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Tell `subscriber` of every attachment that comes or goes from now on."""

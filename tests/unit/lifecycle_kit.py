@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -96,6 +97,8 @@ class Stage:
         self.state = State(folder / "state")
         self.policy: Policy | None = policy()
         self.told: list[tuple[str, str]] = []
+        self.fresh: list[bool] = []
+        """Of each attachment that was added: whether its sets are empty for certain."""
         self.opening: Exception | None = None
 
     def netns(self, name: str) -> str:
@@ -152,8 +155,11 @@ class Opening:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
-    async def open(self, attachment: Attachment) -> str:
+    def open(self, attachment: Attachment) -> Coroutine[Any, Any, str]:
         self._stage.told.append(("opened", attachment.salt))
+        return self._open()
+
+    async def _open(self) -> str:
         if self._stage.opening is not None:
             raise self._stage.opening
         return "1 confirmed"
@@ -167,6 +173,7 @@ class Follower:
 
     def added(self, attachment: Attachment, *, fresh: bool) -> None:
         """Whoever opens it notes that."""
+        self._stage.fresh.append(fresh)
 
     def removed(self, attachment: Attachment) -> None:
         self._stage.told.append(("closed", attachment.salt))

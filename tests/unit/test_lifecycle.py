@@ -27,6 +27,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     for one in (module, collector_module):
         monkeypatch.setattr(one, "operations", made.kernel)
     monkeypatch.setattr(collector_module, "COLLECT_EVERY", 0.001)
+    monkeypatch.setattr(collector_module, "RETRY_AFTER", 0.0)
     return made
 
 
@@ -362,6 +363,36 @@ def test_what_another_release_attached_beside_this_daemon(stage: Stage, ending: 
             await watching(node, lambda: stage.told_of("released"))
             assert len(stage.told_of("closed")) == 1
         assert node.registry.opaque == {}
+
+    stage.run(scene)
+
+
+def test_what_the_collector_adopts_is_read_back(stage: Stage) -> None:
+    """It may be one whose DEL failed, with sets that a policy filled."""
+    stage.netns("a")
+
+    async def scene(node: Node) -> None:
+        await asyncio.to_thread(stage.alone, "a")
+        await watching(node, lambda: node.registry)
+        assert stage.fresh == [False]
+
+    stage.run(scene)
+
+
+def test_a_removal_that_fails_lets_go_of_the_namespace_and_is_tried_again(stage: Stage) -> None:
+    stage.netns("a")
+
+    async def scene(node: Node) -> None:
+        await node.lifecycle.attach(stage.request("a"))
+        stage.kernel.error = KernelFailure("the link is stuck")
+        with pytest.raises(KernelFailure):
+            await node.lifecycle.detach(stage.request("a"))
+        assert len(stage.told_of("released")) == 1
+        (left,) = stage.state.all()
+        stage.state.save(msgspec.structs.replace(left, phase="deleting"))
+        stage.kernel.error = None
+        await watching(node, lambda: not stage.state.all())
+        assert stage.kernel.up == {}
 
     stage.run(scene)
 
