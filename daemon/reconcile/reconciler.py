@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Iterable
 
@@ -37,6 +38,11 @@ PASS_AGAIN = 5.0
 """Seconds after which a pass is repeated that failed as a whole, not for one attachment."""
 
 
+SLOW_AFTER = 1.0
+"""Seconds after which a change that still runs delays no answer but those to strict requests. As
+long as another node waits for its Confirm at most (``daemon.cluster.exchange``)."""
+
+
 class _Asked(msgspec.Struct):
     """A request for a pass whose result somebody waits for."""
 
@@ -45,6 +51,19 @@ class _Asked(msgspec.Struct):
     """The result is about this attachment only; None for all."""
     strict: bool = False
     """Whether attachments that were in trouble before count too."""
+
+
+class _Planned(msgspec.Struct):
+    """What a pass has to remember until its tasks have ended."""
+
+    version: int
+    """Of the policy."""
+    troubled: frozenset[str]
+    """The attachments that were in trouble before the pass."""
+    opaque: bool
+    """Some attachments have a plan but cannot be programmed."""
+    paired: bool = True
+    """The host filter's pairs could be changed."""
 
 
 class Reconciler:
@@ -98,8 +117,12 @@ class Reconciler:
             self.wake()
 
     async def released(self, attachment_id: str) -> None:
-        """Close the sockets in the attachment's namespace, once a change under way has ended."""
-        await self._pool.run(self.kernel.forget, attachment_id)
+        """Close the sockets in the attachment's namespace, once a change under way has ended.
+
+        If another attachment of that id was added meanwhile, its sockets replace the old ones.
+        """
+        if attachment_id not in self._entries:
+            await self._pool.run(self.kernel.forget, attachment_id)
 
     def adopt_pairs(self, pairs: Iterable[Pair]) -> None:
         """Take over the host filter's pairs that a former daemon left in the kernel."""
@@ -163,41 +186,53 @@ class Reconciler:
             self._pairs.want(attachment.id, attachment.address, desired.peers)
             if (entry := self._entries.get(attachment.id)) is not None:
                 entry.desired = desired
-        troubled = self.trouble().keys()
+        planned = _Planned(
+            version=work.policy_version,
+            troubled=frozenset(self.trouble()),
+            # Nothing can be programmed of an attachment whose state file cannot be read.
+            opaque=bool(work.attachments.keys() - self._entries.keys()),
+        )
         if not self.hold:
-            await self._change_pairs(self._pairs.lacking(), frozenset())
+            # Without its pairs an attachment is closed, which must not delay what others lose.
+            planned.paired = await self._change_pairs(self._pairs.lacking(), frozenset())
         for entry in self._entries.values():
             if entry.task is None and self._due(entry):
                 name = f"program {entry.attachment.id}"
                 entry.task = self._tasks.start(name, self._bring(entry))
-        self._tasks.start("settle", self._settle(work.policy_version, asked, troubled))
+        self._tasks.start("settle", self._settle(planned, asked))
 
-    async def _settle(self, version: int, asked: list[_Asked], troubled: Iterable[str]) -> None:
-        """Wait for the tasks of a pass, remove surplus pairs, and answer the requests."""
+    async def _settle(self, planned: _Planned, asked: list[_Asked]) -> None:
+        """Remove surplus pairs and answer the requests, while and after the tasks of a pass run."""
         entries = list(self._entries.values())
-        alone = [one for one in asked if one.attachment is not None]
+        for one in asked:
+            if one.attachment is not None:
+                self._tasks.start("answer", self._answer_alone(one))
         together = [one for one in asked if one.attachment is None]
-        for one in alone:
-            self._tasks.start("answer", self._answer_alone(one))
-        agreed = False
-        old = set(troubled)
         try:
-            if running := [entry.task for entry in entries if entry.task is not None]:
-                await asyncio.wait(running)
-            if not self.hold:
-                await self._remove_pairs()
-            wrong = {
-                entry.attachment.id
-                for entry in entries
-                if self._present(entry) and not entry.agrees
-            }
-            agreed = not wrong and (not self.hold or not entries)
-            if agreed:
-                self.policy_version = version
-            _answer(together, lambda one: not (wrong if one.strict else wrong - old))
+            running = [entry.task for entry in entries if entry.task is not None]
+            planned.paired &= await self._remove_pairs()
+            if running:
+                await asyncio.wait(running, timeout=SLOW_AFTER)
+                planned.paired &= await self._remove_pairs()
+            slow = {entry.attachment.id for entry in entries if entry.task is not None}
+            wrong = self._wrong(entries) - planned.troubled - slow
+            _answer(
+                [one for one in together if not one.strict], lambda _: not wrong and planned.paired
+            )
+            if still := [task for task in running if not task.done()]:
+                await asyncio.wait(still)
+                planned.paired &= await self._remove_pairs()
+            held = self.hold and bool(entries)
+            agreed = not self._wrong(entries) and not held and planned.paired
+            if agreed and not planned.opaque:
+                self.policy_version = planned.version
+            _answer(together, lambda _: agreed and not planned.opaque)
         finally:
             _answer(together, lambda _: False)  # those that an exception left unanswered
         self.passed()
+
+    def _wrong(self, entries: Iterable[Entry]) -> set[str]:
+        return {e.attachment.id for e in entries if self._present(e) and not e.agrees}
 
     async def _answer_alone(self, asked: _Asked) -> None:
         entry = self._entries.get(asked.attachment or "")
@@ -213,23 +248,24 @@ class Reconciler:
 
     async def _bring(self, entry: Entry) -> None:
         """Change one attachment until it is as desired, in trouble, or gone."""
-        attachment = entry.attachment
         try:
             while self._due(entry):
-                before, wanted = entry.programmed, entry.desired
+                attachment, before, wanted = entry.attachment, entry.programmed, entry.desired
                 try:
                     await self._pool.run(
                         self.kernel.apply,
                         attachment,
                         before,
                         wanted,
-                        lambda: keys.read_key(attachment.key_file),
+                        functools.partial(keys.read_key, attachment.key_file),
                     )
                 except UnknownContainer:
                     entry.done(wanted)  # the collector takes it down; nothing can be programmed
                 except Exception as error:  # whatever failed, other attachments must go on
                     self._fail(entry, wanted, error)
                 else:
+                    if entry.attachment is not attachment:
+                        continue  # its IPv6 network changed meanwhile (`changed`)
                     if entry.done(wanted):
                         self._journal.info("attachment programmed again", attachment=attachment.id)
         finally:
@@ -269,20 +305,33 @@ class Reconciler:
 
     # --- host pairs
 
-    async def _remove_pairs(self) -> None:
-        """Remove the pairs that nobody needs, except those of attachments not yet as desired."""
-        busy = {entry.attachment.mac for entry in self._entries.values() if not entry.agrees}
-        await self._change_pairs(frozenset(), self._pairs.surplus(busy))
+    async def _remove_pairs(self) -> bool:
+        """Remove the pairs that nobody needs, except those of attachments not yet as desired.
 
-    async def _change_pairs(self, new: frozenset[Pair], gone: frozenset[Pair]) -> None:
+        Returns False, as `_change_pairs` does, if that failed.
+        """
+        if self.hold:
+            return True
+        busy = {entry.attachment.mac for entry in self._entries.values() if not entry.agrees}
+        return await self._change_pairs(frozenset(), self._pairs.surplus(busy))
+
+    async def _change_pairs(self, new: frozenset[Pair], gone: frozenset[Pair]) -> bool:
+        """Add and remove pairs; log a failure, try again later, and return False."""
         if not new and not gone:
-            return
-        async with self._pairing:
-            # Another change, or an audit, may have come first.
-            new, gone = new & self._pairs.lacking(), gone & self._pairs.surplus()
-            if new or gone:
-                await self._pool.run(host.change_pairs, new, gone)
-                self._pairs.changed(new, gone)
+            return True
+        try:
+            async with self._pairing:
+                # Another change, or an audit, may have come first.
+                new, gone = new & self._pairs.lacking(), gone & self._pairs.surplus()
+                if new or gone:
+                    await self._pool.run(host.change_pairs, new, gone)
+                    self._pairs.changed(new, gone)
+        except NoctuleError as error:
+            self._journal.error("pairs not changed", error=error.message, details=error.details)
+            self._pass_again = self._clock() + PASS_AGAIN
+            self._arm()
+            return False
+        return True
 
     # --- what audits ask
 

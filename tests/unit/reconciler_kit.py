@@ -28,7 +28,7 @@ from netconf.attach import host_ports
 from netconf.attach.attachment import Attachment, NodeNet
 from netconf.attach.state import State
 from netconf.namespace import Namespace, identity
-from netconf.nft.elements import Key, Set
+from netconf.nft.elements import PEER, Key, Set
 from netconf.program import programmer
 from netconf.program.desired import Desired
 from tests.unit.test_program import ULA, FakeContainer
@@ -67,6 +67,7 @@ class Container(FakeContainer):
         super().send(batch)
 
     def dump(self, target: Set) -> dict[Key, Key]:
+        self._kernel.observed[self._name] += target is PEER
         if self._kernel.deaf:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         return super().dump(target)
@@ -94,6 +95,9 @@ class Kernel:
     def __init__(self) -> None:
         self.containers: dict[str, Container] = {}
         self.errors: dict[str, Exception] = {}
+        self.pairs_error: Exception | None = None
+        self.observed: Counter[str] = Counter()
+        """Readings of all that a pass programs, by interface name."""
         self.stuck = Stuck()
         self.tried: Counter[str] = Counter()
         """Batches by interface name, those that failed included."""
@@ -116,6 +120,8 @@ class Kernel:
 
     def change_pairs(self, add: Iterable[Pair], remove: Iterable[Pair]) -> None:
         added, removed = set(add), set(remove)
+        if self.pairs_error is not None:
+            raise self.pairs_error
         self.log.append(("pairs", len(added), len(removed)))
         self._pairs = (self._pairs | added) - removed
 
@@ -154,12 +160,13 @@ class Stage:
         monkeypatch.setattr(programmer, "ruleset", self.kernel)
         monkeypatch.setattr(module, "host", self.kernel)
         monkeypatch.setattr(audit_module, "host", self.kernel)
-        monkeypatch.setattr(audit_module, "ruleset", self.kernel)
+        monkeypatch.setattr(host_ports, "ruleset", self.kernel)
         monkeypatch.setattr(host_ports, "host", self.kernel)
         self.key = folder / "key"
         self.write_key()
         self.attachments: dict[str, Attachment] = {}
         self.registry = Registry()
+        self.opaque: dict[str, Attachment] = {}
         self.folder = folder
         self.state = State(folder / "state")
         self.now = 0.0
@@ -194,7 +201,7 @@ class Stage:
         if self.broken:
             raise ZeroDivisionError("a bug in planning")
         return Work(
-            attachments=dict(self.registry),
+            attachments=self.opaque | dict(self.registry),
             desired=dict(self.views),
             policy_version=self.version,
         )

@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from daemon.reconcile import audit as audit_module
+from daemon.reconcile import reconciler as module
 from daemon.reconcile.entry import RETRY_FIRST, RETRY_MOST
 from daemon.reconcile.reconciler import Reconciler
 from netconf import names
 from netconf.attach.attachment import Attachment
+from netconf.errors import KernelFailure
 from netconf.nft.elements import EGRESS, PEER
 from netconf.nft.wire import Batch
 from netconf.program import actual, programmer
@@ -284,6 +286,116 @@ def test_without_the_secret_revocations_are_made_all_the_same(stage: Stage) -> N
         stage.now += RETRY_FIRST
         assert await made.request() is True
         assert agrees(stage, one, wanted)
+
+    stage.run(scene)
+
+
+def test_a_slow_attachment_keeps_neither_others_pairs_nor_lenient_answers(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLOW_AFTER", 0.01)
+    slow, other = stage.add(1), stage.add(2)
+
+    async def scene(made: Reconciler) -> None:
+        stage.views[other.id] = view(*PEERS)
+        await made.request()
+        stage.kernel.stuck.add("eth1")
+        stage.views = {slow.id: view(*PEERS), other.id: EMPTY}  # other's peers are revoked
+        strict = made.request(strict=True)
+        assert await made.request() is True
+        assert stage.kernel.pairs() == pairs(slow, *PEERS)
+        assert not strict.done()
+        stage.kernel.stuck.clear()
+        assert await strict is True
+
+    stage.run(scene)
+
+
+def test_pairs_that_could_not_be_removed_are_removed_later(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PASS_AGAIN", 0.01)
+    one = stage.add(1)
+
+    async def scene(made: Reconciler) -> None:
+        stage.views[one.id] = view(*PEERS)
+        await made.request()
+        stage.kernel.pairs_error = KernelFailure("the table is gone")
+        stage.views[one.id] = EMPTY
+        assert await made.request() is False
+        assert stage.kernel.pairs() == pairs(one, *PEERS)
+        stage.kernel.pairs_error = None
+        while stage.kernel.pairs():  # nobody asks for a pass
+            await asyncio.sleep(0)
+
+    stage.run(scene)
+
+
+def test_pairs_that_cannot_be_added_delay_no_revocation(stage: Stage) -> None:
+    one, two = stage.add(1), stage.add(2)
+
+    async def scene(made: Reconciler) -> None:
+        stage.views[one.id] = view(*PEERS)
+        await made.request()
+        stage.kernel.pairs_error = KernelFailure("the table is gone")
+        stage.views = {one.id: EMPTY, two.id: view(*PEERS)}
+        assert await made.request() is False
+        assert agrees(stage, one, EMPTY)
+        assert stage.passed == 2
+
+    stage.run(scene)
+
+
+def test_an_attachment_that_cannot_be_programmed_keeps_a_policy_from_being_live(
+    stage: Stage,
+) -> None:
+    one, opaque = stage.add(1), stage.add(2)
+    del stage.attachments[opaque.id]
+
+    async def scene(made: Reconciler) -> None:
+        stage.opaque = {opaque.id: opaque}
+        stage.views[one.id] = view(*PEERS)
+        assert await made.request() is True
+        assert await made.request(strict=True) is False
+        assert made.policy_version == 0
+        stage.opaque = {}
+        assert await made.request(strict=True) is True
+
+    stage.run(scene)
+
+
+def test_another_network_that_comes_amid_a_change_is_not_forgotten(stage: Stage) -> None:
+    one = stage.add(1)
+    stage.views[one.id] = view(*PEERS)
+
+    async def scene(made: Reconciler) -> None:
+        stage.kernel.stuck.add("eth1")
+        asked = made.request()
+        while not stage.kernel.tried["eth1"]:
+            await asyncio.sleep(0)
+        later = msgspec.structs.replace(one, netns=one.netns)
+        made.changed(later)
+        stage.kernel.stuck.clear()
+        await asked
+        await made.request()
+        assert stage.kernel.observed["eth1"] == 1  # it was read back, as an unknown state is
+        assert made.programmed(one.id) == view(*PEERS)
+
+    stage.run(scene)
+
+
+def test_what_is_released_late_is_not_a_successors(stage: Stage) -> None:
+    one = stage.add(1)
+    stage.views[one.id] = view(*PEERS)
+
+    async def scene(made: Reconciler) -> None:
+        await made.request()
+        stage.registry.remove(one.id)
+        stage.registry.add(one, fresh=True)  # an ADD came before the release
+        await stage.registry.release(one.id)
+        stage.views[one.id] = view(PEERS[0])
+        assert await made.request(strict=True) is True
+        assert agrees(stage, one, view(PEERS[0]))
 
     stage.run(scene)
 
