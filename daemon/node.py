@@ -46,9 +46,10 @@ from daemon.reconcile.hold import Hold
 from daemon.reconcile.planning import Planner
 from daemon.reconcile.reconciler import Reconciler
 from daemon.resolver.client import Resolver
+from netconf.attach import host_ports
 from netconf.attach.state import State, lead
 from netconf.kernel_probe import probe_kernel
-from netconf.nft import host, ruleset
+from netconf.nft import host
 
 
 class Node:
@@ -68,12 +69,12 @@ class Node:
         self._snapshot = Snapshot(folder, Path(config.paths.cache), store)
         for problem in self._snapshot.load():
             journal.warning("saved records", problem=problem)
-        state, turns = State(folder), Turns()
+        self._state, turns = State(folder), Turns()
         self._registry = Registry()
         self._membership = Membership(config.node, config.fabric.connect, store)
         credentials.peers = self._membership.certificates
         self._mesh = LocalMesh(
-            config, state, self._workers.mesh, journal, self._registry,
+            config, self._state, self._workers.mesh, journal, self._registry,
             infos=lambda: self._membership.infos().values(),
             changed=lambda: self._reconciler.wake(), announce=self._introduce,
         )  # fmt: skip
@@ -105,20 +106,20 @@ class Node:
             self._fabric.publish, journal,
         )  # fmt: skip
         opening = Opening(
-            store, self._publisher, self._reconciler, self._exchange, resolver,
+            store, self._publisher, self._reconciler, self._exchange, resolver, self._registry,
             confirm_ms=config.fabric.confirm_ms,
         )  # fmt: skip
         self._lifecycle = Lifecycle(
-            lambda: self._mesh.facts, state, self._workers.attach, self._registry, turns, opening,
-            policy=store.policy, journal=journal,
+            lambda: self._mesh.facts, self._state, self._workers.attach, self._registry, turns,
+            opening, policy=store.policy, journal=journal,
         )  # fmt: skip
         self._collector = Collector(
-            state, self._workers.attach, self._registry, turns, self._lifecycle, opening,
+            self._state, self._workers.attach, self._registry, turns, self._lifecycle, opening,
             self._tasks, journal,
         )  # fmt: skip
         self._keep_alive = KeepAlive(self._registry, self._workers.mesh, journal)
         self._audit = Audit(
-            self._registry, self._reconciler, self._workers.audit, state,
+            self._registry, self._reconciler, self._workers.audit, self._state,
             lambda: self._mesh.facts, self._mesh.attachment_links.mend, journal,
         )  # fmt: skip
         self._hold = Hold(
@@ -132,7 +133,7 @@ class Node:
         )  # fmt: skip
         service = NodeService(
             config.node, self._lifecycle, self._audit, rollout, self._saver, self._reporter,
-            self._mesh, state, self._workers.audit,
+            self._mesh, self._state, self._workers.audit,
         )  # fmt: skip
         self._api = Api(service, Path(config.paths.socket), journal)
         store.subscribe(lambda _: self._reconciler.wake())
@@ -150,7 +151,7 @@ class Node:
         self._publisher.resume()
         await self._credentials.in_force()
         await self._mesh.start()
-        await self._workers.program.run(ruleset.ensure_host)
+        await self._workers.program.run(host_ports.mend_filter, self._state)
         addresses = config.addresses
         for one in await self._workers.program.run(probe_kernel, addresses.vips, addresses.ula):
             self._journal.warning("not compared on this kernel", difference=one)

@@ -72,6 +72,19 @@ class Namespace:
         ) from cause
 
     @classmethod
+    def open_known(cls, path: str, known: tuple[int, int]) -> Namespace:
+        """Open the network namespace at `path` if it is the `known` one, (device, inode).
+
+        UnknownContainer if there is none, or another. A look at the path beforehand proves nothing:
+        a process id may be another process's by the time that ``/proc/PID/ns/net`` is opened.
+        """
+        opened = cls.open(path)
+        if opened.identity != tuple(known):
+            opened.close()
+            raise UnknownContainer(f"{path} is not the namespace that was attached any more")
+        return opened
+
+    @classmethod
     def own(cls) -> Namespace:
         """Open the namespace that the calling thread is in."""
         return cls.open(OWN)

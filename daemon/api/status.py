@@ -74,7 +74,7 @@ class Reporter:
         denied: list[DenialStatus] = []
         for attachment in list(self._registry.values()):
             try:
-                with Namespace.open(attachment.netns) as namespace:
+                with Namespace.open_known(attachment.netns, attachment.netns_id) as namespace:
                     found = ruleset.denials(namespace)
             except NoctuleError:
                 continue

@@ -26,7 +26,7 @@ from netconf.attach import host_ports, readdress
 from netconf.attach.attachment import Attachment, NodeNet
 from netconf.attach.state import State
 from netconf.errors import KernelFailure, NoctuleError, UnknownContainer
-from netconf.nft import host, ruleset
+from netconf.nft import host
 from netconf.program import actual
 from netconf.program.desired import Desired
 
@@ -204,7 +204,7 @@ class Audit:
 
     def _restore_host(self, attachments: Iterable[Attachment]) -> list[str]:
         """Mend the host filter except for its pairs; return sentences about what was wrong."""
-        found = ruleset.ensure_host() + host_ports.close_surplus(self._state)
+        found = host_ports.mend_filter(self._state) + host_ports.close_surplus(self._state)
         present = host.ports()
         for attachment in attachments:
             port = (attachment.vh, attachment.mac)

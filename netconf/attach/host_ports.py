@@ -14,12 +14,26 @@ from typing import Final
 from netconf import names
 from netconf.attach.state import State
 from netconf.errors import TryAgain
-from netconf.nft import host
+from netconf.nft import host, ruleset
 
 PATIENCE: Final = 1.0
 """Seconds; whoever works on the attachment that long is looked at again by the next audit."""
 
+FILTER_PATIENCE: Final = 30.0
+"""Seconds; executables that work without the daemon take the lock one after the other."""
+
 _OURS: Final = re.compile(f"{names.host_end('')}([0-9a-f]{{12}})")
+
+
+def mend_filter(state: State) -> list[str]:
+    """Make the host filter what it should be, its elements kept; return sentences about what was
+    wrong.
+
+    Holds the node's lock, so that no executable opens or closes a port in a table that is being
+    replaced. TryAgain if one works for longer than `FILTER_PATIENCE`; KernelFailure.
+    """
+    with state.shared(FILTER_PATIENCE):
+        return ruleset.ensure_host()
 
 
 def close_surplus(state: State) -> list[str]:

@@ -35,7 +35,7 @@ def add_ipv6(node: NodeNet, state: State, attachment_id: str) -> Attachment | No
         if identity(made.netns) != made.netns_id:
             raise UnknownContainer(f"{made.netns} is not the namespace that was attached")
         with (
-            Namespace.open(made.netns) as netns,
+            Namespace.open_known(made.netns, made.netns_id) as netns,
             doing(f"give {made.ifname} an IPv6 address"),
             links.open(netns) as inside,
         ):
