@@ -65,9 +65,9 @@ class Kernel:
             if self.error is not None:
                 raise self.error
             found = state.get(attachment_id)
+            self.up.pop(attachment_id, None)  # the file goes last, as in the real one
             if found is not None:
                 state.remove(found)
-            self.up.pop(attachment_id, None)
             return found
 
     def alive(self, attachment: Attachment) -> bool:
