@@ -11,6 +11,7 @@
    order, numbers inside attributes network order.
 5. Flows are deleted by their ct mark, and where asked by protocol and service port too
    (`Flows`). One mark means both families, and ``icmp`` both families' echo.
+6. The socket of a TCP flow is that of its original tuple (`TcpConnection`): NAT is below it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -47,7 +48,10 @@ CTA_MARK: Final = 8
 CTA_ID: Final = 12
 CTA_MARK_MASK: Final = 21
 CTA_TUPLE_IP: Final = 1
+CTA_IP_V4_SRC: Final = 1
+CTA_IP_V4_DST: Final = 2
 CTA_IP_V6_SRC: Final = 3
+CTA_IP_V6_DST: Final = 4
 CTA_TUPLE_PROTO: Final = 2
 CTA_PROTO_NUM: Final = 1
 CTA_PROTO_SRC_PORT: Final = 2
@@ -100,6 +104,16 @@ class Flows(msgspec.Struct, frozen=True):
     protocol: str = ""
     port: int = 0
     """The dialled replica's own port; 0 for a protocol without ports."""
+
+
+class TcpConnection(NamedTuple):
+    """Who dialled whom: packed addresses (4 bytes or 16) and ports, as the socket in the
+    namespace of the conntrack entry has them, at whichever end it is."""
+
+    source: bytes
+    source_port: int
+    destination: bytes
+    destination_port: int
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -273,6 +287,26 @@ def matches(flow: bytes, wanted: Flows) -> bool:
     if protocol[CTA_PROTO_NUM][0] not in numbers:
         return False
     return not wanted.port or int.from_bytes(protocol.get(port, b""), "big") == wanted.port
+
+
+def tcp_connection(flow: bytes) -> TcpConnection | None:
+    """Return the connection of a conntrack entry's attributes; None if it is not of TCP."""
+    dialled = dict(attributes(dict(attributes(flow))[CTA_TUPLE_ORIG]))
+    addresses = dict(attributes(dialled[CTA_TUPLE_IP]))
+    protocol = dict(attributes(dialled[CTA_TUPLE_PROTO]))
+    if protocol[CTA_PROTO_NUM][0] != socket.IPPROTO_TCP:
+        return None
+    source, destination = (
+        (CTA_IP_V6_SRC, CTA_IP_V6_DST)
+        if CTA_IP_V6_SRC in addresses
+        else (CTA_IP_V4_SRC, CTA_IP_V4_DST)
+    )
+    return TcpConnection(
+        addresses[source],
+        int.from_bytes(protocol[CTA_PROTO_SRC_PORT], "big"),
+        addresses[destination],
+        int.from_bytes(protocol[CTA_PROTO_DST_PORT], "big"),
+    )
 
 
 def decode_element(target: Set, raw: bytes) -> tuple[Element, int]:

@@ -20,7 +20,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
@@ -36,6 +36,7 @@ from netconf.nft.encoding import (
     Change,
     Flows,
     Message,
+    TcpConnection,
     attribute,
     attributes,
     decode_counter,
@@ -48,6 +49,7 @@ from netconf.nft.encoding import (
     message,
     nftables,
     string,
+    tcp_connection,
 )
 from netconf.uapi import nf_tables as nf
 
@@ -192,18 +194,23 @@ class NftSocket:
         self._deleted = True
         self.transact(lambda number: [message(kind, NLM_F_REQUEST, number, family, body)])
 
-    def delete_flows(self, flows: Flows) -> None:
-        """Delete conntrack entries; none to delete is fine."""
+    def delete_flows(self, flows: Flows, most: int = 0) -> list[TcpConnection]:
+        """Delete conntrack entries, and return those of TCP, `most` at most.
+
+        None to delete is fine.
+        """
         if flows.direction is None:
+            cut = _tcp(self._flows(flows.mark), most) if most else []
             self._sequence += 1
             kind = IPCTNL_MSG_CT_DELETE
             self._delete_flows(encode_flows(kind, NLM_F_REQUEST, self._sequence, flows.mark))
-            return
+            return cut
         found = [entry for entry in self._flows(flows.mark) if matches(entry, flows)]
         for start in range(0, len(found), FLOWS_AT_ONCE):
             self._sequence += 1
             some = found[start : start + FLOWS_AT_ONCE]
             self._delete_flows(b"".join(encode_flow_delete(one, self._sequence) for one in some))
+        return _tcp(found, most)
 
     def _delete_flows(self, datagram: bytes) -> None:
         self._transmit(datagram)
@@ -211,12 +218,14 @@ class NftSocket:
             if code != errno.ENOENT:  # it ended by itself meanwhile
                 raise OSError(code, f"{os.strerror(code)} (delete flows)")
 
-    def _flows(self, mark: int) -> list[bytes]:
+    def _flows(self, mark: int) -> Iterator[bytes]:
+        """Yield the conntrack entries with a mark. The kernel never calls this dump interrupted."""
+
         def ask(sequence: int) -> bytes:
             flags = NLM_F_REQUEST | NLM_F_DUMP
             return encode_flows(IPCTNL_MSG_CT_GET, flags, sequence, mark)
 
-        return self._retried(ask)
+        return self._request(ask)
 
     def _elements(self, target: Set) -> Iterator[tuple[Element, int]]:
         body = string(nf.NFTA_SET_ELEM_LIST_TABLE, target.table)
@@ -301,6 +310,11 @@ class NftSocket:
             return self._socket.recv(RECEIVE_BUFFER)
         except BlockingIOError:
             return None
+
+
+def _tcp(entries: Iterable[bytes], most: int) -> list[TcpConnection]:
+    """Return the first connections among conntrack entries."""
+    return list(itertools.islice(filter(None, map(tcp_connection, entries)), most))
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:

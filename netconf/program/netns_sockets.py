@@ -7,17 +7,20 @@
 3. Open sockets keep a namespace alive after its container. `identity` is compared before
    each use, and the daemon closes the handles of a namespace that lost its path within a
    second or two.
+4. Flows are cut rarely: the socket for that is opened when it is needed (`abort`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 
 from netconf.errors import UnknownContainer
 from netconf.namespace import Namespace
-from netconf.netlink import links, macsec
+from netconf.netlink import links, macsec, sock_diag
 from netconf.netlink.socket import doing
+from netconf.nft.encoding import TcpConnection
 from netconf.nft.wire import NftSocket
 
 
@@ -28,6 +31,7 @@ class NetnsSockets:
         """Open the sockets in `netns`; UnknownContainer if it has no `ifname`."""
         self.lock = threading.Lock()
         self.identity = netns.identity
+        self._path = netns.path
         self.last_generation: int | None = None
         """Of nftables, when it was last programmed; None before, and after a failure."""
         with contextlib.ExitStack() as opened, doing(f"open sockets in {netns.path}"):
@@ -87,3 +91,17 @@ class NetnsSockets:
     def neighbours(self) -> dict[str, str]:
         """Return MACs by address, of both families."""
         return links.neighbours(self._rtnl, self.ifindex)
+
+    def abort(self, connections: Sequence[TcpConnection]) -> None:
+        """Abort the sockets of `connections`, so that programs that wait on them hear of it now.
+
+        Where the kernel cannot, they hear of it from the ruleset, with their next segment.
+        """
+        if not connections:
+            return
+        with (
+            contextlib.suppress(OSError, UnknownContainer),
+            Namespace.open(self._path) as netns,
+        ):
+            if netns.identity == self.identity:
+                sock_diag.abort(netns, self.ifindex, connections)

@@ -11,7 +11,8 @@
 3. A new association number of a known peer is added before the withdrawn one goes. A new
    key under the same number (the peer began anew) replaces the old one.
 4. Flows of a replica that left, or of a grant that went, are deleted from conntrack once
-   all maps have changed: TCP is reset, UDP finds another replica.
+   all maps have changed, and then their TCP sockets are aborted: whoever waits on one hears of
+   it at once, and finds another replica when dialling again, as UDP does.
 5. `old` is what the caller last programmed. If the kernel's errors show that it is not
    so, reality is read, and the difference from there is applied; once.
 6. Nothing is flushed, and no rule is ever changed.
@@ -25,7 +26,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -48,7 +49,7 @@ from netconf.nft.elements import (
     Key,
     Set,
 )
-from netconf.nft.encoding import mark_of
+from netconf.nft.encoding import TcpConnection, mark_of
 from netconf.nft.wire import Batch, Flows
 from netconf.program import actual
 from netconf.program.actual import Actual, expected
@@ -57,6 +58,9 @@ from netconf.program.netns_sockets import NetnsSockets
 
 DRIFT = frozenset({errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.ENODEV})
 """What nf_tables and macsec answer when something is missing, there, or in use."""
+
+MOST_ABORTED: Final = 4096
+"""Connections aborted in one change, 30 µs each. Those beyond are reset with their next segment."""
 
 
 class Attached(Protocol):
@@ -81,7 +85,7 @@ class Nft(Protocol):
 
     def send(self, batch: Batch) -> None: ...
     def dump(self, target: Set) -> dict[Key, Key]: ...
-    def delete_flows(self, flows: Flows) -> None: ...
+    def delete_flows(self, flows: Flows, most: int = 0) -> list[TcpConnection]: ...
 
 
 class Hands(Protocol):
@@ -97,6 +101,7 @@ class Hands(Protocol):
     def set_neighbour(self, address: str, mac: str) -> None: ...
     def del_neighbour(self, address: str) -> None: ...
     def neighbours(self) -> dict[str, str]: ...
+    def abort(self, connections: Sequence[TcpConnection]) -> None: ...
 
 
 def observe(hands: Hands, ula: str) -> Actual:
@@ -148,8 +153,10 @@ def change(
     for address in old.neighbours.keys() - wanted.neighbours.keys():
         hands.del_neighbour(address)
     nft.send(_unreceive(old, wanted))
+    cut: list[TcpConnection] = []
     for flows in _flows(old, wanted):
-        nft.delete_flows(flows)
+        cut += nft.delete_flows(flows, MOST_ABORTED - len(cut))
+    hands.abort(cut)
     for sci, sas in old.keys.items():
         if sci not in wanted.keys:
             hands.del_channel(sci)

@@ -14,6 +14,7 @@ import errno
 from collections.abc import Iterable
 
 from netconf.nft.elements import Key, Set
+from netconf.nft.encoding import TcpConnection
 from netconf.nft.wire import Batch, BatchError, Flows
 
 
@@ -24,6 +25,7 @@ class FakeNft:
         self.sets: dict[str, dict[Key, Key]] = {target.name: {} for target in sets}
         self.sent: list[Batch] = []
         self.flows_deleted: list[Flows] = []
+        self.connections: dict[Flows, list[TcpConnection]] = {}
 
     def send(self, batch: Batch) -> None:
         """Make all changes, or none and raise BatchError."""
@@ -49,6 +51,7 @@ class FakeNft:
             raise FileNotFoundError(errno.ENOENT, target.name)
         return dict(self.sets[target.name])
 
-    def delete_flows(self, flows: Flows) -> None:
-        """Remember what was to be deleted."""
+    def delete_flows(self, flows: Flows, most: int = 0) -> list[TcpConnection]:
+        """Remember what was to be deleted; return what a test says there was."""
         self.flows_deleted.append(flows)
+        return self.connections.get(flows, [])[:most]

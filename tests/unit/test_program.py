@@ -44,6 +44,7 @@ class FakeContainer:
         self.rx = {}
         self.arp = {}
         self.journal = []
+        self.aborted = []
         self.ula = ula
         self.tables = FakeNft(SETS + SETS6 if ula else SETS)
 
@@ -69,8 +70,13 @@ class FakeContainer:
     def generation(self):
         return len(self.tables.sent)
 
-    def delete_flows(self, flows):
-        self.tables.delete_flows(flows)
+    def delete_flows(self, flows, most=0):
+        return self.tables.delete_flows(flows, most)
+
+    def abort(self, connections):
+        if connections:
+            self.aborted.append((list(connections), self.channels()))
+            self.journal.append(("revoke", "sockets"))
 
     def add_channel(self, sci):
         if sci in self.rx:
