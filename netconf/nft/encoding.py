@@ -251,10 +251,12 @@ def envelope(messages: Iterable[bytes], sequence: int) -> bytes:
     return b"".join((begin, *messages, end))
 
 
-def encode_flows(kind: int, flags: int, sequence: int, mark: int) -> bytes:
-    """Return the message about all conntrack entries with `mark` (get them, delete them)."""
-    body = attribute(CTA_MARK, struct.pack("!I", mark))
-    body += attribute(CTA_MARK_MASK, struct.pack("!I", 0xFFFFFFFF))
+def encode_flows(kind: int, flags: int, sequence: int, mark: int | None) -> bytes:
+    """Return the message about all conntrack entries with `mark`, or all (get or delete them)."""
+    body = b""
+    if mark is not None:
+        body += attribute(CTA_MARK, struct.pack("!I", mark))
+        body += attribute(CTA_MARK_MASK, struct.pack("!I", 0xFFFFFFFF))
     return message(NFNL_SUBSYS_CTNETLINK << 8 | kind, flags, sequence, 0, body)
 
 
@@ -269,11 +271,13 @@ def encode_flow_delete(flow: bytes, sequence: int) -> bytes:
 
 
 def matches(flow: bytes, wanted: Flows) -> bool:
-    """Tell whether a conntrack entry's attributes are of the grant in `wanted`.
+    """Tell whether a conntrack entry's attributes, its mark apart, are those in `wanted`.
 
     The port is the dialled replica's own: where a flow from here gets its replies from, or
     where one from there was sent to. Seen so, DNAT does not matter.
     """
+    if wanted.direction is None:
+        return True
     parts = dict(attributes(flow))
     side, port = (
         (CTA_TUPLE_REPLY, CTA_PROTO_SRC_PORT)
@@ -287,6 +291,11 @@ def matches(flow: bytes, wanted: Flows) -> bool:
     if protocol[CTA_PROTO_NUM][0] not in numbers:
         return False
     return not wanted.port or int.from_bytes(protocol.get(port, b""), "big") == wanted.port
+
+
+def mark_in(flow: bytes) -> int:
+    """Return the mark in a conntrack entry's attributes; 0 if it has none."""
+    return int.from_bytes(dict(attributes(flow)).get(CTA_MARK, b""), "big")
 
 
 def tcp_connection(flow: bytes) -> TcpConnection | None:

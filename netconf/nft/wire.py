@@ -20,7 +20,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
@@ -45,6 +45,7 @@ from netconf.nft.encoding import (
     encode_flow_delete,
     encode_flows,
     envelope,
+    mark_in,
     matches,
     message,
     nftables,
@@ -194,23 +195,18 @@ class NftSocket:
         self._deleted = True
         self.transact(lambda number: [message(kind, NLM_F_REQUEST, number, family, body)])
 
-    def delete_flows(self, flows: Flows, most: int = 0) -> list[TcpConnection]:
-        """Delete conntrack entries, and return those of TCP, `most` at most.
-
-        None to delete is fine.
-        """
+    def delete_flows(self, flows: Flows) -> None:
+        """Delete conntrack entries; none to delete is fine."""
         if flows.direction is None:
-            cut = _tcp(self._flows(flows.mark), most) if most else []
             self._sequence += 1
             kind = IPCTNL_MSG_CT_DELETE
             self._delete_flows(encode_flows(kind, NLM_F_REQUEST, self._sequence, flows.mark))
-            return cut
+            return
         found = [entry for entry in self._flows(flows.mark) if matches(entry, flows)]
         for start in range(0, len(found), FLOWS_AT_ONCE):
             self._sequence += 1
             some = found[start : start + FLOWS_AT_ONCE]
             self._delete_flows(b"".join(encode_flow_delete(one, self._sequence) for one in some))
-        return _tcp(found, most)
 
     def _delete_flows(self, datagram: bytes) -> None:
         self._transmit(datagram)
@@ -218,14 +214,26 @@ class NftSocket:
             if code != errno.ENOENT:  # it ended by itself meanwhile
                 raise OSError(code, f"{os.strerror(code)} (delete flows)")
 
-    def _flows(self, mark: int) -> Iterator[bytes]:
-        """Yield the conntrack entries with a mark. The kernel never calls this dump interrupted."""
+    def connections(self, flows: Collection[Flows], most: int) -> list[TcpConnection]:
+        """Return the TCP connections of `flows`, `most` at most.
 
-        def ask(sequence: int) -> bytes:
-            flags = NLM_F_REQUEST | NLM_F_DUMP
-            return encode_flows(IPCTNL_MSG_CT_GET, flags, sequence, mark)
+        One dump finds them all: each walks the table that all namespaces of the kernel share.
+        """
+        wanted: dict[int, list[Flows]] = {}
+        for one in flows:
+            wanted.setdefault(one.mark, []).append(one)
+        if not wanted:
+            return []
+        entries = self._request(_flow_dump(next(iter(wanted)) if len(wanted) == 1 else None))
+        found = (
+            tcp_connection(entry)
+            for entry in entries
+            if any(matches(entry, one) for one in wanted.get(mark_in(entry), ()))
+        )
+        return list(itertools.islice(filter(None, found), most))
 
-        return self._request(ask)
+    def _flows(self, mark: int) -> list[bytes]:
+        return self._retried(_flow_dump(mark))
 
     def _elements(self, target: Set) -> Iterator[tuple[Element, int]]:
         body = string(nf.NFTA_SET_ELEM_LIST_TABLE, target.table)
@@ -312,9 +320,10 @@ class NftSocket:
             return None
 
 
-def _tcp(entries: Iterable[bytes], most: int) -> list[TcpConnection]:
-    """Return the first connections among conntrack entries."""
-    return list(itertools.islice(filter(None, map(tcp_connection, entries)), most))
+def _flow_dump(mark: int | None) -> Callable[[int], bytes]:
+    """Return what asks for the conntrack entries with `mark`, or for all."""
+    flags = NLM_F_REQUEST | NLM_F_DUMP
+    return lambda sequence: encode_flows(IPCTNL_MSG_CT_GET, flags, sequence, mark)
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from netconf.nft.elements import Key, Set
 from netconf.nft.encoding import TcpConnection
@@ -25,7 +25,7 @@ class FakeNft:
         self.sets: dict[str, dict[Key, Key]] = {target.name: {} for target in sets}
         self.sent: list[Batch] = []
         self.flows_deleted: list[Flows] = []
-        self.connections: dict[Flows, list[TcpConnection]] = {}
+        self.established: dict[Flows, list[TcpConnection]] = {}
 
     def send(self, batch: Batch) -> None:
         """Make all changes, or none and raise BatchError."""
@@ -51,7 +51,11 @@ class FakeNft:
             raise FileNotFoundError(errno.ENOENT, target.name)
         return dict(self.sets[target.name])
 
-    def delete_flows(self, flows: Flows, most: int = 0) -> list[TcpConnection]:
-        """Remember what was to be deleted; return what a test says there was."""
+    def connections(self, flows: Collection[Flows], most: int) -> list[TcpConnection]:
+        """Return those of flows that are not deleted, as `established` has them."""
+        left = [one for one in flows if one not in self.flows_deleted]
+        return [found for one in left for found in self.established.get(one, ())][:most]
+
+    def delete_flows(self, flows: Flows) -> None:
+        """Remember what was to be deleted."""
         self.flows_deleted.append(flows)
-        return self.connections.get(flows, [])[:most]

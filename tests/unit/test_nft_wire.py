@@ -47,6 +47,7 @@ from netconf.nft.encoding import (
     mark_of,
     matches,
     nested,
+    tcp_connection,
 )
 from netconf.uapi.nf_tables import NFTA_SET_ELEM_LIST_ELEMENTS
 
@@ -186,6 +187,13 @@ def test_one_flow_is_deleted_by_its_family_tuple_and_id(length, family):
     sent = encode_flow_delete(flow(6, 40000, 80, 8080, length), 1)
     assert NFGEN.unpack_from(sent, HEADER.size)[0] == family
     assert set(dict(attributes(sent[HEADER.size + NFGEN.size :]))) == {1, 12}
+
+
+@pytest.mark.parametrize("length", [4, 16])
+def test_a_connection_is_named_as_it_was_dialled(length):
+    dialled = tcp_connection(flow(6, 40000, 80, 8080, length))
+    assert dialled == (bytes(length), 40000, bytes(length), 80)
+    assert tcp_connection(flow(17, 40000, 80, 8080, length)) is None
 
 
 @given(st.ip_addresses(v=4))

@@ -21,7 +21,7 @@ from netconf.nft.elements import (
     PEER,
     PEER6,
 )
-from netconf.nft.encoding import mark_of
+from netconf.nft.encoding import TcpConnection, mark_of
 from netconf.nft.wire import Batch, Flows
 from netconf.program import actual, programmer
 from netconf.program.desired import EMPTY, Desired, Peer, differing
@@ -70,13 +70,17 @@ class FakeContainer:
     def generation(self):
         return len(self.tables.sent)
 
-    def delete_flows(self, flows, most=0):
-        return self.tables.delete_flows(flows, most)
+    def connections(self, flows, most):
+        return self.tables.connections(flows, most)
+
+    def delete_flows(self, flows):
+        self.tables.delete_flows(flows)
 
     def abort(self, connections):
+        """Note what was aborted, and the flows and elements of that moment."""
         if connections:
-            self.aborted.append((list(connections), self.channels()))
-            self.journal.append(("revoke", "sockets"))
+            left = {name: dict(elements) for name, elements in self.tables.sets.items()}
+            self.aborted.append((connections, list(self.tables.flows_deleted), left))
 
     def add_channel(self, sci):
         if sci in self.rx:
@@ -267,6 +271,37 @@ def test_flows_of_a_replica_that_leaves_are_deleted_once_for_both_families(ula):
     move(kernel, EMPTY, old)
     move(kernel, old, new)
     assert kernel.tables.flows_deleted == [Flows(mark_of(ADDRESSES[0]))]
+
+
+@FAMILIES
+def test_sockets_are_aborted_when_no_map_and_no_flow_leads_there_any_more(ula):
+    kernel = FakeContainer(ula)
+    old = Desired(
+        peers={a: peer(a) for a in ADDRESSES[:3]},
+        slots={("10.80.0.1", "tcp", 80, 0): (ADDRESSES[0], 8080)},
+        ingress=frozenset({(1, "tcp", 80)}),
+    )
+    move(kernel, EMPTY, old)
+    gone, kept = (Flows(mark_of(ADDRESSES[n])) for n in (0, 2))
+    lost, other = (TcpConnection(bytes(4), port, bytes(4), 80) for port in (40000, 40001))
+    kernel.tables.established = {gone: [lost], kept: [other]}
+    move(kernel, old, Desired(peers={a: peer(a) for a in ADDRESSES[2:3]}, ingress=old.ingress))
+    ((aborted, deleted, left),) = kernel.aborted
+    assert aborted == [lost]
+    assert gone in deleted
+    assert left == kernel.tables.sets
+    assert (ADDRESSES[0],) not in left[PEER.name]
+
+
+def test_no_more_sockets_are_aborted_in_one_change_than_is_quick():
+    kernel = FakeContainer()
+    old = Desired(peers={ADDRESSES[0]: peer(ADDRESSES[0])})
+    move(kernel, EMPTY, old)
+    many = [TcpConnection(bytes(4), port, bytes(4), 80) for port in range(10000)]
+    kernel.tables.established = {Flows(mark_of(ADDRESSES[0])): many}
+    move(kernel, old, EMPTY)
+    ((aborted, *_),) = kernel.aborted
+    assert aborted == many[: programmer.MOST_ABORTED]
 
 
 @FAMILIES
