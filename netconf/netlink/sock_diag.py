@@ -6,7 +6,7 @@
    port: a connection that ended lately, or one looked for from its wrong end, would take a
    listener with it. So a socket is looked up first, and aborted by its cookie if it is connected.
 3. A dial under way (SYN_SENT) is left alone: its next SYN is a new flow, and finds another replica.
-   So is what no program holds any more; Linux before 6.10 may keep such a socket for ever if it is
+   So is what no program holds any more; Linux before 6.11 may keep such a socket for ever if it is
    aborted (tcp_abort purges what its timers wait for).
 4. A look-up by IPv4 addresses finds sockets of AF_INET6 too, as packets do.
 5. A socket bound to a device is found only with that device's index; any other with any index.

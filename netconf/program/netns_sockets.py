@@ -103,5 +103,5 @@ class NetnsSockets:
             contextlib.suppress(OSError, UnknownContainer),
             Namespace.open(self._path) as netns,
         ):
-            if netns.identity == self.identity:
+            if netns.identity == self.identity:  # the path may be another's by now
                 sock_diag.abort(netns, self.ifindex, connections)
