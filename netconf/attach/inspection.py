@@ -56,7 +56,10 @@ def mend(node: NodeNet, state: State, attachment_id: str) -> list[str]:
 
 
 def _mend(node: NodeNet, made: Attachment) -> list[str]:
-    with Namespace.open(made.netns) as netns, doing(f"read back the links of {made.id}"):
+    with (
+        Namespace.open_known(made.netns, made.netns_id) as netns,
+        doing(f"read back the links of {made.id}"),
+    ):
         with links.open() as rtnl:
             found = [(each, _settle(rtnl, each)) for each in outside(rtnl, node, made)]
         with netns.enter():

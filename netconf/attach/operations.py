@@ -99,7 +99,10 @@ def check(node: NodeNet, state: State, attachment_id: str) -> None:
         if identity(made.netns) != made.netns_id:
             raise CheckFailure(f"{made.netns} is not the namespace that was attached; add it anew")
         node = msgspec.structs.replace(node, ula=made.ula)
-        with Namespace.open(made.netns) as netns, doing(f"check {made.ifname}"):
+        with (
+            Namespace.open_known(made.netns, made.netns_id) as netns,
+            doing(f"check {made.ifname}"),
+        ):
             wrong = _wrong(node, made, netns)
     if wrong:
         raise CheckFailure(
@@ -139,7 +142,10 @@ def resize(state: State, attachment_id: str, mtu: int) -> Attachment | None:
             return made
         with doing(f"lower the MTU of {made.ifname}"):
             try:
-                with Namespace.open(made.netns) as netns, links.open(netns) as inside:
+                with (
+                    Namespace.open_known(made.netns, made.netns_id) as netns,
+                    links.open(netns) as inside,
+                ):
                     inside.batch([links.set_request(made.ifname, mtu=mtu - names.MACSEC_OVERHEAD)])
             except UnknownContainer:
                 return None
@@ -165,7 +171,10 @@ def alive(attachment: Attachment) -> bool:
     if identity(attachment.netns) != attachment.netns_id:
         return False
     try:
-        with Namespace.open(attachment.netns) as netns, links.open(netns) as rtnl:
+        with (
+            Namespace.open_known(attachment.netns, attachment.netns_id) as netns,
+            links.open(netns) as rtnl,
+        ):
             facts = links.get(rtnl, attachment.ifname)
     except (UnknownContainer, OSError):
         return False

@@ -264,7 +264,7 @@ class Programmer:
         with (
             sockets.lock,
             doing(f"compare the ruleset of attachment {attachment.id}"),
-            Namespace.open(attachment.netns) as netns,
+            Namespace.open_known(attachment.netns, attachment.netns_id) as netns,
         ):
             return ruleset.mend_container(netns, vips, attachment.ula)
 
@@ -281,7 +281,7 @@ class Programmer:
             if sockets is not None and sockets.identity == found:
                 return sockets
         self._let_go(attachment.id)
-        with Namespace.open(attachment.netns) as netns:
+        with Namespace.open_known(attachment.netns, attachment.netns_id) as netns:
             sockets = NetnsSockets(netns, attachment.ifname)
         with self._lock:
             if attachment.id in self._admitted:
