@@ -71,7 +71,10 @@ class Links:
         before = self.facts
         try:
             facts = devices.bring_up(
-                self._mesh, mesh_mtu=min(before.mtu, least or before.mtu), before=before
+                self._mesh,
+                mesh_mtu=min(before.mtu, least or before.mtu),
+                floor=self._floor,
+                before=before,
             )
         except NoctuleError as error:
             self.trouble = (error.message,)

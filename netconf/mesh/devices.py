@@ -31,8 +31,9 @@ import msgspec
 
 from netconf import names
 from netconf.errors import InvalidConfig
+from netconf.mesh import limit as limits
 from netconf.mesh import source
-from netconf.mesh.config import MTU_MAX, Geneve, Link, MeshConfig, validate
+from netconf.mesh.config import MTU_MAX, MTU_MIN, Geneve, Link, MeshConfig, validate
 from netconf.netlink import batadv, links
 from netconf.netlink.links import Facts
 from netconf.netlink.routes import Way
@@ -87,6 +88,7 @@ def bring_up(
     mesh: MeshConfig,
     *,
     mesh_mtu: int | None = None,
+    floor: int = MTU_MIN,
     before: MeshFacts | None = None,
     adopt: bool = False,
     bridge: str = names.BRIDGE,
@@ -95,14 +97,15 @@ def bring_up(
     """Make mesh and bridge as configured, in the calling thread's namespace.
 
     `mesh_mtu` is the least limit other nodes announced, if known; a fixed ``mesh.mtu``
-    overrides it. `before` is what came of the last bring-up, None for the first (rule 4). With
-    `adopt` a bat0 without our mark is ours all the same. InvalidConfig or KernelFailure.
+    overrides it. `floor` is the least that a mesh must carry (``netconf.mesh.limit``). `before`
+    is what came of the last bring-up, None for the first (rule 4). With `adopt` a bat0 without
+    our mark is ours all the same. InvalidConfig or KernelFailure.
     """
     validate(mesh)
     with links.open() as rtnl, batadv.open() as genl:
         site = _Site(mesh, rtnl, genl, before, adopt=adopt)
         try:
-            return site.bring_up(mesh_mtu, bridge, bat)
+            return site.bring_up(mesh_mtu, floor, bridge, bat)
         except BaseException:
             if before is None:
                 site.undo()
@@ -134,7 +137,7 @@ class _Site:
         self._waiting: dict[str, str] = {}
         self._advice: list[str] = []
 
-    def bring_up(self, mesh_mtu: int | None, bridge: str, bat: str) -> MeshFacts:
+    def bring_up(self, mesh_mtu: int | None, floor: int, bridge: str, bat: str) -> MeshFacts:
         """See the function `bring_up`."""
         bat0 = self._bat(bat)
         hard: list[Facts] = []
@@ -150,9 +153,11 @@ class _Site:
                 if facts is not None and facts.master == bat0.index:
                     hard.append(facts)  # batman-adv has it still: others know its address
         self._forget_sources()
-        limit = min((MTU_MAX, *(facts.mtu - BATADV_OVERHEAD for facts in hard)))
+        carried = {facts.name: facts.mtu - BATADV_OVERHEAD for facts in hard}
+        before = self._before.limit if self._before is not None else None
+        limit, faults = limits.limit(carried, floor, before)
+        self._waiting |= faults
         if not hard:
-            limit = self._before.limit if self._before is not None else MTU_MAX
             mesh_mtu = min(mesh_mtu or PLAIN_LIMIT, PLAIN_LIMIT)
         mtu = self._mtu(limit, mesh_mtu)
         switch = self._bridge(bridge)

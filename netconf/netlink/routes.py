@@ -16,7 +16,7 @@ import msgspec
 
 from netconf.netlink.links import Attributes, family
 from netconf.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Netlink, NetlinkRequest
-from netconf.uapi.messages import fibmsg, ifaddrmsg, routemsg
+from netconf.uapi.messages import fibmsg, ifaddrmsg, nlmsg, routemsg
 
 RTM_NEWADDR = 20
 RTM_GETADDR = 22
@@ -35,6 +35,8 @@ RT_SCOPE_NOWHERE = 255
 RTN_UNICAST = 1
 RTN_LOCAL = 2
 FR_ACT_TO_TBL = 1
+RTM_F_FIB_MATCH = 0x2000
+"""Answer with the route as it was configured, not with what is known of one destination."""
 
 PROTOCOL = 78
 """Who made a route or rule (rtm_protocol); the kernel and the routing daemons use others."""
@@ -50,7 +52,8 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     """The address of this node that the packet would come from."""
     mtu: int | None
-    """Of the route, if it has its own."""
+    """Bytes, of the route, if it was configured with its own. What ICMP said of the path (a PMTU
+    exception) is none: anybody can forge that."""
     local: bool
     """The address is this node's own."""
 
@@ -109,21 +112,35 @@ def way_to(rtnl: Netlink, remote: str, udp_port: int = 0) -> Way:
 
     OSError ENETUNREACH or EHOSTUNREACH without a route.
     """
-    message = routemsg()
-    message["family"] = family(remote)
-    message["dst_len"] = _bits(remote)
-    message["attrs"] = [("RTA_DST", remote)]
-    if udp_port:
-        message["attrs"] += [("RTA_IP_PROTO", socket.IPPROTO_UDP), ("RTA_DPORT", udp_port)]
-    (answer,) = rtnl.request(RTM_GETROUTE, message)
-    metrics = answer.get_attr("RTA_METRICS")
+    answer = _lookup(rtnl, remote, udp_port)
+    mtu = _mtu(answer)
+    if mtu is not None:
+        # An ordinary answer includes PMTU exceptions (rt_fill_info, rt6_fill_node).
+        mtu = _mtu(_lookup(rtnl, remote, udp_port, RTM_F_FIB_MATCH))
     return Way(
         link=answer.get_attr("RTA_OIF", 0),
         gateway=answer.get_attr("RTA_GATEWAY") or "",
         source=answer.get_attr("RTA_PREFSRC") or "",
-        mtu=metrics.get_attr("RTAX_MTU") if metrics is not None else None,
+        mtu=mtu,
         local=answer["type"] == RTN_LOCAL,
     )
+
+
+def _lookup(rtnl: Netlink, remote: str, udp_port: int, flags: int = 0) -> nlmsg:
+    message = routemsg()
+    message["family"] = family(remote)
+    message["dst_len"] = _bits(remote)
+    message["flags"] = flags
+    message["attrs"] = [("RTA_DST", remote)]
+    if udp_port:
+        message["attrs"] += [("RTA_IP_PROTO", socket.IPPROTO_UDP), ("RTA_DPORT", udp_port)]
+    (answer,) = rtnl.request(RTM_GETROUTE, message)
+    return answer
+
+
+def _mtu(answer: nlmsg) -> int | None:
+    metrics = answer.get_attr("RTA_METRICS")
+    return metrics.get_attr("RTAX_MTU") if metrics is not None else None
 
 
 def host_route_request(remote: str, way: Way, table: int) -> NetlinkRequest:

@@ -17,13 +17,13 @@ from daemon.journal import Journal
 from daemon.mesh.local_mesh import LocalMesh
 from daemon.model.records import NodeInfo
 from daemon.process.workers import Pool
-from netconf import frames
+from netconf import frames, names
 from netconf.attach import inspection
 from netconf.attach.attachment import Attachment
 from netconf.attach.state import State
 from netconf.errors import InvalidConfig, KernelFailure
 from netconf.mesh import devices
-from netconf.mesh.config import MeshConfig
+from netconf.mesh.config import MTU_MIN, MeshConfig
 from netconf.mesh.devices import MeshFacts
 from tests.unit.test_config import GOOD, VIPS
 
@@ -62,6 +62,7 @@ class Kernel:
         self.facts = msgspec.structs.replace(FACTS, mtu=limit, limit=limit)
         self.failure: Exception | None = None
         self.adopted: list[bool] = []
+        self.floors: list[int] = []
         self.mended: list[str] = []
         self.announced: list[str] = []
 
@@ -70,10 +71,12 @@ class Kernel:
         _: MeshConfig,
         *,
         mesh_mtu: int | None,
+        floor: int = 0,
         before: MeshFacts | None = None,
         adopt: bool = False,
     ) -> MeshFacts:
         self.adopted.append(adopt)
+        self.floors.append(floor)
         if self.failure is not None:
             raise self.failure
         limit = self.facts.limit
@@ -265,3 +268,14 @@ def test_a_poorer_link_lowers_the_mtu_and_a_better_one_does_not_raise_it(
 
     scene.play(go)
     assert scene.changes == ["announce", "announce"]
+
+
+@pytest.mark.parametrize(("ula", "least"), [("", MTU_MIN), (ULA, names.MTU_MIN6)])
+def test_looks_know_the_least_that_a_mesh_must_carry(
+    scene: Scene, kernel: Kernel, ula: str, least: int
+) -> None:
+    async def go(made: LocalMesh) -> None:
+        await made.verify()
+
+    scene.play(go, ula)
+    assert kernel.floors[-1] == least

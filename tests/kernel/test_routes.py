@@ -1,0 +1,83 @@
+"""What the kernel is asked about routes, and told: on any kernel, two namespaces and a wire."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from netconf.netlink import links, routes
+from tests.kernel.sandbox import Node, nodes, run
+
+NEAR, FAR, BEYOND = "192.0.2.1", "192.0.2.2", "198.51.100.9"
+NEAR6, FAR6, BEYOND6 = "2001:db8::1", "2001:db8::2", "2001:db8:1::9"
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[Node, Node]]:
+    """Two nodes and a wire; the first has routes by the second, in both families."""
+    with nodes(2) as (one, two):
+        run("ip", "link", "add", "eth1", "netns", one.name, "type", "veth",
+            "peer", "name", "eth1", "netns", two.name)  # fmt: skip
+        for node, address, address6 in ((one, NEAR, NEAR6), (two, FAR, FAR6)):
+            node.ip("link", "set", "eth1", "up")
+            node.ip("addr", "add", f"{address}/24", "dev", "eth1")
+            node.ip("addr", "add", f"{address6}/64", "dev", "eth1", "nodad")
+        one.ip("route", "add", f"{BEYOND}/32", "via", FAR)
+        one.ip("route", "add", f"{BEYOND6}/128", "via", FAR6)
+        yield one, two
+
+
+def checksum(data: bytes) -> int:
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total >> 16) + (total & 0xFFFF)
+    return ~(total + (total >> 16)) & 0xFFFF
+
+
+def forge(node: Node, mtu: int) -> None:
+    """Send what a router would send whose next link carries `mtu` bytes: anybody can.
+
+    The packet that it is about is an echo reply, which is no socket's (icmp_err).
+    """
+    packed = [socket.inet_pton(socket.AF_INET, each) for each in (NEAR, BEYOND)]
+    inner = struct.pack("!BBHHHBBH", 0x45, 0, 1428, 1, 0x4000, 64, 1, 0) + b"".join(packed)
+    body = struct.pack("!HH", 0, mtu) + inner + bytes(8)
+    sum_of = checksum(struct.pack("!BBH", 3, 4, 0) + body)
+    with node.ns.enter():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    with sock:
+        sock.sendto(struct.pack("!BBH", 3, 4, sum_of) + body, (NEAR, 0))
+
+
+def forge6(node: Node, mtu: int) -> None:
+    """Do as `forge`, in IPv6: ICMPv6 "packet too big". The kernel makes the checksum."""
+    packed = [socket.inet_pton(socket.AF_INET6, each) for each in (NEAR6, BEYOND6)]
+    inner = struct.pack("!IHBB", 6 << 28, 1408, 58, 64) + b"".join(packed)
+    body = struct.pack("!BBHI", 2, 0, 0, mtu) + inner + bytes(8)
+    with node.ns.enter():
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    with sock:
+        sock.sendto(body, (NEAR6, 0))
+
+
+@pytest.mark.parametrize(("remote", "gateway", "own"), [(BEYOND, FAR, 1400), (BEYOND6, FAR6, 1400)])
+def test_a_forged_icmp_changes_no_mtu(
+    wire: tuple[Node, Node], remote: str, gateway: str, own: int
+) -> None:
+    """One packet of anybody's would lower the MTU of the whole cluster for good."""
+    one, two = wire
+    plain = ("route", "replace", remote, "via", gateway)
+    with links.open(one.ns) as rtnl:
+        assert routes.way_to(rtnl, remote).mtu is None
+        for expected in (None, own):
+            if expected:
+                one.ip(*plain, "mtu", str(expected))
+            if ":" in remote:
+                forge6(two, 1280)
+            else:
+                forge(two, 600)
+            assert f"mtu {1280 if ':' in remote else 600}" in one.ip("route", "get", remote)
+            assert routes.way_to(rtnl, remote).mtu == expected
+            assert routes.way_to(rtnl, remote, 6081).mtu == expected
