@@ -1,11 +1,14 @@
 """The ``mesh`` section of node.yaml, and what is wrong with one whatever the kernel has.
 
 1. A link is an interface that exists, or one GENEVE tunnel ``gnv<id>`` to one peer.
-2. An error is an InvalidConfig that names the field and the fix.
+2. Addresses are spelled as the kernel spells them, whatever the file says, so that they can be
+   compared as text: with what the kernel gives back, and with each other.
+3. An error is an InvalidConfig that names the field and the fix.
 """
 
 from __future__ import annotations
 
+import socket
 from ipaddress import ip_address
 from typing import Literal
 
@@ -32,10 +35,25 @@ class Geneve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """This node's underlay address, as the peer gives it for `remote`; empty to leave the
     choice to the kernel, which is right where the node has one address."""
 
+    def __post_init__(self) -> None:
+        """Spell the addresses as the kernel does (rule 2)."""
+        for field in ("remote", "local"):
+            msgspec.structs.force_setattr(self, field, _spelled(getattr(self, field)))
+
     @property
     def name(self) -> str:
         """The device's name."""
         return f"gnv{self.id}"
+
+
+def _spelled(address: str) -> str:
+    """Return an address as the kernel's tools print it; `validate` names what is none."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            return socket.inet_ntop(family, socket.inet_pton(family, address))
+        except (OSError, ValueError):
+            continue
+    return address
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

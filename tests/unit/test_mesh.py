@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from netconf.errors import InvalidConfig
@@ -51,6 +52,16 @@ def test_what_the_design_shows_is_valid() -> None:
             ),
             r"mesh\.links\[1\]\.geneve\.local: link 0 goes to 192.0.2.3 as well",
         ),
+        # The same peer in two spellings.
+        (
+            MeshConfig(
+                links=[
+                    Link(geneve=Geneve(remote="2001:DB8:0::3", id=7, local="2001:db8::1")),
+                    Link(geneve=Geneve(remote="2001:db8::3", id=8, local="2001:db8::2")),
+                ]
+            ),
+            r"mesh\.links\[1\]\.geneve\.local: link 0 goes to 2001:db8::3 as well",
+        ),
         (MeshConfig(links=[Link(interface="e", throughput=5)]), r"links\[0\]\.throughput"),
         (MeshConfig(links=[GOOD], mtu=1501), r"mesh\.mtu: 1501"),
         (MeshConfig(links=[GOOD], mtu=100), r"mesh\.mtu: 100"),
@@ -59,3 +70,20 @@ def test_what_the_design_shows_is_valid() -> None:
 def test_what_is_wrong_is_named(config: MeshConfig, text: str) -> None:
     with pytest.raises(InvalidConfig, match=text):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("written", "spelled"),
+    [
+        ("2001:DB8:0:0::0003", "2001:db8::3"),
+        ("::ffff:c000:201", "::ffff:192.0.2.1"),
+        ("192.0.2.3", "192.0.2.3"),
+    ],
+)
+def test_addresses_are_spelled_as_the_kernel_spells_them(written: str, spelled: str) -> None:
+    """Compared with the kernel's spelling at each look, another would be set right for ever."""
+    file = {"links": [{"geneve": {"remote": written, "id": 7, "local": written}}]}
+    read = msgspec.convert(file, MeshConfig).links[0].geneve
+    assert read == Geneve(remote=spelled, id=7, local=spelled)
+    assert (read.remote, read.local) == (spelled, spelled)
+    validate(msgspec.convert(file, MeshConfig))
