@@ -7,7 +7,8 @@
    InvalidConfig that names the field. A bat0 is ours if it has our alias, or if the caller
    knows that it is (`adopt`).
 3. A link that is not there yet is waited for, not refused (`MeshFacts.waiting`): an
-   interface that appears later, a peer to whom no route leads. The others are used meanwhile.
+   interface that appears later, a peer to whom no route leads, a link that the kernel refuses to
+   set up. The others are used meanwhile.
 4. A first bring-up that fails leaves nothing that it made; what it found stays. A later one
    stops where it fails, leaves what is right already, and lets no link's trouble keep the
    others from being set right.
@@ -30,7 +31,7 @@ from ipaddress import ip_address
 import msgspec
 
 from netconf import names
-from netconf.errors import InvalidConfig
+from netconf.errors import InvalidConfig, KernelFailure
 from netconf.mesh import limit as limits
 from netconf.mesh import source
 from netconf.mesh.config import MTU_MAX, MTU_MIN, Geneve, Link, MeshConfig, validate
@@ -145,10 +146,11 @@ class _Site:
             field = f"mesh.links[{number}]"
             try:
                 hard.append(self._link(field, link, bat0))
-            except InvalidConfig as error:
-                if self._before is None and not isinstance(error, _NotYetError):
+            except (InvalidConfig, KernelFailure) as error:
+                if self._before is None and not isinstance(error, (_NotYetError, KernelFailure)):
                     raise
-                self._waiting[field] = error.message
+                refused = isinstance(error, KernelFailure)
+                self._waiting[field] = f"{field}: {error.message}" if refused else error.message
                 facts = links.get(self._rtnl, link.name)
                 if facts is not None and facts.master == bat0.index:
                     hard.append(facts)  # batman-adv has it still: others know its address

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 
 import msgspec
@@ -34,7 +33,7 @@ def way(rtnl: Netlink, geneve: Geneve) -> Way | None:
     try:
         return routes.way_to(rtnl, geneve.remote)
     except OSError as error:
-        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        if error.errno in routes.UNROUTED:
             return None
         raise
 
@@ -44,7 +43,7 @@ def is_ours(rtnl: Netlink, address: str) -> bool:
     try:
         return routes.way_to(rtnl, address).local
     except OSError as error:
-        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        if error.errno in routes.UNROUTED:
             return False
         raise
 

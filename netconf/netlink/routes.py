@@ -38,6 +38,14 @@ FR_ACT_TO_TBL = 1
 RTM_F_FIB_MATCH = 0x2000
 """Answer with the route as it was configured, not with what is known of one destination."""
 
+RTNH_F_ONLINK = 4
+"""The gateway is on the link, whatever other routes say of it."""
+
+UNROUTED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES)
+"""What a lookup fails with where nothing can be sent: no route, or a route of type unreachable,
+blackhole (EINVAL) or prohibit (EACCES; fib_props, ip6_route_info_create). Another address that
+is to be sent from, and is not this node's, is EINVAL as well."""
+
 PROTOCOL = 78
 """Who made a route or rule (rtm_protocol); the kernel and the routing daemons use others."""
 
@@ -110,7 +118,7 @@ def route_request(index: int, network: str) -> NetlinkRequest:
 def way_to(rtnl: Netlink, remote: str, udp_port: int = 0) -> Way:
     """Return the way to a `remote` address, for UDP to a port if one is given.
 
-    OSError ENETUNREACH or EHOSTUNREACH without a route.
+    OSError with one of `UNROUTED` where there is none.
     """
     answer = _lookup(rtnl, remote, udp_port)
     mtu = _mtu(answer)
@@ -144,7 +152,10 @@ def _mtu(answer: nlmsg) -> int | None:
 
 
 def host_route_request(remote: str, way: Way, table: int) -> NetlinkRequest:
-    """Send to a `remote` address by this `way`, in a `table` of our own (rule 2)."""
+    """Send to a `remote` address by this `way`, in a `table` of our own (rule 2).
+
+    The way comes from a lookup. So its gateway is on the link, also if no route of ours says so.
+    """
     message = _host_route(remote, table)
     message["type"] = RTN_UNICAST
     message["scope"] = RT_SCOPE_UNIVERSE if way.gateway else RT_SCOPE_LINK
@@ -153,6 +164,7 @@ def host_route_request(remote: str, way: Way, table: int) -> NetlinkRequest:
     message["attrs"] += [("RTA_OIF", way.link), ("RTA_PREFSRC", way.source)]
     if way.gateway:
         message["attrs"].append(("RTA_GATEWAY", way.gateway))
+        message["flags"] = RTNH_F_ONLINK
     if way.mtu:
         message["attrs"].append(("RTA_METRICS", {"attrs": [("RTAX_MTU", way.mtu)]}))
     return NetlinkRequest(RTM_NEWROUTE, message, NLM_F_CREATE | NLM_F_REPLACE)

@@ -207,6 +207,31 @@ def test_the_trouble_of_one_link_is_its_own(wire: tuple[Node, Node]) -> None:
     assert set(after.hard) == {"eth1"}
 
 
+def test_a_link_that_the_kernel_refuses_keeps_nothing_else_from_being_used(
+    wire: tuple[Node, Node],
+) -> None:
+    """Neither at the start nor at a later look."""
+    node = wire[0]
+    far = [f"198.51.100.{number}" for number in range(1, 4)]
+    for kind, remote in zip(("blackhole", "prohibit", "unreachable"), far, strict=True):
+        node.ip("route", "add", kind, remote)
+    tunnels = [Link(geneve=Geneve(remote=remote, id=id)) for id, remote in enumerate(far)]
+    config = MeshConfig(links=[Link(interface="lo"), *tunnels, ETH1])
+    facts = bring_up(node, config)
+    for found in (facts, bring_up(node, config, facts.mtu, facts)):
+        assert set(found.hard) == {"eth1"}
+        assert list(found.waiting) == [f"mesh.links[{number}]" for number in range(4)]
+        assert "refused to make lo part of bat0" in found.waiting["mesh.links[0]"]
+        for number, remote in enumerate(far, 1):
+            assert f"no route to {remote}" in found.waiting[f"mesh.links[{number}]"]
+    for remote in far:
+        node.ip("route", "del", remote)
+    node.ip("link", "set", "eth1", "up")
+    node.ip("addr", "add", "192.0.2.1/24", "dev", "eth1")
+    node.ip("route", "add", "198.51.100.0/24", "dev", "eth1")
+    assert set(bring_up(node, config, facts.mtu, facts).hard) == {"eth1", "gnv0", "gnv1", "gnv2"}
+
+
 def test_a_mesh_of_somebody_else_is_not_taken_over(wire: tuple[Node, Node]) -> None:
     node = wire[0]
     config = MeshConfig(links=[ETH1])

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from netconf.mesh import source
+from netconf.mesh.config import Geneve
 from netconf.netlink import links, routes
+from netconf.netlink.socket import Netlink
 from tests.kernel.sandbox import Node, nodes, run
 
 NEAR, FAR, BEYOND = "192.0.2.1", "192.0.2.2", "198.51.100.9"
@@ -81,3 +84,45 @@ def test_a_forged_icmp_changes_no_mtu(
             assert f"mtu {1280 if ':' in remote else 600}" in one.ip("route", "get", remote)
             assert routes.way_to(rtnl, remote).mtu == expected
             assert routes.way_to(rtnl, remote, 6081).mtu == expected
+
+
+@pytest.mark.parametrize("kind", ["blackhole", "prohibit", "unreachable"])
+def test_a_route_that_refuses_is_no_way(wire: tuple[Node, Node], kind: str) -> None:
+    """The peer is waited for, whatever kind of route leads nowhere."""
+    one, _ = wire
+    for remote, near in (("203.0.113.1", NEAR), ("2001:db8:3::1", NEAR6)):
+        one.ip("route", "add", kind, remote)
+        with links.open(one.ns) as rtnl:
+            assert source.way(rtnl, Geneve(remote=remote, id=7, local=near)) is None
+            assert not source.is_ours(rtnl, remote)
+
+
+@pytest.mark.parametrize(
+    ("remote", "gateway", "local"),
+    [("203.0.113.1", "10.99.0.1", "192.0.2.7"), ("2001:db8:3::1", "2001:db8:99::1", "2001:db8::7")],
+)
+def test_a_gateway_that_only_the_route_knows_to_be_on_the_link(
+    wire: tuple[Node, Node], remote: str, gateway: str, local: str
+) -> None:
+    one, _ = wire
+    give(one, local)
+    one.ip("route", "add", remote, "via", gateway, "dev", "eth1", "onlink",
+           "src", NEAR6 if ":" in remote else NEAR)  # fmt: skip
+    tunnel = Geneve(remote=remote, id=7, local=local)
+    with links.open(one.ns) as rtnl:
+        assert settle(rtnl, tunnel)
+        sent = routes.way_to(rtnl, remote, source.PORT)
+        assert (sent.source, sent.gateway) == (local, gateway)
+        assert not settle(rtnl, tunnel), "what is right is left alone"
+
+
+def give(node: Node, address: str) -> None:
+    """Give eth1 a further address, ready for use at once."""
+    bits = ("128", "nodad") if ":" in address else ("32",)
+    node.ip("addr", "add", f"{address}/{bits[0]}", "dev", "eth1", *bits[1:])
+
+
+def settle(rtnl: Netlink, tunnel: Geneve) -> bool:
+    ordinary = source.way(rtnl, tunnel)
+    assert ordinary is not None
+    return source.settle(rtnl, tunnel, ordinary)
