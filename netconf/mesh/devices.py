@@ -25,6 +25,7 @@ options takes 50 over IPv4 and 70 over IPv6 (outer IP, UDP 8, GENEVE 8, Ethernet
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from ipaddress import ip_address
 
@@ -131,6 +132,8 @@ class _Site:
         self._before = before
         self._adopt = adopt
         self._made: list[str] = []
+        self._routed = source.peers(rtnl) if before is None else set()
+        """Peers to whom a rule led before (rule 4)."""
         self._new: set[str] = set()
         """What was made or came just now: that it is not set up yet is no news."""
         self._enslaved: list[str] = []
@@ -183,6 +186,8 @@ class _Site:
             self._try(links.set_request(name, master=0))
         for name in reversed(self._made):
             self._try(links.delete_request(name))
+        with contextlib.suppress(OSError):
+            source.forget(self._rtnl, self._routed)
 
     def _try(self, request: NetlinkRequest) -> None:
         try:
@@ -251,27 +256,27 @@ class _Site:
     def _underlay(self, field: str, geneve: Geneve) -> Way:
         """Return the way to the tunnel's peer; have the tunnel send from `local`."""
         with doing(f"find the way to {geneve.remote}"):
-            ordinary = source.way(self._rtnl, geneve)
-        if ordinary is None:
+            if geneve.local and not source.is_ours(self._rtnl, geneve.local):
+                raise _NotYetError(
+                    f"{field}.local: {geneve.local} is no address of this node; "
+                    "correct it, or leave it out to have the kernel choose one"
+                )
+            way = source.way(self._rtnl, geneve)
+        if way is None:
             raise _NotYetError(
                 f"{field}.remote: no route to {geneve.remote} in this namespace; "
                 "correct the address or bring the underlay up first"
             )
-        with doing(f"have {geneve.name} send from {geneve.local or ordinary.source}"):
+        with doing(f"have {geneve.name} send from {way.source}"):
             if geneve.local:
-                if not source.is_ours(self._rtnl, geneve.local):
-                    raise _NotYetError(
-                        f"{field}.local: {geneve.local} is no address of this node; "
-                        f"correct it, or leave it out to send from {ordinary.source}"
-                    )
-                if source.settle(self._rtnl, geneve, ordinary):
+                if source.settle(self._rtnl, geneve, way):
                     self._mended.append(f"{geneve.name} did not send from {geneve.local}")
-            elif several := source.several(self._rtnl, ordinary):
+            elif several := source.several(self._rtnl, way):
                 self._advice.append(
-                    f"{field}.local: left out, so {geneve.name} sends from {ordinary.source}, of "
+                    f"{field}.local: left out, so {geneve.name} sends from {way.source}, of "
                     f"{', '.join(several)}; give it if the peer's remote is another of them"
                 )
-        return ordinary
+        return way
 
     def _carried(self, way: Way) -> int:
         """Return the bytes that a way carries, headers of IP included."""

@@ -6,15 +6,14 @@
 2. The kernel has no attribute for a tunnel's own address (enum in include/uapi/linux/
    if_link.h, IFLA_GENEVE_*): routing chooses the source. Where it would choose another than
    `local`, the tunnel's packets, UDP to the peer's port 6081, get a rule and a table with one
-   route, which is the ordinary one with that source. Nothing else is routed differently.
-3. The ordinary route is asked for again at each look, so that ours follows it.
+   route: the one that packets from `local` take, since rules may look at the source, with that
+   source. Nothing else is routed differently, nor is what others send through this node.
+3. The route is asked for again at each look, so that ours follows it.
 """
 
 from __future__ import annotations
 
 import hashlib
-
-import msgspec
 
 from netconf.mesh.config import Geneve
 from netconf.netlink import routes
@@ -29,9 +28,12 @@ table (32766), after the local one (0)."""
 
 
 def way(rtnl: Netlink, geneve: Geneve) -> Way | None:
-    """Return the ordinary way to the tunnel's peer, or None if there is none."""
+    """Return the way to the tunnel's peer, from `local` if given; None if there is none.
+
+    None too if `local` is IPv4 and not this node's.
+    """
     try:
-        return routes.way_to(rtnl, geneve.remote)
+        return routes.way_to(rtnl, geneve.remote, source=geneve.local)
     except OSError as error:
         if error.errno in routes.UNROUTED:
             return None
@@ -62,13 +64,12 @@ def several(rtnl: Netlink, ordinary: Way) -> list[str]:
     return sorted(found) if len(found) > 1 else []
 
 
-def settle(rtnl: Netlink, geneve: Geneve, ordinary: Way) -> bool:
-    """Have the tunnel send from its `local` address; tell whether anything was changed.
+def settle(rtnl: Netlink, geneve: Geneve, wanted: Way) -> bool:
+    """Have the tunnel send its `wanted` way, from `local`; tell whether anything was changed.
 
     OSError EINVAL if the address is not this node's.
     """
     rule = Rule(remote=geneve.remote, port=PORT, table=TABLE)
-    wanted = msgspec.structs.replace(ordinary, source=geneve.local)
     now = routes.way_to(rtnl, geneve.remote, PORT)
     if now == wanted:
         return False
@@ -86,6 +87,11 @@ def identity(geneve: Geneve, ordinary: Way) -> bytes:
     """
     ends = f"{geneve.local or ordinary.source} {geneve.remote} {geneve.id}"
     return hashlib.sha256(ends.encode()).digest()[:5]
+
+
+def peers(rtnl: Netlink) -> set[str]:
+    """Return the peers to whom our rules lead."""
+    return {rule.remote for rule in routes.rules(rtnl)}
 
 
 def forget(rtnl: Netlink, kept: set[str]) -> None:

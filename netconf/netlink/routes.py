@@ -56,7 +56,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     link: int
     """Index of the device."""
     gateway: str
-    """Empty where the address is on the link."""
+    """Empty where the address is on the link; for IPv4 it may be an IPv6 one (RFC 8950)."""
     source: str
     """The address of this node that the packet would come from."""
     mtu: int | None
@@ -67,7 +67,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """A rule of ours: UDP to a port of a host looks into a table of its own."""
+    """A rule of ours: this node's own UDP to a port of a host looks into a table of its own."""
 
     remote: str
     port: int
@@ -115,31 +115,35 @@ def route_request(index: int, network: str) -> NetlinkRequest:
     return NetlinkRequest(RTM_NEWROUTE, message, NLM_F_CREATE | NLM_F_REPLACE)
 
 
-def way_to(rtnl: Netlink, remote: str, udp_port: int = 0) -> Way:
-    """Return the way to a `remote` address, for UDP to a port if one is given.
+def way_to(rtnl: Netlink, remote: str, udp_port: int = 0, source: str = "") -> Way:
+    """Return the way to a `remote` address: for UDP to a port, from a `source`, if given.
 
     OSError with one of `UNROUTED` where there is none.
     """
-    answer = _lookup(rtnl, remote, udp_port)
+    answer = _lookup(rtnl, remote, udp_port, source)
     mtu = _mtu(answer)
     if mtu is not None:
         # An ordinary answer includes PMTU exceptions (rt_fill_info, rt6_fill_node).
-        mtu = _mtu(_lookup(rtnl, remote, udp_port, RTM_F_FIB_MATCH))
+        mtu = _mtu(_lookup(rtnl, remote, udp_port, source, RTM_F_FIB_MATCH))
+    via = answer.get_attr("RTA_VIA") or {}
     return Way(
         link=answer.get_attr("RTA_OIF", 0),
-        gateway=answer.get_attr("RTA_GATEWAY") or "",
-        source=answer.get_attr("RTA_PREFSRC") or "",
+        gateway=answer.get_attr("RTA_GATEWAY") or via.get("addr", ""),
+        source=source or answer.get_attr("RTA_PREFSRC") or "",
         mtu=mtu,
         local=answer["type"] == RTN_LOCAL,
     )
 
 
-def _lookup(rtnl: Netlink, remote: str, udp_port: int, flags: int = 0) -> nlmsg:
+def _lookup(rtnl: Netlink, remote: str, udp_port: int, source: str, flags: int = 0) -> nlmsg:
     message = routemsg()
     message["family"] = family(remote)
     message["dst_len"] = _bits(remote)
     message["flags"] = flags
     message["attrs"] = [("RTA_DST", remote)]
+    if source:
+        message["src_len"] = _bits(source)
+        message["attrs"].append(("RTA_SRC", source))
     if udp_port:
         message["attrs"] += [("RTA_IP_PROTO", socket.IPPROTO_UDP), ("RTA_DPORT", udp_port)]
     (answer,) = rtnl.request(RTM_GETROUTE, message)
@@ -163,7 +167,10 @@ def host_route_request(remote: str, way: Way, table: int) -> NetlinkRequest:
         message["scope"] = RT_SCOPE_UNIVERSE
     message["attrs"] += [("RTA_OIF", way.link), ("RTA_PREFSRC", way.source)]
     if way.gateway:
-        message["attrs"].append(("RTA_GATEWAY", way.gateway))
+        version = family(way.gateway)
+        same = version == family(remote)
+        via = {"family": version, "addr": way.gateway}
+        message["attrs"].append(("RTA_GATEWAY", way.gateway) if same else ("RTA_VIA", via))
         message["flags"] = RTNH_F_ONLINK
     if way.mtu:
         message["attrs"].append(("RTA_METRICS", {"attrs": [("RTAX_MTU", way.mtu)]}))
@@ -227,6 +234,7 @@ def _rule(rule: Rule) -> fibmsg:
     message["action"] = FR_ACT_TO_TBL
     attributes: Attributes = [
         ("FRA_DST", rule.remote),
+        ("FRA_IIFNAME", "lo"),  # what this node sends itself, and nothing that it forwards
         ("FRA_PRIORITY", rule.table),
         ("FRA_TABLE", rule.table),
         ("FRA_PROTOCOL", PROTOCOL),

@@ -270,6 +270,20 @@ def test_what_fails_leaves_nothing_of_its_own(wire: tuple[Node, Node]) -> None:
         with pytest.raises(InvalidConfig, match=text):
             bring_up(node, config)
         assert settings(node) == before
+    # Nor a rule or a route, and those of a run before stay.
+    node.ip("addr", "add", "192.0.2.9/32", "dev", "eth1")
+    sent = Geneve(remote="192.0.2.2", id=9, local="192.0.2.9")
+    for found in (False, True):
+        with links.open(node.ns) as rtnl:
+            if found:
+                way = source.way(rtnl, sent)
+                assert way is not None
+                assert source.settle(rtnl, sent, way)
+            with pytest.raises(InvalidConfig, match="at most 1450"):
+                bring_up(node, MeshConfig(links=[Link(geneve=sent)], mtu=1500))
+            assert source.peers(rtnl) == ({sent.remote} if found else set())
+        table = node.ip("route", "show", "table", "all")
+        assert (f"table {source.TABLE}" in table) == found
     node.ip("link", "del", "gnv3")
     node.ip("link", "add", names.BRIDGE, "type", "dummy")
     with pytest.raises(InvalidConfig, match=f"{names.BRIDGE} exists and is no bridge"):

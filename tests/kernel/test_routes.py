@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -114,6 +115,69 @@ def test_a_gateway_that_only_the_route_knows_to_be_on_the_link(
         sent = routes.way_to(rtnl, remote, source.PORT)
         assert (sent.source, sent.gateway) == (local, gateway)
         assert not settle(rtnl, tunnel), "what is right is left alone"
+
+
+SECOND, SECOND6 = "192.0.2.7", "2001:db8::7"
+
+
+@pytest.mark.parametrize(
+    ("remote", "local", "detour"), [(BEYOND, SECOND, FAR), (BEYOND6, SECOND6, FAR6)]
+)
+def test_our_route_is_the_one_that_packets_from_there_take(
+    wire: tuple[Node, Node], remote: str, local: str, detour: str
+) -> None:
+    """Rules may look at the source; the route of another source leads elsewhere."""
+    one, _ = wire
+    give(one, local)
+    other = detour[:-1] + "3"
+    version = "-6" if ":" in remote else "-4"
+    one.ip(version, "rule", "add", "from", local, "lookup", "100")
+    one.ip("route", "add", remote, "via", other, "table", "100")
+    tunnel = Geneve(remote=remote, id=7, local=local)
+    with links.open(one.ns) as rtnl:
+        assert settle(rtnl, tunnel)
+        sent = routes.way_to(rtnl, remote, source.PORT)
+        assert (sent.source, sent.gateway) == (local, other)
+        assert routes.way_to(rtnl, remote).gateway == detour, "nothing else goes there"
+        assert not settle(rtnl, tunnel)
+        source.forget(rtnl, set())
+        assert routes.way_to(rtnl, remote, source.PORT).gateway == detour
+        assert source.peers(rtnl) == set()
+
+
+@pytest.mark.parametrize(
+    ("remote", "ours", "sender"),
+    [(BEYOND, {NEAR, SECOND}, FAR), (BEYOND6, {NEAR6, SECOND6}, FAR6)],
+)
+def test_what_others_send_through_this_node_is_not_rerouted(
+    wire: tuple[Node, Node], remote: str, ours: set[str], sender: str
+) -> None:
+    one, _ = wire
+    give(one, SECOND)
+    give(one, SECOND6)
+    for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+        run("ip", "netns", "exec", one.name, "sysctl", "-qw", f"{name}=1")
+    with links.open(one.ns) as rtnl:
+        (local,) = ours - {routes.way_to(rtnl, remote).source}
+        assert settle(rtnl, Geneve(remote=remote, id=7, local=local))
+    one.ip("route", "replace", "unreachable", remote)
+    looked_up = ("route", "get", remote, "ipproto", "udp", "dport", str(source.PORT))
+    assert "via" in one.ip(*looked_up), "the tunnel's own packets"
+    with pytest.raises(subprocess.CalledProcessError):
+        one.ip(*looked_up, "from", sender, "iif", "eth1")
+
+
+def test_a_gateway_of_the_other_family(wire: tuple[Node, Node]) -> None:
+    """IPv4 by way of an IPv6 router, as BGP unnumbered has it (RFC 8950)."""
+    one, _ = wire
+    give(one, SECOND)
+    for router in (FAR6, "2001:db8:5::"):
+        one.ip("route", "replace", BEYOND, "via", "inet6", router, "dev", "eth1", "onlink")
+        with links.open(one.ns) as rtnl:
+            settle(rtnl, Geneve(remote=BEYOND, id=7, local=SECOND))
+            sent = routes.way_to(rtnl, BEYOND, source.PORT)
+            assert (sent.source, sent.gateway) == (SECOND, router)
+        assert f"via inet6 {router}" in one.ip("route", "show", "table", str(source.TABLE))
 
 
 def give(node: Node, address: str) -> None:
