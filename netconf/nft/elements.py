@@ -173,10 +173,23 @@ def pack(fields: tuple[Field, ...], values: Key) -> bytes:
 
 
 def unpack(fields: tuple[Field, ...], raw: bytes) -> Key:
-    """Return the values in a key or data read from the kernel."""
+    """Return the values in a key or data read from the kernel; ValueError if `pack` does not make
+    such bytes."""
+    if len(fields) == 1:
+        (field,) = fields
+        if len(raw) != field.length:
+            raise ValueError(f"{len(raw)} bytes are no {field.name}")
+        return (field.unpack(raw),)
     values = []
     offset = 0
     for field in fields:
-        values.append(field.unpack(raw[offset : offset + field.length]))
-        offset += field.length + -field.length % REGISTER
+        end = offset + field.length
+        if len(raw) < end:
+            break
+        values.append(field.unpack(raw[offset:end]))
+        offset = end + -field.length % REGISTER
+        if any(raw[end:offset]):
+            raise ValueError(f"{field.name} is not padded with zeros")
+    if len(raw) != offset or len(values) < len(fields):
+        raise ValueError(f"{len(raw)} bytes are no {' . '.join(one.name for one in fields)}")
     return tuple(values)

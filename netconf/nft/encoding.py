@@ -12,10 +12,13 @@
 5. Flows are deleted by their ct mark, and where asked by protocol and service port too
    (`Flows`). One mark means both families, and ``icmp`` both families' echo.
 6. The socket of a TCP flow is that of its original tuple (`TcpConnection`): NAT is below it.
+7. Who rules a namespace may put other elements into its sets than we write (a catch-all one has no
+   key), or declare the sets otherwise. All such is a `ForeignElementError`.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import socket
 import struct
@@ -71,6 +74,13 @@ class Change(msgspec.Struct, frozen=True):
     verb: Literal["add", "delete"]
     set: Set
     elements: tuple[Element, ...]
+
+
+class ForeignElementError(OSError):
+    """A set holds what this module never writes there (rule 7); EBADMSG."""
+
+    def __init__(self, target: Set) -> None:
+        super().__init__(errno.EBADMSG, f"set {target.name} holds an element that nobody wrote")
 
 
 class Batch:
@@ -319,16 +329,23 @@ def tcp_connection(flow: bytes) -> TcpConnection | None:
 
 
 def decode_element(target: Set, raw: bytes) -> tuple[Element, int]:
-    """Return the element in the payload of an NFTA_LIST_ELEM, and its counter's packets."""
+    """Return the element in the payload of an NFTA_LIST_ELEM, and its counter's packets.
+
+    ForeignElementError if it is none that `target` may hold.
+    """
     parts = dict(attributes(raw))
-    key = unpack(target.key, dict(attributes(parts[nf.NFTA_SET_ELEM_KEY]))[nf.NFTA_DATA_VALUE])
-    data: Key = ()
-    if nf.NFTA_SET_ELEM_DATA in parts:
-        value = dict(attributes(parts[nf.NFTA_SET_ELEM_DATA]))[nf.NFTA_DATA_VALUE]
-        data = unpack(target.data, value)
-    packets = 0
-    if nf.NFTA_SET_ELEM_EXPR in parts:
-        packets = decode_counter(dict(attributes(parts[nf.NFTA_SET_ELEM_EXPR]))[nf.NFTA_EXPR_DATA])
+    try:
+        key = unpack(target.key, dict(attributes(parts[nf.NFTA_SET_ELEM_KEY]))[nf.NFTA_DATA_VALUE])
+        data: Key = ()
+        if target.data:
+            value = dict(attributes(parts[nf.NFTA_SET_ELEM_DATA]))[nf.NFTA_DATA_VALUE]
+            data = unpack(target.data, value)
+        packets = 0
+        if nf.NFTA_SET_ELEM_EXPR in parts:
+            counted = dict(attributes(parts[nf.NFTA_SET_ELEM_EXPR]))
+            packets = decode_counter(counted[nf.NFTA_EXPR_DATA])
+    except (KeyError, ValueError) as error:
+        raise ForeignElementError(target) from error
     return (key, data), packets
 
 

@@ -2,7 +2,8 @@
 
 1. All that packets meet is compared: that the table is awake, each chain's type, hook, priority
    and policy, each rule's expressions in order, each set's declaration, constant elements, and that
-   there is nothing else. What fills the sets is `netconf.program.actual`'s.
+   there is nothing else. What fills the sets is `netconf.program.actual`'s; here it matters only
+   that it is of the kind that we write, and no more than can be read (`wire.MOST_PARTS`).
 2. What was sent is compared attribute by attribute. The kernel adds some of its own, more of them
    with each version: one that is all zero says what is so by default; any other is a difference.
 3. A rule is ours whatever its handle, counters or comment.
@@ -26,8 +27,8 @@ from netconf.nft.elements import NEXT, NFPROTO_INET, TABLE
 from netconf.nft.encoding import (
     NLA_F_NESTED,
     NLA_TYPE_MASK,
+    ForeignElementError,
     attributes,
-    decode_elements,
     raw_attributes,
     string,
     tagged_attributes,
@@ -161,23 +162,29 @@ def _sets(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
             yield f"set {name} is missing"
         elif not _alike(set_attributes(one), there, SET):
             yield f"set {name} is declared otherwise"
-        elif one.elements:
-            which = string(nf.NFTA_SET_ELEM_LIST_TABLE, TABLE) + string(
-                nf.NFTA_SET_ELEM_LIST_SET, name
-            )
-            held = {
-                key
-                for payload in nft.dump_raw(nf.NFT_MSG_GETSETELEM, family, which, MOST)
-                for (key, _), _ in decode_elements(one.set, payload)
-            }
-            if held != set(one.elements):
-                yield f"set {name} does not hold what it always holds"
+        else:
+            yield from _held(nft, one)
     yield from (f"set {_shown(name)} should not be there" for name in found)
     counters = {
         _text(dict(attributes(raw))[nf.NFTA_OBJ_NAME])
         for raw in nft.dump_raw(nf.NFT_MSG_GETOBJ, family, string(nf.NFTA_OBJ_TABLE, TABLE), MOST)
     }
     yield from (f"counter {name} is missing" for name in declared.counters if name not in counters)
+
+
+def _held(nft: NftSocket, declared: SetDeclaration) -> Iterator[str]:
+    """Tell of elements that are none of ours (rule 1)."""
+    try:
+        held = nft.dump(declared.set)
+    except ForeignElementError as error:
+        yield str(error.strerror)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        yield f"set {declared.set.name} holds more elements than anybody would write"
+    else:
+        if declared.elements and set(held) != set(declared.elements):
+            yield f"set {declared.set.name} does not hold what it always holds"
 
 
 def _chains(nft: NftSocket, declared: Ruleset) -> Iterator[str]:

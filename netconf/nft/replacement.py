@@ -20,9 +20,9 @@
    NEXT is thrown away; otherwise NEXT is, and TABLE is made of it. If neither is awake, nothing
    was in force, and a new table is loaded at once.
 6. Elements move as bytes, with the counters and the time left of those that have them, where both
-   sets hold the same. Others, and those that hold more than anybody would write (`MOST_PARTS`),
-   begin empty, for whoever programs them to fill. What is counted
-   between a copy and the waking, a few milliseconds, is lost.
+   sets hold the same. Others begin empty, for whoever programs them to fill: also those that hold
+   more than anybody would write (`MOST_PARTS`), or what nobody would (`ForeignElementError`). What
+   is counted between a copy and the waking, a few milliseconds, is lost.
 7. Nobody else changes the table's elements meanwhile: the caller sees to that.
 
 Sources: net/netfilter/nf_tables_api.c (nf_tables_updtable, nf_tables_table_disable), and
@@ -34,13 +34,16 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections import deque
 
 from netconf.nft import readback
 from netconf.nft.elements import NEXT, TABLE
 from netconf.nft.encoding import (
     NLM_F_CREATE,
     NLM_F_REQUEST,
+    ForeignElementError,
     attributes,
+    decode_elements,
     message,
     nested,
     nftables,
@@ -139,6 +142,10 @@ def _elements(nft: NftSocket, declared: Ruleset, source: str, target: str) -> li
                 string(nf.NFTA_SET_ELEM_LIST_TABLE, source) + name,
                 MOST_PARTS,
             )
+            for payload in listed:
+                deque(decode_elements(one.set, payload), maxlen=0)
+        except ForeignElementError:
+            continue
         except OSError as error:
             if error.errno != errno.EFBIG:
                 raise

@@ -38,8 +38,10 @@ from netconf.nft.encoding import (
     NFGEN,
     Batch,
     Flows,
+    ForeignElementError,
     attribute,
     attributes,
+    decode_element,
     decode_elements,
     encode_change,
     encode_flow_delete,
@@ -49,6 +51,7 @@ from netconf.nft.encoding import (
     nested,
     tcp_connection,
 )
+from netconf.uapi import nf_tables as nf
 from netconf.uapi.nf_tables import NFTA_SET_ELEM_LIST_ELEMENTS
 
 VALUES = {
@@ -215,3 +218,31 @@ def test_an_ipv6_address_is_spelt_as_the_kernels_elements_are_read(address, ula)
 @given(st.binary(max_size=200))
 def test_no_bytes_from_outside_break_the_decoder(raw):
     list(attributes(raw))
+
+
+@pytest.mark.parametrize("target", [LB, LB6, PEER, GENUINE6, EGRESS, PORT], ids=lambda s: s.name)
+def test_an_element_is_what_we_write_or_foreign(target):
+    @given(st.binary(max_size=60), st.binary(max_size=60), st.integers(1, 2), st.booleans())
+    def check(key, data, kind, whole):
+        parts = [nested(nf.NFTA_SET_ELEM_DATA, attribute(kind, data))]
+        if whole:
+            parts.append(nested(nf.NFTA_SET_ELEM_KEY, attribute(kind, key)))
+        raw = b"".join(parts)
+        try:
+            found, _ = decode_element(target, raw)
+        except ForeignElementError as error:
+            assert str(error.strerror) == f"set {target.name} holds an element that nobody wrote"
+        else:
+            assert pack(target.key, found[0]) == key
+            assert not target.data or pack(target.data, found[1]) == data
+
+    check()
+
+
+def test_bytes_that_no_key_is_made_of_are_refused():
+    whole = pack(EGRESS.key, (7, "tcp", 80))
+    for raw in (b"", whole[:-1], whole + bytes(4), whole[:5] + b"\x01" + whole[6:]):
+        with pytest.raises(ValueError):
+            unpack(EGRESS.key, raw)
+    with pytest.raises(ValueError):
+        unpack(PEER.key, b"\x0a\x40\x10")
