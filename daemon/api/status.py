@@ -19,6 +19,7 @@ from daemon.cluster.credentials import Credentials
 from daemon.cluster.membership import Membership
 from daemon.cluster.rollout import Rollout
 from daemon.config import Config
+from daemon.journal import Journal
 from daemon.liveness.liveness import Liveness
 from daemon.mesh.local_mesh import LocalMesh
 from daemon.model.store import Store
@@ -28,7 +29,7 @@ from daemon.reconcile.planning import Planner
 from daemon.reconcile.reconciler import Reconciler
 from daemon.version import VERSION
 from netconf import names
-from netconf.errors import NoctuleError
+from netconf.errors import NoctuleError, UnknownContainer
 from netconf.namespace import Namespace
 from netconf.nft import host, ruleset
 
@@ -59,6 +60,9 @@ class Reporter:
         self._reconciler = reconciler
         self._rollout = rollout
         self._credentials = credentials
+        self._journal = Journal()
+        self._unread: dict[str, str] = {}
+        """Why the denials of an attachment could not be read, by its id."""
         self.ready = False
         """Whether the mesh is up and attachments are adopted, so that ADD is served."""
 
@@ -69,14 +73,28 @@ class Reporter:
     def counters(self) -> Counters:
         """Read the counters of what was refused. Blocks: call it in a worker thread.
 
-        A namespace that is gone meanwhile counts as one without denials.
+        A namespace that is gone meanwhile counts as one without denials, and so does one that
+        cannot be read; why it cannot is logged once.
         """
         denied: list[DenialStatus] = []
+        unread: dict[str, str] = {}
         for attachment in list(self._registry.values()):
             try:
                 with Namespace.open_known(attachment.netns, attachment.netns_id) as namespace:
                     found = ruleset.denials(namespace)
-            except NoctuleError:
+            except UnknownContainer:
+                continue
+            except Exception as error:  # whatever one container makes fail, the others are counted
+                unread[attachment.id] = repr(error)
+                if self._unread.get(attachment.id) != repr(error):
+                    known = isinstance(error, NoctuleError)
+                    self._journal.warning(
+                        "denials not read",
+                        attachment=attachment.id,
+                        service=attachment.service,
+                        error=str(error) if known else repr(error),
+                        details=error.details if isinstance(error, NoctuleError) else "",
+                    )
                 continue
             denied.extend(
                 DenialStatus(
@@ -90,6 +108,7 @@ class Reporter:
                 )
                 for denial in found
             )
+        self._unread = unread
         filtered = host.counters()
         return Counters(
             plaintext=filtered.plaintext,

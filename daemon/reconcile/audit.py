@@ -7,7 +7,11 @@
 3. A round of the standing audit reads back the next `AUDIT_AT_ONCE` attachments, and each
    attachment whose nftables somebody else has changed since (the kernel counts changes). So a
    round over a thousand attachments costs little more than one over fifty.
-4. Once the hold has ended, each container whose ruleset another release made gets the present
+4. Whatever fails at one attachment is a difference of that attachment: containers may make their
+   namespaces unreadable, and all others are compared and mended all the same.
+5. An attachment that could not be programmed gets its ruleset compared and mended too: what is in
+   its sets may be the reason. It is then programmed again at once.
+6. Once the hold has ended, each container whose ruleset another release made gets the present
    ruleset, and each that was attached before ``addresses.ula`` was set gets an IPv6 address.
 """
 
@@ -25,7 +29,7 @@ from daemon.reconcile.reconciler import Reconciler
 from netconf.attach import host_ports, readdress
 from netconf.attach.attachment import Attachment, NodeNet
 from netconf.attach.state import State
-from netconf.errors import KernelFailure, NoctuleError, UnknownContainer
+from netconf.errors import NoctuleError, UnknownContainer
 from netconf.nft import host
 from netconf.program import actual
 from netconf.program.desired import Desired
@@ -76,6 +80,8 @@ class Audit:
                     self._journal.warning("drift", difference=difference)
             except NoctuleError as error:
                 self._journal.error("audit", error=error.message, details=error.details)
+            except Exception as error:  # a round that dies must not end auditing for good
+                self._journal.error("audit", exc=error, error=str(error))
 
     async def round(self) -> list[str]:
         """Do one round of the standing audit (rule 3); return the differences."""
@@ -92,7 +98,7 @@ class Audit:
         return await self._of(list(self._registry.values()))
 
     async def upgrade(self) -> None:
-        """Bring each attachment up to date, one after the other (rule 4), and log it."""
+        """Bring each attachment up to date, one after the other (rule 6), and log it."""
         for attachment in list(self._registry.values()):
             if attachment.id not in self._registry:
                 continue
@@ -101,13 +107,14 @@ class Audit:
                 made, said = await self._pool.run(self._upgrade, attachment)
             except UnknownContainer:
                 continue  # the collector takes it down
-            except NoctuleError as error:
+            except Exception as error:  # rule 4
                 self._journal.error(
                     "ruleset not replaced",
+                    exc=None if isinstance(error, NoctuleError) else error,
                     attachment=attachment.id,
                     service=attachment.service,
-                    error=error.message,
-                    details=error.details,
+                    error=str(error),
+                    details=error.details if isinstance(error, NoctuleError) else "",
                 )
                 continue
             if made != attachment:
@@ -152,9 +159,12 @@ class Audit:
         for attachment in due:
             # Links come first: one that was down has lost its neighbour entries, which are compared
             # with the keys and sets below.
-            found += await self._pool.run(self._mend, [attachment])
+            try:
+                found += await self._pool.run(self._mend, [attachment])
+            except Exception as error:  # rule 4
+                found.append(self._failed(attachment, "its links were not compared", error))
             programmed = self._reconciler.programmed(attachment.id)
-            if programmed is None:
+            if programmed is None and attachment.id not in self._reconciler.trouble():
                 continue
             said = await self._pool.run(self._compare, attachment, programmed)
             if said and self._reconciler.distrust(attachment.id, programmed):
@@ -165,6 +175,12 @@ class Audit:
         if found:
             self._reconciler.wake()
         return found
+
+    def _failed(self, attachment: Attachment, what: str, error: Exception) -> str:
+        """Return the difference that `error` is (rule 4)."""
+        if not isinstance(error, NoctuleError):
+            self._journal.error("audit", exc=error, attachment=attachment.id, error=str(error))
+        return f"{attachment.id} ({attachment.service}): {what}: {error!s}"
 
     # --- in a worker thread
 
@@ -187,20 +203,28 @@ class Audit:
                     found.append(attachment)
             except UnknownContainer:
                 continue  # the collector takes it down
-            except KernelFailure:
+            except Exception:  # rule 4; comparing it tells why
                 found.append(attachment)
         return found
 
-    def _compare(self, attachment: Attachment, programmed: Desired) -> list[str]:
+    def _compare(self, attachment: Attachment, programmed: Desired | None) -> list[str]:
+        """Mend the ruleset, and compare the rest with `programmed`, unless that is not known."""
         kernel = self._reconciler.kernel
         try:
             if said := kernel.mend(attachment, self._net().vips):
                 return said
+            if programmed is None:
+                return []
             return actual.differences(kernel.observe(attachment), programmed, attachment.ula)
         except UnknownContainer:
             return []
-        except KernelFailure as error:
-            return [error.message]
+        except Exception as error:  # rule 4
+            if programmed is None:
+                return []  # the attachment is in trouble, and that is told already
+            if isinstance(error, NoctuleError):
+                return [error.message]
+            self._journal.error("audit", exc=error, attachment=attachment.id, error=str(error))
+            return [f"not compared: {error!r}"]
 
     def _restore_host(self, attachments: Iterable[Attachment]) -> list[str]:
         """Mend the host filter except for its pairs; return sentences about what was wrong."""

@@ -341,16 +341,17 @@ class Reconciler:
         entry = self._entries.get(attachment_id)
         return entry.programmed if entry is not None and entry.task is None else None
 
-    def distrust(self, attachment_id: str, programmed: Desired) -> bool:
+    def distrust(self, attachment_id: str, programmed: Desired | None) -> bool:
         """Have the next pass read an attachment back, because the kernel differs from `programmed`.
 
-        Returns False if the attachment has been programmed otherwise meanwhile; the difference
-        then proves nothing.
+        One in trouble (`programmed` None) is tried again in that pass: what was mended may have
+        been the reason. Returns False if the attachment has been programmed otherwise meanwhile;
+        the difference then proves nothing.
         """
         entry = self._entries.get(attachment_id)
         if entry is None or entry.task is not None or entry.programmed != programmed:
             return False
-        entry.programmed = None
+        entry.programmed, entry.retry_at = None, 0.0
         return True
 
     def knows(self, attachment_id: str) -> bool:
