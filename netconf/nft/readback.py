@@ -17,7 +17,6 @@ Source: net/netfilter/nf_tables_api.c (nf_tables_fill_chain_info, …_fill_rule_
 from __future__ import annotations
 
 import difflib
-import errno
 import functools
 import itertools
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ from netconf.nft.tables import (
     chain_attributes,
     set_attributes,
 )
-from netconf.nft.wire import NftSocket
+from netconf.nft.wire import TOO_MUCH, NftSocket
 from netconf.uapi import nf_tables as nf
 
 POLICIES: Final = ("drop", "accept")
@@ -110,7 +109,7 @@ def differences(nft: NftSocket, declared: Ruleset) -> list[str]:
         ):
             found.append(f"{where}: {one}")
     except OSError as error:
-        if error.errno != errno.EFBIG:
+        if error.errno not in TOO_MUCH:
             raise
         found.append(f"{where} holds more than {MOST} rules or sets: not all was read")
     if len(found) > SAID:
@@ -137,7 +136,7 @@ def _surplus(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
         try:
             listed = nft.dump_raw(nf.NFT_MSG_GETCHAIN, declared.family, b"", MOST)
         except OSError as error:
-            if error.errno != errno.EFBIG:
+            if error.errno not in TOO_MUCH:
                 raise
             return
         known = {chain.name for chain in declared.chains}
@@ -179,7 +178,7 @@ def _held(nft: NftSocket, declared: SetDeclaration) -> Iterator[str]:
     except ForeignElementError as error:
         yield str(error.strerror)
     except OSError as error:
-        if error.errno != errno.EFBIG:
+        if error.errno not in TOO_MUCH:
             raise
         yield f"set {declared.set.name} holds more elements than anybody would write"
     else:

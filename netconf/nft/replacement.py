@@ -32,7 +32,6 @@ include/linux/netfilter.h (nf_hook) and net/packet/af_packet.c (packet_release).
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections import deque
 
@@ -55,7 +54,7 @@ from netconf.nft.tables import (
     Ruleset,
     table_flags,
 )
-from netconf.nft.wire import MOST_PARTS, NftSocket
+from netconf.nft.wire import TOO_MUCH, NftSocket, most_parts
 from netconf.uapi import nf_tables as nf
 
 
@@ -140,14 +139,14 @@ def _elements(nft: NftSocket, declared: Ruleset, source: str, target: str) -> li
                 nf.NFT_MSG_GETSETELEM,
                 family,
                 string(nf.NFTA_SET_ELEM_LIST_TABLE, source) + name,
-                MOST_PARTS,
+                most_parts(one.set),
             )
             for payload in listed:
                 deque(decode_elements(one.set, payload), maxlen=0)
         except ForeignElementError:
             continue
         except OSError as error:
-            if error.errno != errno.EFBIG:
+            if error.errno not in TOO_MUCH:
                 raise
             continue
         place = string(nf.NFTA_SET_ELEM_LIST_TABLE, target) + name

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -39,6 +39,10 @@ from netconf.nft.elements import (
 from netconf.nft.host_ruleset import HOST_RULESET
 from netconf.nft.tables import Ruleset
 from netconf.nft.wire import Enterable, NftSocket
+
+READ_SECONDS: Final = 20.0
+"""For all that is read of one container at a time. A comparison, a replacement and an observation
+by the programmer follow one another, and the daemon's watchdog waits 120 s for a worker."""
 
 
 class Denial(msgspec.Struct, frozen=True):
@@ -170,7 +174,8 @@ def _socket(namespace: Enterable | None) -> Iterator[NftSocket]:
     try:
         nft = NftSocket(namespace)
         try:
-            yield nft
+            with contextlib.nullcontext() if namespace is None else nft.within(READ_SECONDS):
+                yield nft
         finally:
             nft.close()
     except OSError as error:

@@ -9,22 +9,29 @@
    another thread does that. An open socket keeps its namespace alive: its owner closes it
    when the container goes.
 4. One thread at a time uses a socket.
+5. What a container's namespace holds is not ours to trust: reading it has limits, in size
+   (`most_parts`) and in time (`NftSocket.within`). Rule 2 would read a dump that was given up to
+   its end, and the kernel walk the set for each part of it. So another socket of the same namespace
+   takes the place of the one that asked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
+import fcntl
+import math
 import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from netconf.nft.elements import Element, Key, Set
+from netconf.namespace import Namespace
+from netconf.nft.elements import NFPROTO_BRIDGE, Element, Key, Set
 from netconf.nft.encoding import (
     HEADER,
     IPCTNL_MSG_CT_DELETE,
@@ -69,9 +76,22 @@ SO_SNDBUFFORCE: Final = 32
 RECEIVE_BUFFER: Final = 1 << 17
 """More than any one datagram of a dump (the kernel makes them of at most 32 KiB)."""
 
-MOST_PARTS: Final = 2000
-"""Messages in which one set is dumped, some hundred elements each: many times what a full node's
-largest set takes. Who rules a namespace may put more into it than anybody wants to read."""
+MOST_PARTS: Final = 200
+"""Messages of 32 KiB in which one set of a container is dumped. For each the kernel walks the set
+from its beginning, so the time grows with the square: 200 take a second or two, 2,000 minutes. We
+write into the largest set (`LB6`, 476 elements in a message) 64 slots for each port of each service
+that the container dials: 200 messages hold those of 1,400 ports. A peer (`PEER6`, 819 in one) is
+one of some thousands of replicas in the cluster."""
+
+MOST_HOST_PARTS: Final = 2000
+"""The same for the host filter, which nobody but us fills: 1,019 containers with 1,024 peers each
+are 2 million pairs, 1,157 in a message."""
+
+TOO_MUCH: Final = frozenset({errno.EFBIG, errno.ETIMEDOUT})
+"""What a dump fails with that reached a limit (rule 5)."""
+
+SIOCGSKNS: Final = 0x894C
+"""linux/sockios.h: return a descriptor of a socket's namespace."""
 
 SEND_SLACK: Final = 4096
 """Room that the kernel keeps of the send buffer for itself (af_netlink.c, netlink_sendmsg)."""
@@ -100,11 +120,22 @@ class BatchError(OSError):
         self.element = element
 
 
+def most_parts(target: Set) -> int:
+    """Return in how many messages a set may be dumped."""
+    return MOST_HOST_PARTS if target.family == NFPROTO_BRIDGE else MOST_PARTS
+
+
 class NftSocket:
     """A NETLINK_NETFILTER socket that lives in one namespace, whichever thread uses it."""
 
     def __init__(self, namespace: Enterable | None = None) -> None:
         """Open it in `namespace`, or in the calling thread's own; OSError if refused."""
+        self._deadline = math.inf
+        self._sequence = 0
+        self._deleted = False
+        self._open(namespace)
+
+    def _open(self, namespace: Enterable | None) -> None:
         with namespace.enter() if namespace is not None else contextlib.nullcontext():
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         self._socket.setblocking(False)
@@ -112,8 +143,15 @@ class NftSocket:
         self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
         self._send_buffer = 0
-        self._sequence = 0
-        self._deleted = False
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Have dumps in the body fail with TimeoutError (an OSError) once all took `seconds`."""
+        self._deadline = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._deadline = math.inf
 
     def close(self) -> None:
         """Close the socket, not making the caller wait for the kernel (rule 3); repeatable."""
@@ -159,7 +197,7 @@ class NftSocket:
 
     def dump(self, target: Set) -> dict[Key, Key]:
         """Return data by key of a map, or ``()`` by key of a set; OSError ENOENT if none, EFBIG
-        if it is larger than any of ours."""
+        if it is larger than any of ours; ForeignElementError."""
         return {key: data for (key, data), _ in self._elements(target)}
 
     def dump_counters(self, target: Set) -> dict[Key, int]:
@@ -238,7 +276,8 @@ class NftSocket:
     def _elements(self, target: Set) -> Iterator[tuple[Element, int]]:
         body = string(nf.NFTA_SET_ELEM_LIST_TABLE, target.table)
         body += string(nf.NFTA_SET_ELEM_LIST_SET, target.name)
-        for payload in self.dump_raw(nf.NFT_MSG_GETSETELEM, target.family, body, MOST_PARTS):
+        most = most_parts(target)
+        for payload in self.dump_raw(nf.NFT_MSG_GETSETELEM, target.family, body, most):
             yield from decode_elements(target, payload)
 
     def get(self, kind: int, family: int, body: bytes) -> bytes | None:
@@ -265,18 +304,33 @@ class NftSocket:
         return self._retried(ask, most)
 
     def _retried(self, ask: Callable[[int], bytes], most: int | None = None) -> list[bytes]:
-        """Return the answers to a dump that no writer interrupted."""
+        """Return the answers to a dump that no writer interrupted (rule 5)."""
         for attempt in range(DUMP_ATTEMPTS):
+            found: list[bytes] = []
             try:
-                answers = self._request(ask)
-                found = list(itertools.islice(answers, most))
-                if next(answers, None) is not None:
-                    raise OSError(errno.EFBIG, f"there are more than {most} objects to read")
+                for payload in self._request(ask):
+                    if len(found) == most:
+                        raise OSError(errno.EFBIG, f"there are more than {most} objects to read")
+                    if time.monotonic() > self._deadline:
+                        raise TimeoutError(errno.ETIMEDOUT, "there is too much to read in time")
+                    found.append(payload)
                 return found
             except InterruptedError:
+                self._renew()
                 if attempt == DUMP_ATTEMPTS - 1:
                     raise
+            except OSError as error:
+                if error.errno in TOO_MUCH:
+                    self._renew()
+                raise
         raise AssertionError("unreachable")
+
+    def _renew(self) -> None:
+        """Leave the socket, which is amid a dump, for another one of its namespace."""
+        with Namespace(fcntl.ioctl(self._socket, SIOCGSKNS), "a socket's namespace") as namespace:
+            former = self._socket
+            self._open(namespace)
+            former.close()
 
     def _request(self, ask: Callable[[int], bytes]) -> Iterator[bytes]:
         """Yield the payloads (behind nfgenmsg) of all answers to one request."""

@@ -26,6 +26,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -63,6 +64,11 @@ MOST_ABORTED: Final = 4096
 """Connections aborted in one change, 10 µs each. Those beyond are reset with their next segment."""
 
 
+OBSERVE_SECONDS = 20.0
+"""For reading one attachment's sets back, however many elements somebody put there: the daemon's
+watchdog waits 120 s for a worker, and the ruleset may be compared in the same call."""
+
+
 class Attached(Protocol):
     """What the programmer needs of an attachment (netconf.attach.attachment.Attachment)."""
 
@@ -84,6 +90,7 @@ class Nft(Protocol):
     """What the programmer needs of `netconf.nft.wire.NftSocket`."""
 
     def send(self, batch: Batch) -> None: ...
+    def within(self, seconds: float) -> AbstractContextManager[None]: ...
     def dump(self, target: Set) -> dict[Key, Key]: ...
     def connections(self, flows: Collection[Flows], most: int) -> list[TcpConnection]: ...
     def delete_flows(self, flows: Flows) -> None: ...
@@ -108,21 +115,23 @@ class Hands(Protocol):
 def observe(hands: Hands, ula: str) -> Actual:
     """Read back all that `change` writes. OSError ENOENT if the ruleset is gone.
 
+    Other OSErrors if what is there is no work of ours: ForeignElementError, or EFBIG or ETIMEDOUT.
     The IPv6 sets are read only with a `ula`: a ruleset that an older version loaded has none.
     """
     nft = hands.nft
-    peers, slots = nft.dump(PEER), nft.dump(LB)
-    if ula:
-        peers, slots = peers | nft.dump(PEER6), slots | nft.dump(LB6)
-    return Actual(
-        keys=hands.channels(),
-        services=_typed({key[0]: data[0] for key, data in peers.items()}),
-        neighbours=hands.neighbours(),
-        genuine=frozenset(_typed(nft.dump(GENUINE6))) if ula else frozenset(),
-        egress=_grants(nft.dump(EGRESS), nft.dump(EGRESS_ICMP)),
-        ingress=_grants(nft.dump(INGRESS), nft.dump(INGRESS_ICMP)),
-        slots=_typed(slots),
-    )
+    with nft.within(OBSERVE_SECONDS):
+        peers, slots = nft.dump(PEER), nft.dump(LB)
+        if ula:
+            peers, slots = peers | nft.dump(PEER6), slots | nft.dump(LB6)
+        return Actual(
+            keys=hands.channels(),
+            services=_typed({key[0]: data[0] for key, data in peers.items()}),
+            neighbours=hands.neighbours(),
+            genuine=frozenset(_typed(nft.dump(GENUINE6))) if ula else frozenset(),
+            egress=_grants(nft.dump(EGRESS), nft.dump(EGRESS_ICMP)),
+            ingress=_grants(nft.dump(INGRESS), nft.dump(INGRESS_ICMP)),
+            slots=_typed(slots),
+        )
 
 
 def change(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 
 import pytest
 
-from netconf.errors import KernelFailure
 from netconf.nft import host, readback, replacement, ruleset
 from netconf.nft.container_ruleset import container_ruleset
 from netconf.nft.elements import EGRESS, LB, NEXT, NFPROTO_INET, PEER
@@ -289,44 +287,3 @@ def test_counts_of_refusals_and_their_age_are_kept(node, sock):
     assert ruleset.denials(node.ns) == before
     shown = nft(node, "list", "set", "inet", "noctule", "denied_out")
     assert re.search(r"expires (9m\d+s|10m)", shown)
-
-
-FOREIGN = [
-    pytest.param("add element inet noctule peer { * : 5 }", "peer", id="a catch-all in a map"),
-    pytest.param("add element inet noctule ingress { * }", "ingress", id="a catch-all in a set"),
-    pytest.param(
-        "add element inet noctule denied_in { * counter packets 5 bytes 300 }",
-        "denied_in",
-        id="a catch-all where refusals are counted",
-    ),
-]
-
-
-@pytest.mark.parametrize(("command", "name"), FOREIGN)
-def test_an_element_that_nobody_wrote_is_named_and_goes(node, sock, command, name):
-    nft(node, command)
-    said = f"set {name} holds an element that nobody wrote"
-    (target,) = (one.set for one in DECLARED.sets if one.set.name == name)
-    with pytest.raises(OSError, match=said):
-        sock.dump(target)
-    assert ruleset.mend_container(node.ns, VIPS, ULA) == [f"table inet noctule: {said}"]
-    assert sock.dump(target) == {}
-    assert sock.dump(LB) == SLOTS  # the others are kept
-    assert ruleset.mend_container(node.ns, VIPS, ULA) == []
-    assert ruleset.denials(node.ns) == []
-
-
-def test_a_set_of_shorter_keys_is_one_of_elements_that_nobody_wrote(node):
-    nft(node, "delete", "table", "inet", "noctule")
-    nft(node, "add table inet noctule")
-    nft(node, "add set inet noctule denied_in { type inet_proto; counter; elements = { 6 }; }")
-    nft(node, "add map inet noctule peer { type ipv4_addr : verdict; }")
-    nft(node, "add element inet noctule peer { 10.64.0.1 : accept }")
-    with pytest.raises(KernelFailure) as refused:
-        ruleset.denials(node.ns)
-    assert "denied_in holds an element that nobody wrote" in refused.value.details
-    opened = NftSocket(node.ns)
-    with contextlib.closing(opened), pytest.raises(OSError, match="nobody wrote"):
-        opened.dump(PEER)
-    assert ruleset.mend_container(node.ns, VIPS, ULA) != []
-    assert ruleset.denials(node.ns) == []
