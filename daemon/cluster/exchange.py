@@ -41,8 +41,6 @@ from netconf.errors import DecodeFailure, TryAgain
 
 SYNC_WITHIN = 5.0
 """Seconds for a whole Sync; a thousand records take well under one."""
-UNKNOWN_QUESTION = "unknown question"
-"""The outcome in the answer to a question that this release does not know."""
 CONFIRM_WITHIN = 1.0
 """Seconds after which a Confirm is answered without waiting for the kernel any longer."""
 SLICE = 16
@@ -142,7 +140,7 @@ class Exchange:
         try:
             asked = records.decode_question(question)
         except DecodeFailure as error:  # a later release may ask a question that is not known here
-            return [records.encode_message(records.Ack(UNKNOWN_QUESTION, error.message))]
+            return [records.encode_message(records.Ack(records.UNKNOWN_QUESTION, error.message))]
         if isinstance(asked, records.Sync):
             self._admit(self._syncs, asked.node)
             yours = self._store.highest(asked.node)

@@ -2,6 +2,8 @@
 
 1. The answer is settled once: when it is whole, or when zenoh says that no more replies come.
 2. A reply that does not fit the others is left out, so the answer stays incomplete and fails.
+3. An error that the peer itself sent fails the answer with FabricRefusedError. So the asker can
+   tell a peer that does not know the question from one that could not be asked.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from daemon.fabric.answer import Answer
-from daemon.fabric.interface import MAX_PAYLOAD, FabricError
+from daemon.fabric.interface import MAX_PAYLOAD, FabricError, FabricRefusedError
 
 
 class Inquiry:
@@ -26,7 +28,8 @@ class Inquiry:
         self._loop = loop
         self._lock = threading.Lock()
         self._parts = Answer()
-        self._refusal = ""
+        self._trouble = ""
+        self._refused = False
 
     def reply(self, reply: Any) -> None:
         """Take one reply. Access control lets only the node that was asked send replies."""
@@ -34,7 +37,8 @@ class Inquiry:
             try:
                 sample = reply.ok
                 if sample is None:
-                    self._refusal = reply.err.payload.to_bytes()[:200].decode(errors="replace")
+                    self._trouble = reply.err.payload.to_bytes()[:200].decode(errors="replace")
+                    self._refused = True
                     return
                 if len(sample.payload) > MAX_PAYLOAD:
                     raise ValueError("a reply is too long")
@@ -44,15 +48,16 @@ class Inquiry:
                     return
                 result = self._parts.replies()
             except ValueError as error:
-                self._refusal = str(error)
+                self._trouble = str(error)
                 return
         self._finish(lambda: self.answer.set_result(result))
 
     def end(self) -> None:
-        """Note that no more replies come: fail the answer with FabricError unless it is whole."""
+        """Note that no more replies come: unless the answer is whole it fails (rule 3)."""
         self.ended = True
-        reason = self._refusal or "it is not connected, or went away meanwhile"
-        error = FabricError(f"no answer from {self.node}: {reason}")
+        reason = self._trouble or "it is not connected, or went away meanwhile"
+        kind = FabricRefusedError if self._refused else FabricError
+        error = kind(f"no answer from {self.node}: {reason}")
         self._finish(lambda: self.answer.set_exception(error))
 
     def _finish(self, settle: Callable[[], None]) -> None:

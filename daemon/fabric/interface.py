@@ -43,6 +43,10 @@ class NotOpenError(FabricError):
     """The fabric is not open yet, or not any more."""
 
 
+class FabricRefusedError(FabricError):
+    """The peer itself answered that it refuses the question, or could not answer it."""
+
+
 class FabricTimeoutError(FabricError, TimeoutError):
     """No whole answer came in the time given."""
 
@@ -139,8 +143,8 @@ class Fabric(Protocol):
         """
 
     async def ask(self, node: str, question: bytes, timeout: float) -> list[bytes]:
-        """Ask `node`, within `timeout` seconds; FabricTimeoutError, or FabricError if it is not
-        connected or could not answer."""
+        """Return what `node` answers within `timeout` seconds; FabricTimeoutError if it does not,
+        FabricRefusedError if it answers with an error, FabricError if it cannot be asked."""
 
     async def reconfigure(self, endpoints: Sequence[str], nodes: frozenset[str] | None) -> bool:
         """Use these endpoints and nodes, and reread the identity's files; True if something

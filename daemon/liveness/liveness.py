@@ -6,8 +6,9 @@
 2. A node without a token is probed until it is lost: without a pause while nothing is heard of it,
    otherwise every `PROBE_EVERY` seconds.
 3. While any node has no token, the mesh is read. While any node is suspect, `WITNESSES` other nodes
-   at a time are asked whether they reach it. A node that does not understand the question (release
-   0.1.0) is not asked again until its token has gone and returned.
+   at a time are asked whether they reach it. A node that answers that it does not know the question
+   (release 0.1.0) is not asked again for `MUTE_FOR` seconds, or until its token returns. Whatever
+   else goes wrong with a question says nothing about the node, so it is asked again at its turn.
 4. A round of probes that took much longer than its time limit does not count: this daemon did not
    run meanwhile, and could not have received an answer.
 """
@@ -19,7 +20,7 @@ import functools
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from daemon.fabric.interface import FabricError, FabricTimeoutError
+from daemon.fabric.interface import FabricError, FabricRefusedError
 from daemon.journal import Journal
 from daemon.liveness.probe import Addresses, Probe, ask_again, probe
 from daemon.liveness.suspicion import State, Suspicion
@@ -42,6 +43,9 @@ ASK_WITHIN = 0.5
 """Seconds for another node's answer, which it gives from memory."""
 WITNESSES = 3
 """Nodes that are asked at a time (memberlist's IndirectChecks); each time the next ones."""
+MUTE_FOR = 120.0
+"""Seconds for which a node that does not know the question is not asked: longer than a suspicion
+lasts, and short enough that a node which refused for another reason is a witness again."""
 NAMES_EVERY = 5.0
 """Seconds between looks for endpoints whose names have not been looked up."""
 
@@ -86,8 +90,8 @@ class Liveness:
         """Set when a token vanished: the mesh is to be read at once."""
         self._mesh_failed = False
         """Whether the last reading failed, so that only the first failure is logged."""
-        self._mute: set[str] = set()
-        """Nodes that answered the question with an error (rule 3)."""
+        self._mute: dict[str, float] = {}
+        """By node that answered that it does not know the question: when to ask it again."""
         self._turn = 0
         """Which of the other nodes to ask first the next time."""
         self.alive: set[str] = {node}
@@ -103,7 +107,7 @@ class Liveness:
     def appeared(self, node: str) -> None:
         """Note that the token of `node` is there: its daemon runs."""
         self.alive.add(node)
-        self._mute.discard(node)
+        self._mute.pop(node, None)
         if probing := self._probing.pop(node, None):
             probing.cancel()
         self._journal.info("peer alive", peer=node)
@@ -214,7 +218,8 @@ class Liveness:
 
     async def _ask_others(self) -> None:
         suspects = tuple(sorted(self.suspect))[: records.REACH_LIMIT]
-        able = sorted(self.alive - self._mute - {self._node})
+        mute = {node for node, until in self._mute.items() if _now() < until}
+        able = sorted(self.alive - mute - {self._node})
         ask = self._ask
         if not suspects or not able or ask is None:
             return
@@ -228,17 +233,21 @@ class Liveness:
         try:
             replies = await ask(witness, question, ASK_WITHIN)
             answers = [records.decode_answer(reply) for reply in replies]
-        except FabricTimeoutError:
+        except FabricRefusedError as error:
+            self._silence(witness, error.message)
             return
-        except (FabricError, DecodeFailure) as error:
-            self._mute.add(witness)
-            self._journal.info("no witness", peer=witness, error=error.message)
+        except (FabricError, DecodeFailure):  # it is asked again at its next turn
             return
+        acks = [answer for answer in answers if isinstance(answer, records.Ack)]
+        if any(ack.outcome == records.UNKNOWN_QUESTION for ack in acks):
+            self._silence(witness, records.UNKNOWN_QUESTION)
         reached = [answer.reached for answer in answers if isinstance(answer, records.Reached)]
-        if not reached:
-            self._mute.add(witness)
         for node, says in ((n, s) for one in reached for n, s in one.items() if n in suspects):
             self._follow(node, functools.partial(self._nodes[node].told, witness, says))
+
+    def _silence(self, witness: str, why: str) -> None:
+        self._mute[witness] = _now() + MUTE_FOR
+        self._journal.info("no witness", peer=witness, error=why)
 
     # --- what follows
 

@@ -285,8 +285,13 @@ class Records(msgspec.Struct, frozen=True, tag="records"):
     """The highest version that the answering node knows of the asking node's records."""
 
 
+UNKNOWN_QUESTION = "unknown question"
+"""The outcome in the answer to a question that the answering release does not know."""
+
+
 class Ack(msgspec.Struct, frozen=True, tag="ack"):
-    """The answer to `Confirm`: `outcome` is a value of ``verdict.Outcome``."""
+    """The answer to `Confirm`: `outcome` is a value of ``verdict.Outcome``; or `UNKNOWN_QUESTION`,
+    the answer to any question."""
 
     outcome: str
     reason: str = ""

@@ -68,16 +68,20 @@ class Member:
         self.lookups: list[str] = []
         self.asked_again: set[str] = set()
         self.addresses = Addresses(self._look_up)
+        self.ask = self.fabric.ask
         self.liveness = Liveness(
             name,
             self.store,
             mesh=self._mesh,
-            ask=self.fabric.ask,
+            ask=self._ask,
             changed=self._changed,
             journal=Journal(),
             addresses=self.addresses,
             ask_again=self._ask_again,
         )
+
+    async def _ask(self, node: str, question: bytes, timeout: float) -> list[bytes]:
+        return await self.ask(node, question, timeout)
 
     def _look_up(self, name: str) -> tuple[str, ...]:
         self.lookups.append(name)

@@ -27,6 +27,7 @@ from daemon.fabric import (
     MAX_PAYLOAD,
     Counters,
     FabricError,
+    FabricRefusedError,
     FabricTimeoutError,
     Listener,
     NotOpenError,
@@ -264,9 +265,11 @@ class MemoryFabric:
             if any(len(reply) > MAX_PAYLOAD for reply in replies):
                 raise ValueError("a reply is too long")
         except NoctuleError as failure:
-            error = FabricError(f"no answer from {self.settings.node}: {failure.message}")
+            error = FabricRefusedError(f"no answer from {self.settings.node}: {failure.message}")
         except Exception:
-            error = FabricError(f"no answer from {self.settings.node}: the answer failed there")
+            error = FabricRefusedError(
+                f"no answer from {self.settings.node}: the answer failed there"
+            )
 
         def arrive() -> None:
             if answer.done() or not self._network.connected(self, asker):

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
+from daemon.fabric import FabricError
+from daemon.liveness.liveness import MUTE_FOR
 from daemon.liveness.suspicion import FLOWS_AFTER, SLOTS_AFTER
 from tests.unit import clock_kit
 from tests.unit.fabric_kit import free_ports
@@ -143,6 +145,42 @@ def test_who_does_not_know_the_question_is_asked_once(dropping: str, release: st
         await world.unplug("n2")
         await asyncio.sleep(60)
         assert (one.liveness.suspect, world.members["n3"].asked) == ({"n2"}, 1)
+
+    play(scene, dropping, "n1 n2 n3")
+
+
+def test_who_does_not_know_the_question_is_asked_again_at_last(dropping: str) -> None:
+    async def scene(world: World, one: Member) -> None:
+        one.mesh_fails = True
+        world.members["n3"].release = "0.1.0"
+        await world.unplug("n2")
+        await until(lambda: world.members["n3"].asked)
+        world.members["n3"].release = ""  # it had refused for another reason
+        await asyncio.sleep(MUTE_FOR)
+        await until(lambda: one.liveness.lost)
+
+    play(scene, dropping, "n1 n2 n3")
+
+
+def test_a_question_that_could_not_be_sent_silences_no_witness(dropping: str) -> None:
+    """For example because this node's own session was just being replaced."""
+
+    async def scene(world: World, one: Member) -> None:
+        ask, failed = one.ask, asyncio.Event()
+
+        async def fails_once(node: str, question: bytes, timeout: float) -> list[bytes]:
+            if not failed.is_set():
+                failed.set()
+                raise FabricError(f"cannot ask {node}: the fabric is not open")
+            return await ask(node, question, timeout)
+
+        one.ask = fails_once
+        # n3 still reaches n2, so n2 must not be lost here.
+        world.silent_on_mesh["n2"] = clock_kit.loop().time()
+        world.network.partition(["n1"], ["n2"])
+        await failed.wait()
+        await asyncio.sleep(60)
+        assert (one.liveness.suspect, one.liveness.lost) == ({"n2"}, set())
 
     play(scene, dropping, "n1 n2 n3")
 
