@@ -264,12 +264,12 @@ class Exchange:
         if node not in self._liveness.alive or node == self._node:
             return
         asking = self._asking.setdefault(node, Asking())
-        if reason in asking.reasons:
-            return
+        known = reason in asking.reasons
         if reason is not None:
             asking.reasons.add(reason)
         if woken := self._woken.get(node):
-            woken.set()
+            if not known:
+                woken.set()
         elif asking.reasons or self._store.behind(node):
             self._woken[node] = asyncio.Event()
             self._tasks.start(f"ask {node}", self._ask_all(node, asking, self._woken[node]))
@@ -299,6 +299,7 @@ class Exchange:
                 if reason is Reason.OWED:
                     self.heard.add(node)
                     self.freshness.answered(node)
+            asking.reasons.clear()  # whoever returns is asked for everything
         finally:
             del self._woken[node]
 

@@ -11,7 +11,7 @@ import pytest
 
 from daemon.cluster import exchange as module
 from daemon.cluster.exchange import Exchange
-from daemon.fabric import Settings
+from daemon.fabric import FabricError, Settings
 from daemon.journal import Journal
 from daemon.liveness.liveness import Liveness
 from daemon.model import records
@@ -137,6 +137,30 @@ def test_nodes_that_meet_tell_each_other_everything() -> None:
         assert two.remembered == [1]  # what n1 knew of n2 before it heard this
 
     play(scene, n2=filled(record("n2", 5, replica("n2", 5))))
+
+
+def test_a_peer_that_dies_while_it_is_asked_is_asked_when_it_returns() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        ask, dead = one.fabric.ask, asyncio.Event()
+
+        async def dies(node: str, question: bytes, timeout: float) -> list[bytes]:
+            await dead.wait()
+            raise FabricError(f"no answer from {node}: it went away meanwhile")
+
+        one.fabric.ask = dies  # type: ignore[method-assign]
+        one.peers.on_alive("n2", False)
+        one.peers.on_alive("n2", True)
+        await asyncio.sleep(0)
+        one.peers.on_alive("n2", False)
+        dead.set()
+        while any("ask n2" in task.get_name() for task in asyncio.all_tasks()):
+            await asyncio.sleep(0)
+        one.fabric.ask = ask  # type: ignore[method-assign]
+        one.peers.heard.clear()
+        one.peers.on_alive("n2", True)
+        await until(lambda: "n2" in one.peers.heard)
+
+    play(scene)
 
 
 def test_a_record_asks_for_a_pass() -> None:
