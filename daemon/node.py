@@ -196,7 +196,7 @@ class Node:
 
     def _joined(self) -> None:
         """Publish all records and reconfigure the fabric, which has just been opened."""
-        self._publisher.again()
+        self._exchange.joined()
         self._saver.refresh()
 
     def _introduce(self) -> None:

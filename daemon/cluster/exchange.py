@@ -104,6 +104,11 @@ class Exchange:
         self.heard: set[str] = set()
         """Nodes that answered a `Sync` since this daemon started."""
 
+    def joined(self) -> None:
+        """Publish all records, because the fabric was opened; from now on peers can be heard."""
+        self.freshness.begin()
+        self._publisher.again()
+
     # --- the listener's part
 
     def on_record(self, key: str, value: bytes) -> None:

@@ -8,7 +8,11 @@
    peer that is there but silent must not keep this node closed for ever. A peer that claims a newer
    policy is waited for `FETCH_WITHIN` seconds more. Claims made after `HEAR_WITHIN` do not prolong
    that, so a peer that claims ever newer policies delays a start by the sum of both at most.
-3. While the daemon waits it changes nothing in the kernel: running containers keep their sets, new
+3. The time limits begin when the fabric is open, not when the daemon starts: before that no peer
+   could have answered. A fabric that never opens, because its address or its port is missing, is
+   waited for without a limit if there are other nodes. Then no other node can hear of this node's
+   containers either, so opening them would be of use to each other only.
+4. While the daemon waits it changes nothing in the kernel: running containers keep their sets, new
    ones are attached and stay closed. The wait ends once and does not begin again: a node that was
    cut off while it ran goes on with the policy it has, and asks each peer that it meets again.
 """
@@ -48,8 +52,13 @@ class Freshness:
         if version > self._claims.get(peer, (0, 0.0))[0]:
             self._claims[peer] = (version, self._clock())
 
+    @property
+    def begun(self) -> bool:
+        """Whether the fabric is open, so that the time limits run."""
+        return math.isfinite(self._began)
+
     def early(self) -> bool:
-        """Tell whether peers that have not answered must still be waited for (rule 2)."""
+        """Tell whether peers that have not answered must still be waited for (rules 2 and 3)."""
         return self._clock() - self._began < HEAR_WITHIN
 
     def waits_for(

@@ -57,8 +57,10 @@ class Hold:
         self._absence = absence or Absence(time.monotonic)
 
     async def run(self) -> None:
-        """Wait until all live peers have answered or the time limits are over; end the hold."""
-        self._exchange.freshness.begin()
+        """Wait until all live peers have answered or the time limits are over; end the hold.
+
+        The time limits run from `Freshness.begin` on, that is once the fabric is open.
+        """
         probing = asyncio.ensure_future(self._probe())
         waited: list[str] = []
         try:
@@ -75,6 +77,9 @@ class Hold:
         await self._reconciler.request()
 
     async def _probe(self) -> None:
+        # While this node has no address, nothing that its kernel says tells of other nodes.
+        while not self._exchange.freshness.begun:
+            await asyncio.sleep(LOOK_EVERY)
         while True:
             said = (info.endpoints for info in self._infos().values())
             await self._absence.look((*self._dialled, *(e for some in said for e in some)))
@@ -89,8 +94,11 @@ class Hold:
         """Return the names of nodes that were found to have no daemon.
 
         A node whose endpoints are not known may be at any configured endpoint that belongs to no
-        known node. So it counts as absent only if no daemon is at any of those.
+        known node. So it counts as absent only if no daemon is at any of those. Before the fabric
+        is open, no node counts as absent.
         """
+        if not self._exchange.freshness.begun:
+            return set()
         infos = self._infos()
         nowhere = self._absence.absent(self._unknown())
         nameless = self._membership.expected() - self._membership.infos().keys()

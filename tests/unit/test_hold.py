@@ -105,6 +105,7 @@ def ended(
         kernels = Kernels({} if found is None else {SAID: found, DIALLED: found})
         hold, reconciler = holding(one, dialled, kernels)
         await one.fabric.open(one.peers)
+        one.peers.freshness.begin()
         asyncio.get_running_loop().call_later(
             joins_after, lambda: asyncio.ensure_future(two.fabric.open(two.peers))
         )
@@ -149,6 +150,35 @@ def test_who_listens_and_says_nothing_is_waited_for_ten_seconds() -> None:
     when, version = ended(60.0, two_nodes())
     assert version == 1
     assert HEAR_WITHIN <= when <= HEAR_WITHIN + 2 * LOOK_EVERY
+
+
+@pytest.mark.parametrize("known", [two_nodes, rebooted, lambda: rebooted(PINNED)])
+@pytest.mark.parametrize("found", [Probe.REFUSED, None])
+def test_time_does_not_pass_before_the_fabric_is_open(
+    known: Callable[[], Store], found: Probe | None
+) -> None:
+    async def main() -> tuple[float, int]:
+        network = Network()
+        one, two = Member(network, "n1", known()), Member(network, "n2", two_nodes())
+        two.store.offer(record("authority", 2, policy(version=2)), NOW)
+        await two.fabric.open(two.peers)
+        kernels = Kernels({} if found is None else {SAID: found, DIALLED: found})
+        hold, reconciler = holding(one, (DIALLED,), kernels)
+        holds = asyncio.ensure_future(hold.run())
+        await asyncio.sleep(3600)  # n1 has no address yet
+        assert reconciler.ended is None
+        await one.fabric.open(one.peers)
+        one.peers.freshness.begin()
+        await holds
+        for member in (one, two):
+            await member.peers.close()
+            await member.fabric.close()
+        assert reconciler.ended is not None
+        return reconciler.ended
+
+    when, version = run(main())
+    assert version == 2
+    assert 3600 <= when <= 3600 + SILENT_FOR
 
 
 def test_whoever_is_alone_waits_for_nobody() -> None:
