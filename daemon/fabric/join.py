@@ -3,7 +3,8 @@
 1. If the address of ``fabric.listen`` is not this node's yet, or another process has the port, the
    daemon tries again and says so in the log; it does not end. Meanwhile its containers are served
    with the records from disk.
-2. If the identity cannot be used, trying again would not help: InvalidConfig is raised at once.
+2. If the identity cannot be used at the first attempt, the daemon does not start: InvalidConfig is
+   raised at once. Later its files may be just being replaced, so the daemon tries again as well.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from daemon.fabric.interface import Fabric, FabricError, Listener
 from daemon.journal import Journal
 from daemon.news import News
 from daemon.process.tasks import Tasks
+from netconf.errors import InvalidConfig
 
 AGAIN = 1.0
 """Seconds between two attempts; one costs some milliseconds."""
@@ -37,7 +39,7 @@ async def join(
 ) -> None:
     """Open `fabric`, trying every `again` seconds; after `within` seconds, in the background.
 
-    `joined` is called once it is open. InvalidConfig if the identity is unusable.
+    `joined` is called once it is open. InvalidConfig if the identity is unusable at first.
     """
     opening = tasks.start("joining the fabric", _open(fabric, listener, journal, joined, again))
     await asyncio.wait({opening}, timeout=within)
@@ -53,10 +55,14 @@ async def _open(
     again: float,
 ) -> None:
     news = News()
+    first = True
     while True:
         try:
             await fabric.open(listener)
-        except FabricError as error:
+        except (FabricError, InvalidConfig) as error:
+            if first and isinstance(error, InvalidConfig):
+                raise
+            first = False
             for why in news.tell(time.monotonic(), [error.message]):
                 journal.warning("fabric not joined", waiting=why, details=error.details)
             await asyncio.sleep(again)

@@ -86,6 +86,28 @@ def test_an_identity_that_cannot_be_used_ends_the_start() -> None:
     play(scene)
 
 
+def test_an_identity_that_cannot_be_used_for_a_while_is_waited_for() -> None:
+    async def scene(tasks: Tasks) -> None:
+        fabric, joined = Late(FabricError("fabric.listen: no address")), asyncio.Event()
+        await join(
+            fabric,  # type: ignore[arg-type]
+            Recorder(),
+            tasks,
+            Journal(),
+            joined.set,
+            within=0.0,
+            again=0.0,
+        )
+        await fabric.attempts.acquire()
+        fabric.error = InvalidConfig("fabric.identity.key: it does not fit the certificate")
+        for _ in range(5):
+            await fabric.attempts.acquire()
+        fabric.error = None
+        await joined.wait()
+
+    play(scene)
+
+
 def test_zenoh_opens_once_its_port_is_free(tmp_path: Path) -> None:
     """The same, with the real thing: a port that somebody else holds for a while."""
 
