@@ -7,15 +7,19 @@
    no room, the newest item of the longest queue is dropped (longest queue drop, RFC 7567, 4.1), so
    that a peer that floods loses its own messages. Each loss is counted. An item that must not be
    lost is put with ``bounded=False``, into a queue from which nothing is dropped.
-4. After `close` nothing is delivered.
+4. A call that raises is logged, and stops neither later calls nor the inbox.
+5. After `close` nothing is delivered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 INBOX_LIMIT = 4096
 """Messages; enough for all records of 64 nodes with 50 replicas each."""
@@ -115,7 +119,10 @@ class Inbox:
             call = self._take()
             if call is None:
                 break
-            call()
+            try:
+                call()
+            except Exception:
+                log.exception("a message of the fabric could not be handled")
         with self._lock:
             self._woken = bool(self._urgent or self._queues)
             again = self._woken

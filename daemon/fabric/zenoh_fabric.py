@@ -36,7 +36,9 @@ from daemon.fabric.interface import (
 from daemon.fabric.link_repair import CHECK, LinkRepair
 from daemon.fabric.presence import Appearance, Presence
 from daemon.fabric.zenoh_session import Handlers, Session
+from daemon.journal import Journal
 from daemon.model.keys import Keys, check_name
+from daemon.process.tasks import Tasks
 from netconf.errors import NoctuleError
 
 log = logging.getLogger(__name__)
@@ -62,9 +64,10 @@ GOODBYE = b"back at once"
 class ZenohFabric:
     """`daemon.fabric.Fabric` over a zenoh peer session."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, journal: Journal | None = None) -> None:
         """`settings` say where and as whom to join. There is no I/O before `open`."""
         self._settings = settings
+        self._journal = journal or Journal()
         self._keys = Keys(settings.cluster)
         self._counters = Counters()
         self._session: Session | None = None
@@ -75,7 +78,7 @@ class ZenohFabric:
         self._presence = Presence(settings.node)
         self._doubt_timer: asyncio.TimerHandle | None = None
         self._answers: set[asyncio.Task[None]] = set()
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks = Tasks(self._journal)
         self._answering = asyncio.Semaphore(ANSWERS_AT_ONCE)
 
     @property
@@ -94,7 +97,8 @@ class ZenohFabric:
             self._inbox = Inbox(self._loop, dropped=self._overflow)
             await self._start()
             self._opened = True
-            self._watch = self._loop.create_task(self._watch_links())
+            self._tasks = Tasks(self._journal)
+            self._tasks.forever("fabric links", self._watch_links)
 
     def publish(self, key: str, value: bytes) -> None:
         """Send a record to all nodes; it is dropped where a link is congested or missing."""
@@ -162,8 +166,7 @@ class ZenohFabric:
                 return
             self._opened = False
             self._inbox.close()
-            if self._watch is not None:
-                self._watch.cancel()
+            await self._tasks.close()
             for task in self._answers:
                 task.cancel()
             if self._doubt_timer is not None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from daemon.fabric import FabricError
+from daemon.fabric import FabricError, zenoh_fabric
 from daemon.fabric.interface import Listener
 from daemon.fabric.join import join
 from daemon.fabric.zenoh_fabric import ZenohFabric
+from daemon.fabric.zenoh_session import Session
 from daemon.journal import Journal
+from daemon.process import tasks as tasks_module
 from daemon.process.tasks import Tasks
 from netconf.errors import InvalidConfig, NoctuleError
 from tests.unit.fabric_kit import Authority, Recorder, free_ports
@@ -104,6 +106,31 @@ def test_an_identity_that_cannot_be_used_for_a_while_is_waited_for() -> None:
             await fabric.attempts.acquire()
         fabric.error = None
         await joined.wait()
+
+    play(scene)
+
+
+def test_the_watch_over_links_outlives_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zenoh_fabric, "CHECK", 0.01)
+    monkeypatch.setattr(tasks_module, "LOOP_AGAIN", 0.0)
+
+    async def scene(_: Tasks) -> None:
+        looked, loop = asyncio.Semaphore(0), asyncio.get_running_loop()
+
+        def fail(_: Session) -> frozenset[str]:
+            loop.call_soon_threadsafe(looked.release)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(Session, "linked", fail)
+        fabric = ZenohFabric(Authority(tmp_path).settings("n1", free_ports(1)[0], []))
+        await fabric.open(Recorder())
+        try:
+            for _ in range(3):
+                await looked.acquire()
+        finally:
+            await fabric.close()
 
     play(scene)
 

@@ -215,6 +215,27 @@ def test_the_inbox_keeps_order_across_bursts() -> None:
     asyncio.run(run())
 
 
+def test_a_call_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        inbox = Inbox(asyncio.get_running_loop())
+        heard = asyncio.Event()
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        async with asyncio.timeout(5):
+            inbox.put(fail)
+            inbox.put(heard.set)
+            await heard.wait()
+            heard.clear()
+            inbox.put(heard.set)
+            await heard.wait()
+
+    asyncio.run(run())
+    (line,) = (record for record in caplog.records if record.name == "daemon.fabric.inbox")
+    assert line.exc_info is not None
+
+
 def test_a_flood_pushes_out_only_itself() -> None:
     async def run() -> None:
         dropped: list[None] = []
