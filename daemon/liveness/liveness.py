@@ -124,10 +124,12 @@ class Liveness:
         if node == self._node or node in self._probing:
             return
         self._follow(node, self._nodes.setdefault(node, Suspicion()).token_gone)
-        self._probing[node] = self._tasks.start(f"probe {node}", self._probe(node))
+        self._probing[node] = self._tasks.forever(
+            f"probe {node}", functools.partial(self._probe, node)
+        )
         self._wanted.set()
         if self._listening is None or self._listening.done():
-            self._listening = self._tasks.start("witnesses", self._listen())
+            self._listening = self._tasks.forever("witnesses", self._listen)
 
     def reached(self, nodes: Iterable[str]) -> dict[str, bool]:
         """Return whether each of `nodes` can be reached from here, for another node that asks.

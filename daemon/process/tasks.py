@@ -45,9 +45,14 @@ class Tasks:
             task.cancel()
         return task
 
-    def forever(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run `loop`, again and again if it dies of an exception (rule 2)."""
-        self.start(name, self._again(name, loop))
+    def forever(
+        self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]
+    ) -> asyncio.Task[None]:
+        """Run `loop`, again and again if it dies of an exception (rule 2).
+
+        Returns the task, which ends when `loop` returns, and which the caller may cancel.
+        """
+        return self.start(name, self._again(name, loop))
 
     async def close(self) -> None:
         """Cancel all tasks and wait for their end."""

@@ -20,6 +20,7 @@ from daemon.liveness.absence import Absence
 from daemon.liveness.liveness import Liveness
 from daemon.model.records import NodeInfo
 from daemon.model.store import Store
+from daemon.process.tasks import Tasks
 from daemon.reconcile.reconciler import Reconciler
 
 LOOK_EVERY = 0.1
@@ -61,14 +62,15 @@ class Hold:
 
         The time limits run from `Freshness.begin` on, that is once the fabric is open.
         """
-        probing = asyncio.ensure_future(self._probe())
+        tasks = Tasks(self._journal)
+        tasks.forever("probes for absence", self._probe)
         waited: list[str] = []
         try:
             while reasons := self._reasons():
                 waited = reasons
                 await asyncio.sleep(LOOK_EVERY)
         finally:
-            probing.cancel()
+            await tasks.close()
         policy = self._store.policy()
         self._journal.info(
             "hold ended", policy=policy.version if policy else 0, waited_last_for=waited

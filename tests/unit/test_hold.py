@@ -14,6 +14,7 @@ from daemon.journal import Journal
 from daemon.liveness.absence import SILENT_FOR, Absence
 from daemon.liveness.probe import Probe
 from daemon.model.store import Store
+from daemon.process.tasks import LOOP_AGAIN
 from daemon.reconcile.hold import LOOK_EVERY, Hold
 from tests.unit.memory_fabric import Network
 from tests.unit.model_kit import NOW, TEXT, info, policy, record, store
@@ -179,6 +180,21 @@ def test_time_does_not_pass_before_the_fabric_is_open(
     when, version = run(main())
     assert version == 2
     assert 3600 <= when <= 3600 + SILENT_FOR
+
+
+def test_a_probe_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe, failed = Kernels.probe, False
+
+    async def fails_once(self: Kernels, endpoint: str) -> Probe:
+        nonlocal failed
+        if not failed:
+            failed = True
+            raise ZeroDivisionError
+        return await probe(self, endpoint)
+
+    monkeypatch.setattr(Kernels, "probe", fails_once)
+    when, _ = ended(60.0, two_nodes(), (DIALLED,), found=Probe.REFUSED)
+    assert when <= LOOP_AGAIN + 2 * LOOK_EVERY
 
 
 def test_whoever_is_alone_waits_for_nobody() -> None:

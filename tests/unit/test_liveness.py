@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import pytest
 
@@ -111,6 +111,26 @@ def test_a_mesh_that_cannot_be_read_is_no_witness(dropping: str) -> None:
         await world.unplug("n2")
         await asyncio.sleep(3600)
         assert (one.liveness.suspect, one.liveness.lost) == ({"n2"}, set())
+
+    play(scene, dropping)
+
+
+@pytest.mark.parametrize("part", ["_mesh", "_ask_again"])
+def test_a_mistake_ends_no_watch(dropping: str, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    real, failed = getattr(Member, part), set[str]()
+
+    async def fails_once(self: Member, *words: Iterable[str]) -> object:
+        if self.name not in failed:
+            failed.add(self.name)
+            raise ZeroDivisionError
+        return await real(self, *words)
+
+    monkeypatch.setattr(Member, part, fails_once)
+
+    async def scene(world: World, one: Member) -> None:
+        await world.unplug("n2")
+        await until(lambda: one.liveness.lost)
+        assert "n1" in failed
 
     play(scene, dropping)
 
