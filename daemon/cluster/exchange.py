@@ -12,9 +12,10 @@
    with `LATE` if that takes too long or fails.
 4. The records of an answer are judged in slices, so that a long answer does not block the event
    loop.
-5. A node that asks too often is refused, and the log names it; the log also names nodes whose
-   records are refused. The asker's name is what the question says, because the fabric does not
-   tell who asked.
+5. A node that asks too often is refused, and the log names it. So is one that says too often that
+   it remembers a higher version of our records, because each time all of them are signed anew. The
+   log also names nodes whose records are refused. The asker's name is what the question says,
+   because the fabric does not tell who asked.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ SYNCS = (8, 1.0)
 what an honest node needs (``daemon.cluster.asking``)."""
 CONFIRMS = (256, 0.01)
 """The same for Confirms; a node sends one for each container that it attaches."""
+
+OVERTAKES = (3, 60.0)
+"""The same for the times that one peer makes this node sign all of its records anew. A peer has
+reason to do so once after this node lost its state, unless it had not heard the last version."""
 
 
 class Program(Protocol):
@@ -99,6 +104,7 @@ class Exchange:
         self._complaints = Complaints()
         self._syncs = Quotas(*SYNCS)
         self._confirms = Quotas(*CONFIRMS)
+        self._overtakes = Quotas(*OVERTAKES)
         self.freshness = Freshness(self._now)
         """Whether anything may be opened yet."""
         self.heard: set[str] = set()
@@ -344,13 +350,22 @@ class Exchange:
         told = [answer for answer in answers if isinstance(answer, records.Records)]
         if not told:
             return None
-        self._publisher.overtake(max((answer.yours for answer in told), default=0))
+        await self._overtake(node, max(answer.yours for answer in told))
         news = False
         for number, envelope in enumerate(ranked(e for answer in told for e in answer.envelopes)):
             news |= self.offer(envelope, node).news
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
         return news
+
+    async def _overtake(self, node: str, version: int) -> None:
+        """Go beyond the `version` of our records that `node` remembers (rule 5)."""
+        if not self._publisher.is_behind(version):
+            return
+        if self._overtakes.take(node, self._now()):
+            await self._publisher.overtake(version)
+        elif count := self._complaints.note(node, "overtaking", time.monotonic()):
+            self._journal.warning("versions not overtaken", peer=node, count=count)
 
 
 def _keys(reason: Reason, node: str, missing: list[str]) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ from netconf.attach.attachment import Attachment
 
 MANIFEST_EVERY = 10.0
 """Seconds between manifests: the longest time for which a lost record stays unnoticed."""
+SLICE = 16
+"""Records signed before the event loop may do something else; each takes 0.2 ms."""
 FUTURE = 2**62
 """The highest version (the year 2116) that `overtake` accepts from a peer. A peer that lies about
 what it remembers can then use up half of all versions, and not all of them."""
@@ -104,14 +106,26 @@ class Publisher:
         """Continue after the highest version of this node's records in the store."""
         self._version = self._store.highest(self._node)
 
-    def overtake(self, version: int) -> None:
-        """Publish all records anew if a peer remembers a higher `version` than was used here."""
-        if not self._version < version <= FUTURE:
+    def is_behind(self, version: int) -> bool:
+        """Tell whether a peer that remembers this `version` must be overtaken."""
+        return self._version < version <= FUTURE
+
+    async def overtake(self, version: int) -> None:
+        """Publish all records anew if a peer remembers a higher `version` than was used here.
+
+        The records are signed in slices, so that a thousand of them do not block the event loop.
+        """
+        if not self.is_behind(version):
             return
         self._version = version + self._step()
         bodies = self._store.bodies(self._node)
-        for key, body in bodies.items():
-            self._say(key, body)
+        before = {key: self._store.envelope(key) for key in bodies}
+        for number, (key, body) in enumerate(bodies.items()):
+            # What changed or was withdrawn meanwhile has a higher version already.
+            if self._store.envelope(key) == before[key]:
+                self._say(key, body)
+            if number % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
         self.manifest()
 
     def renew(self, identity: Identity, info: NodeInfo, present: Iterable[Attachment]) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from daemon.cluster import exchange as module
+from daemon.cluster.asking import ASK_EVERY
 from daemon.cluster.exchange import Exchange
 from daemon.fabric import FabricError, Settings
 from daemon.journal import Journal
@@ -17,6 +18,7 @@ from daemon.liveness.liveness import Liveness
 from daemon.model import records
 from daemon.model.store import Store
 from daemon.model.verdict import Outcome
+from tests.unit import virtual_time
 from tests.unit.memory_fabric import Network
 from tests.unit.model_kit import (
     KEYS,
@@ -79,7 +81,11 @@ class Member:
         self.asked.append(tuple(keys))
         return self.store.answer(self.name, keys)
 
-    def overtake(self, version: int) -> None:
+    def is_behind(self, version: int) -> bool:
+        """Tell whether a peer remembers more than the last version heard; the publisher's part."""
+        return version > max(self.remembered, default=0)
+
+    async def overtake(self, version: int) -> None:
         """Hear what a peer remembers of this node's versions; the publisher's part."""
         self.remembered.append(version)
 
@@ -161,6 +167,34 @@ def test_a_peer_that_dies_while_it_is_asked_is_asked_when_it_returns() -> None:
         await until(lambda: "n2" in one.peers.heard)
 
     play(scene)
+
+
+def test_a_peer_that_always_remembers_more_is_overtaken_a_few_times(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        network = Network()
+        one, two = Member(network, "n1", filled()), Member(network, "n2", filled())
+
+        async def lie(question: bytes) -> list[bytes]:
+            yours = max(one.remembered, default=1) + 1
+            return [records.encode_message(part) for part in records.parts([], yours)]
+
+        two.peers.on_ask = lie  # type: ignore[method-assign]
+        for member in (one, two):
+            await member.fabric.open(member.peers)
+        for _ in range(10):
+            await asyncio.sleep(ASK_EVERY)
+            one.peers.on_returned("n2")
+        assert len(one.remembered) == module.OVERTAKES[0]
+        for member in (one, two):
+            await member.peers.close()
+            await member.liveness.close()
+            await member.fabric.close()
+
+    virtual_time.run(main())
+    told = [r for r in caplog.records if r.getMessage() == "versions not overtaken"]
+    assert len(told) == 1
 
 
 def test_a_record_asks_for_a_pass() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import msgspec
@@ -86,7 +87,7 @@ def test_versions_grow_within_a_life() -> None:
 def test_versions_grow_across_a_restart_even_if_the_clock_went_back() -> None:
     before = Speaker(filled())
     ahead = time.time_ns() + 10**18  # the clock was wrong by thirty years
-    before.statements.overtake(ahead)
+    asyncio.run(before.statements.overtake(ahead))
     before.statements.replica(ATTACHMENT)
     remembered = store()
     remembered.load(before.store.dump())
@@ -98,7 +99,7 @@ def test_versions_grow_across_a_restart_even_if_the_clock_went_back() -> None:
 
 def test_what_peers_remember_is_overtaken_after_the_state_was_lost() -> None:
     before = Speaker(filled())
-    before.statements.overtake(time.time_ns() + 10**18)
+    asyncio.run(before.statements.overtake(time.time_ns() + 10**18))
     before.statements.replica(ATTACHMENT)
     peer = store()
     peer.load(before.store.dump())
@@ -107,17 +108,37 @@ def test_what_peers_remember_is_overtaken_after_the_state_was_lost() -> None:
     after.statements.replica(msgspec.structs.replace(ATTACHMENT, salt="22" * 32))
     assert not any(peer.offer(sealed, NOW).changed for _, sealed in after.published)
     after.published.clear()
-    after.statements.overtake(peer.highest("n1"))
+    asyncio.run(after.statements.overtake(peer.highest("n1")))
     assert all(peer.offer(sealed, NOW).changed for _, sealed in after.published)
     found = peer.replica("n1", ATTACHMENT.id)
     assert found is not None
     assert found.salts == {0: b"\x22" * 32}
 
 
+def test_the_loop_goes_on_while_all_records_are_signed_anew() -> None:
+    async def scene() -> None:
+        speaker = Speaker(filled())
+        several = [msgspec.structs.replace(ATTACHMENT, id=f"{number:012x}") for number in range(50)]
+        for one in several:
+            speaker.statements.replica(one)
+        ahead = max(speaker.versions) + 10**18
+        speaker.published.clear()
+        overtaking = asyncio.ensure_future(speaker.statements.overtake(ahead))
+        await asyncio.sleep(0)
+        assert 0 < len(speaker.published) < len(several)
+        speaker.statements.withdraw(several[-1].id)
+        await overtaking
+        assert speaker.statements.replicas() == {one.id for one in several[:-1]}
+        manifest = speaker.store.manifest_of("n1")
+        assert manifest == speaker.store.manifest("n1")
+
+    asyncio.run(scene())
+
+
 def test_a_peer_that_lies_cannot_use_up_the_versions() -> None:
     for lie in (records.MAX_VERSION, 2**64 - 1, 2**200):
         speaker = Speaker(filled())
-        speaker.statements.overtake(lie)
+        asyncio.run(speaker.statements.overtake(lie))
         speaker.statements.replica(ATTACHMENT)
         assert speaker.statements.replicas() == {ATTACHMENT.id}
 
