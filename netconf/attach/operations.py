@@ -358,6 +358,11 @@ def _remove_ruleset(made: Attachment) -> None:
     except UnknownContainer:
         return
     with netns:
-        # The path and the inode may by now mean another container: leave that one closed.
-        if not _replicas(netns):
+        # The path and the inode may by now mean another container: leave that one closed. Do the
+        # same where the devices cannot be read, because there are too many: DEL must succeed.
+        try:
+            theirs = bool(_replicas(netns))
+        except KernelFailure:
+            theirs = True
+        if not theirs:
             ruleset.delete_container(netns)

@@ -114,6 +114,10 @@ CHANGEABLE = (
 """What `lacking` may name and `settings_request` sets right."""
 
 
+SECYS_MOST = 256
+"""A container has one of ours; whoever is in it may make more, each with long lists."""
+
+
 def lacking(secy: SecY) -> list[str]:
     """Name what keeps a SecY from being as rule 1 has it; an empty list if nothing does."""
     ciphers = (uapi.MACSEC_DEFAULT_CIPHER_ID, uapi.MACSEC_CIPHER_ID_GCM_AES_128)
@@ -210,11 +214,14 @@ def _link_request(ifindex: int, settings: list[tuple[str, Any]]) -> NetlinkReque
 
 
 def dump(genl: Netlink) -> dict[int, SecY]:
-    """Return all SecYs of the socket's namespace by ifindex."""
+    """Return all SecYs of the socket's namespace by ifindex.
+
+    OSError EOVERFLOW if there are more than `SECYS_MOST`.
+    """
     question = macsecmsg()
     question["cmd"] = uapi.MACSEC_CMD_GET_TXSC
     question["version"] = uapi.MACSEC_GENL_VERSION
-    answers = genl.dump(family_id(genl, uapi.MACSEC_GENL_NAME), question)
+    answers = genl.dump(family_id(genl, uapi.MACSEC_GENL_NAME), question, SECYS_MOST)
     found = [_secy(answer) for answer in answers]
     return {secy.ifindex: secy for secy in found}
 

@@ -7,7 +7,9 @@
 3. An error is an OSError whose text includes the kernel's own words (extended ACK).
    Callers name the operation with `doing`, which makes it a KernelFailure.
 4. A dump the kernel marks as interrupted (NLM_F_DUMP_INTR) is taken again.
-5. A socket is used by one thread at a time.
+5. A dump has a limit, because others fill the tables too: whoever is in a namespace adds neighbours
+   by the million. Beyond it nothing is decoded or kept, and the dump fails.
+6. A socket is used by one thread at a time.
 
 Source: Documentation/userspace-api/netlink/intro.rst, include/uapi/linux/netlink.h.
 """
@@ -63,6 +65,10 @@ ANSWER_SECONDS = 30
 
 DUMP_ATTEMPTS = 10
 """A table that changes during each of ten dumps in a row is reported as busy."""
+
+DUMP_MOST = 8192
+"""Messages of one dump. Ours are at most some thousands: a bridge has 1,024 ports, a node announces
+1,676 clients, and a container has a neighbour or two for each of its peers."""
 
 _header = struct.Struct("=IHHII")
 
@@ -137,18 +143,22 @@ class Netlink:
             raise failure
         return answers
 
-    def dump(self, type: int, message: nlmsg) -> list[nlmsg]:
-        """Dump a whole table; a consistent picture of it, or OSError (EBUSY)."""
+    def dump(self, type: int, message: nlmsg, most: int = DUMP_MOST) -> list[nlmsg]:
+        """Dump a whole table; a consistent picture of it, or OSError (EBUSY).
+
+        OSError EOVERFLOW if it has more than `most` messages; the socket can be used further.
+        """
         for _ in range(DUMP_ATTEMPTS):
-            answers, consistent = self._dump(NetlinkRequest(type, message))
+            answers, consistent = self._dump(NetlinkRequest(type, message), most)
             if consistent:
                 return answers
         raise OSError(errno.EBUSY, "the table changed during every dump")
 
-    def _dump(self, request: NetlinkRequest) -> tuple[list[nlmsg], bool]:
+    def _dump(self, request: NetlinkRequest, most: int) -> tuple[list[nlmsg], bool]:
         self._send([request], NLM_F_REQUEST | NLM_F_DUMP)
         answers: list[nlmsg] = []
         consistent = True
+        count = 0
         while True:
             for kind, flags, sequence, data in self._receive():
                 if sequence != self._sequence:
@@ -159,7 +169,14 @@ class Netlink:
                     failure = _error(flags, data)
                     if failure is not None:
                         raise failure
+                    if count > most:
+                        raise OSError(errno.EOVERFLOW, f"the table has {count} entries, not {most}")
                     return answers, consistent
+                count += 1
+                if count > most:
+                    # Read on to the end: while a dump is under way the kernel refuses the next.
+                    answers.clear()
+                    continue
                 answers.append(_decode(request.message.__class__, data))
 
     def _send(self, requests: Sequence[NetlinkRequest], flags: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 
 import msgspec
@@ -9,8 +10,8 @@ import pytest
 
 from netconf.attach import inspection
 from netconf.attach.attachment import Attachment
-from netconf.errors import CheckFailure
-from netconf.netlink import links
+from netconf.errors import CheckFailure, KernelFailure
+from netconf.netlink import links, macsec
 from netconf.netlink.shaping import Bandwidth
 from tests.kernel.conftest import VIPS, Container, MeshNode
 from tests.kernel.sandbox import run
@@ -109,6 +110,26 @@ def test_what_only_a_new_attachment_mends_is_left_and_said(
         assert f"{name} is missing on the node; recreate the container" in found
     with node.state.holding(made.id):
         assert look(node, made) == [], "somebody attaches or detaches it just now"
+
+
+def test_what_a_container_fills_its_namespace_with_is_its_own_trouble(
+    mesh_nodes: tuple[MeshNode, MeshNode], container: Callable[[], Container]
+) -> None:
+    """Too many MACsec devices to read: a difference of this attachment, and DEL succeeds."""
+    node, box = mesh_nodes[0], container()
+    made = node.attach(box.request())
+    box.sandbox.ip("link", "add", "d0", "type", "veth", "peer", "name", "d1")
+    lines = [
+        f"link add link d0 name m{n} type macsec port {n}" for n in range(1, macsec.SECYS_MOST + 1)
+    ]
+    subprocess.run(
+        ["ip", "-n", box.sandbox.name, "-batch", "-"], input="\n".join(lines), text=True, check=True
+    )
+    with pytest.raises(KernelFailure, match=f"not {macsec.SECYS_MOST}"):
+        look(node, made)
+    with pytest.raises(KernelFailure, match=f"not {macsec.SECYS_MOST}"):
+        node.check(made.id)
+    assert node.detach(made.id) is not None
 
 
 def test_traffic_comes_back_with_the_links(

@@ -106,7 +106,8 @@ def test_a_secy_is_read_whole(monkeypatch: Any) -> None:
     monkeypatch.setattr(macsec, "family_id", lambda *_: 0x20)
 
     class Answering:
-        def dump(self, kind: int, message: nlmsg) -> list[nlmsg]:
+        def dump(self, kind: int, message: nlmsg, most: int) -> list[nlmsg]:
+            assert most == macsec.SECYS_MOST
             return [decoded(macsecmsg.macsecmsg, payload)]
 
     socket: Any = Answering()
