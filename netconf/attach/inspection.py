@@ -7,14 +7,13 @@
    addresses, the routes to the VIPs, and that the link is up and silent.
 3. Permanent neighbours, receiving keys and nftables follow the plan and are compared with it
    (``netconf.program``).
-4. What others add is no business of ours: further addresses and routes, a smaller MTU inside.
+4. What others add is no business of ours: further addresses, routes and rules, a smaller MTU
+   inside, a queue where no limit was asked for.
 5. Setting right harms nothing that works: every request is one of those that made the
    attachment, repeated.
 """
 
 from __future__ import annotations
-
-import errno
 
 import msgspec
 
@@ -188,7 +187,7 @@ def inside(rtnl: Netlink, genl: Netlink, node: NodeNet, made: Attachment) -> lis
             back = routes.address_request(facts.index, address)
             found.append(Difference(f"it has no address {address}", (back,)))
     for network in node.routes():
-        if not _leads(rtnl, network, facts):
+        if not routes.routed(rtnl, facts.index, network):
             back = routes.route_request(facts.index, network)
             found.append(Difference(f"{network} is not routed to it", (back,)))
     return found
@@ -222,13 +221,3 @@ def secy_differences(secy: macsec.SecY | None, made: Attachment) -> list[str]:
 
 def _key_id(made: Attachment) -> bytes:
     return keys.key_id(bytes.fromhex(made.salt), made.sci)
-
-
-def _leads(rtnl: Netlink, network: str, facts: Facts) -> bool:
-    """Tell whether a network (CIDR) is routed to a link."""
-    try:
-        return routes.way_to(rtnl, network.partition("/")[0]).link == facts.index
-    except OSError as error:
-        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-            return False
-        raise

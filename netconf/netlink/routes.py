@@ -115,6 +115,30 @@ def route_request(index: int, network: str) -> NetlinkRequest:
     return NetlinkRequest(RTM_NEWROUTE, message, NLM_F_CREATE | NLM_F_REPLACE)
 
 
+def routed(rtnl: Netlink, index: int, network: str) -> bool:
+    """Tell whether the main table has a route of exactly this network (CIDR) out of a link.
+
+    It is not asked where an address would go: more specific routes, and rules, are somebody's
+    intent.
+    """
+    destination, _, prefix = network.partition("/")
+    message = routemsg()
+    message["family"] = family(destination)
+    message["type"] = RTN_UNICAST
+    message["attrs"] = [("RTA_TABLE", RT_TABLE_MAIN), ("RTA_OIF", index)]
+    try:
+        answers = rtnl.dump(RTM_GETROUTE, message)
+    except OSError as error:
+        if error.errno == errno.ENOENT:  # no such table yet (inet_dump_fib)
+            return False
+        raise
+    return any(
+        (answer.get_attr("RTA_DST"), answer["dst_len"]) == (destination, int(prefix))
+        and answer.get_attr("RTA_OIF") == index
+        for answer in answers
+    )
+
+
 def way_to(rtnl: Netlink, remote: str, udp_port: int = 0, source: str = "") -> Way:
     """Return the way to a `remote` address: for UDP to a port, from a `source`, if given.
 

@@ -25,7 +25,7 @@ from netconf.netlink.socket import (
     Netlink,
     NetlinkRequest,
 )
-from netconf.uapi.tbf import RTM_DELQDISC, RTM_GETQDISC, RTM_NEWQDISC, TC_H_ROOT, tcmsg
+from netconf.uapi.tbf import RTM_GETQDISC, RTM_NEWQDISC, TC_H_ROOT, tcmsg
 
 LATENCY_SECONDS = 0.025
 ETHERNET_HEADER = 14
@@ -105,30 +105,17 @@ def differences(
 ) -> list[tuple[str, tuple[NetlinkRequest, ...]]]:
     """Say where a bucket is not as `wanted`, each with the requests that set it right.
 
-    `ends` are names and indices. Other disciplines than ours are nobody's business where no
-    bucket is wanted.
+    `ends` are names and indices. Where no bucket is wanted, whatever is there is somebody else's.
     """
     wrong: list[tuple[str, tuple[NetlinkRequest, ...]]] = []
     for (name, index), bucket in zip(ends, wanted, strict=True):
-        found = _found(rtnl, index)
-        if bucket is None and found is not None:
-            what = f"{name} has a token bucket of {found[0]} bytes per second that none asked for"
-            wrong.append((what, (_delete_request(index),)))
-        elif bucket is not None and found != (bucket.rate, bucket.limit):
+        if bucket is not None and _found(rtnl, index) != (bucket.rate, bucket.limit):
             what = (
                 f"{name} has no token bucket of {bucket.rate} bytes per second "
                 f"and {bucket.burst} bytes"
             )
             wrong.append((what, (_request(index, bucket),)))
     return wrong
-
-
-def _delete_request(index: int) -> NetlinkRequest:
-    message = tcmsg()
-    message["index"] = index
-    message["parent"] = TC_H_ROOT
-    message["attrs"] = []
-    return NetlinkRequest(RTM_DELQDISC, message)
 
 
 def _found(rtnl: Netlink, index: int) -> tuple[int, int] | None:

@@ -13,7 +13,6 @@ from typing import Any
 from netconf.uapi.messages import nla, nlmsg
 
 RTM_NEWQDISC = 36
-RTM_DELQDISC = 37
 RTM_GETQDISC = 38
 
 TC_H_ROOT = 0xFFFFFFFF

@@ -117,6 +117,32 @@ def test_a_gateway_that_only_the_route_knows_to_be_on_the_link(
         assert not settle(rtnl, tunnel), "what is right is left alone"
 
 
+@pytest.mark.parametrize(
+    ("network", "specific"),
+    [("10.80.0.0/16", "10.80.0.0/32"), ("fd4e::a50:0/112", "fd4e::a50:0/128")],
+)
+def test_our_route_is_found_whatever_else_is_routed(
+    wire: tuple[Node, Node], network: str, specific: str
+) -> None:
+    """A more specific route or a rule is somebody's intent, and setting ours right is no cure."""
+    one, _ = wire
+    version = "-6" if ":" in network else "-4"
+    with links.open(one.ns) as rtnl:
+        facts = links.get(rtnl, "eth1")
+        assert facts is not None
+        assert not routes.routed(rtnl, facts.index, network)
+        rtnl.batch([routes.route_request(facts.index, network)])
+        assert routes.routed(rtnl, facts.index, network)
+        one.ip("route", "add", specific, "dev", "lo")
+        one.ip(version, "rule", "add", "to", network, "lookup", "100")
+        one.ip("route", "add", network, "dev", "lo", "table", "100")
+        assert routes.routed(rtnl, facts.index, network)
+        one.ip("route", "del", network, "dev", "eth1")
+        assert not routes.routed(rtnl, facts.index, network)
+    with nodes(1) as (empty,), links.open(empty.ns) as rtnl:
+        assert not routes.routed(rtnl, 1, network)
+
+
 SECOND, SECOND6 = "192.0.2.7", "2001:db8::7"
 
 
