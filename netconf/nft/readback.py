@@ -61,14 +61,6 @@ SET: Final = (
 )
 """What makes a set; the rest the kernel tells of it, or keeps for nft."""
 
-LAYOUT: Final = (
-    nf.NFTA_SET_KEY_TYPE,
-    nf.NFTA_SET_KEY_LEN,
-    nf.NFTA_SET_DATA_TYPE,
-    nf.NFTA_SET_DATA_LEN,
-)
-"""What must be alike for one set to take the elements of another."""
-
 MOST: Final = 1000
 """Objects of a kind: many times what any table of ours has."""
 
@@ -118,12 +110,11 @@ def differences(nft: NftSocket, declared: Ruleset) -> list[str]:
 
 
 def fits(nft: NftSocket, table: str, declared: SetDeclaration) -> bool:
-    """Tell whether a set of `table` holds what the declared one does, so that its elements may
-    move there."""
+    """Tell whether a set of `table` is as declared, so that its elements may move there."""
     target = declared.set
     body = string(nf.NFTA_SET_TABLE, table) + string(nf.NFTA_SET_NAME, target.name)
     found = nft.get(nf.NFT_MSG_GETSET, target.family, body)
-    return found is not None and _alike(set_attributes(declared), found, LAYOUT)
+    return found is not None and _alike(set_attributes(declared), found, SET)
 
 
 def _surplus(nft: NftSocket, declared: Ruleset) -> Iterator[str]:

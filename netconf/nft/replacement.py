@@ -21,8 +21,9 @@
    was in force, and a new table is loaded at once.
 6. Elements move as bytes, with the counters and the time left of those that have them, where both
    sets hold the same. Others begin empty, for whoever programs them to fill: also those that hold
-   more than anybody would write (`MOST_PARTS`), or what nobody would (`ForeignElementError`). What
-   is counted between a copy and the waking, a few milliseconds, is lost.
+   more than anybody would write (`MOST_PARTS`), or what nobody would (`ForeignElementError`). If
+   the kernel refuses the elements, all sets and counters begin empty: rules in force matter more.
+   What is counted between a copy and the waking, a few milliseconds, is lost.
 7. Nobody else changes the table's elements meanwhile: the caller sees to that.
 
 Sources: net/netfilter/nf_tables_api.c (nf_tables_updtable, nf_tables_table_disable), and
@@ -108,8 +109,18 @@ def _grace_period() -> None:
 def _copy(nft: NftSocket, declared: Ruleset, source: str, target: str) -> None:
     """Make `target` of the elements in `source`, and put it in force (rule 2)."""
     family = declared.family
-    made = declared.messages(target, dormant=True, counted=_counted(nft, family, source))
-    _send(nft, family, [*made, *_elements(nft, declared, source, target)])
+    counted = _counted(nft, family, source) if declared.counters else {}
+    filled = [
+        *declared.messages(target, dormant=True, counted=counted),
+        *_elements(nft, declared, source, target),
+    ]
+    try:
+        _send(nft, family, filled)
+    except OSError:
+        empty = declared.messages(target, dormant=True)
+        if filled == empty:
+            raise
+        _send(nft, family, empty)
     name = string(nf.NFTA_TABLE_NAME, target)
     _send(nft, family, [(nf.NFT_MSG_NEWTABLE, 0, name + table_flags(0))])
 

@@ -169,6 +169,26 @@ def _mend(namespace: Enterable | None, declared: Ruleset) -> list[str]:
     return said
 
 
+_INCOMPLETE: Final = (
+    "check that the kernel has nf_tables with nft_ct, nft_nat, nft_numgen, nft_fib_inet and "
+    "nft_reject_inet"
+)
+_REASONS: Final = {
+    **dict.fromkeys(
+        (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EINVAL),
+        _INCOMPLETE,
+    ),
+    errno.EPERM: "the table belongs to a program in the container (flags owner), or CAP_NET_ADMIN "
+    "is missing; end that program, or recreate the container",
+    errno.EINTR: "a program in the namespace changes its tables all the time; end that program",
+    errno.EBUSY: "another program in the namespace uses the table; end that program",
+    **dict.fromkeys(
+        (errno.ENOMEM, errno.ENOBUFS), "the kernel has no memory for it; it is tried again later"
+    ),
+}
+"""What the kernel's errors mean, and what to do; the kernel's own words for the others."""
+
+
 @contextlib.contextmanager
 def _socket(namespace: Enterable | None) -> Iterator[NftSocket]:
     try:
@@ -180,7 +200,6 @@ def _socket(namespace: Enterable | None) -> Iterator[NftSocket]:
             nft.close()
     except OSError as error:
         raise KernelFailure(
-            "nftables refused: check that the kernel has nf_tables with nft_ct, nft_nat, "
-            "nft_numgen, nft_fib_inet and nft_reject_inet",
+            f"nftables refused: {_REASONS.get(error.errno or 0, error.strerror or error)}",
             details=f"{errno.errorcode.get(error.errno or 0, '?')}: {error}",
         ) from error

@@ -8,11 +8,16 @@ import errno
 import pytest
 
 from netconf.errors import KernelFailure
-from netconf.nft import ruleset, wire
-from netconf.nft.elements import EGRESS, LB, LB6, PEER
+from netconf.nft import readback, replacement, ruleset, wire
+from netconf.nft.elements import EGRESS, LB, LB6, NFPROTO_INET, PEER
+from netconf.nft.encoding import NLM_F_CREATE, NLM_F_REQUEST, message, nftables, string
+from netconf.nft.tables import table_flags
 from netconf.nft.wire import Batch, NftSocket
+from netconf.uapi import nf_tables as nf
 from tests.kernel.sandbox import nodes
 from tests.kernel.test_ruleset_differences import DECLARED, PEERS, SLOTS, ULA, VIPS, nft
+
+NFT_TABLE_F_OWNER = 0x2
 
 
 @pytest.fixture
@@ -127,3 +132,62 @@ def test_the_largest_set_that_we_may_write_is_read(sock):
     for first in range(0, len(elements), 10_000):
         sock.send(Batch().add(LB6, elements[first : first + 10_000]))
     assert sock.dump(LB6) == slots
+
+
+def test_counters_of_others_are_not_carried_over(node, sock, tmp_path):
+    many = tmp_path / "many.nft"
+    many.write_text("".join(f"add counter inet noctule c{n}\n" for n in range(1100)))
+    nft(node, "-f", str(many))
+    assert ruleset.mend_container(node.ns, VIPS, ULA) != []
+    assert (sock.dump(PEER), sock.dump(LB)) == (PEERS, SLOTS)
+    assert ruleset.mend_container(node.ns, VIPS, ULA) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "declared", "elements"),
+    [
+        ("ingress", "type mark . inet_proto . inet_service; timeout 1h;", ["7 . 6 . 80"]),
+        (
+            "denied_in_other",
+            "type ipv4_addr . inet_proto; size 1024; flags dynamic,timeout;",
+            [f"10.64.{n // 250}.{n % 250} . {n % 7}" for n in range(600)],
+        ),
+    ],
+    ids=["with timeouts", "of another size"],
+)
+def test_the_elements_of_a_set_declared_otherwise_stay_behind(node, sock, name, declared, elements):
+    nft(node, "delete", "table", "inet", "noctule")
+    nft(node, "add table inet noctule")
+    nft(node, f"add set inet noctule {name} {{ {declared} }}")
+    nft(node, f"add element inet noctule {name} {{ {', '.join(elements)} }}")
+    assert ruleset.mend_container(node.ns, VIPS, ULA) != []
+    (target,) = (one.set for one in DECLARED.sets if one.set.name == name)
+    assert sock.dump(target) == {}
+    assert ruleset.mend_container(node.ns, VIPS, ULA) == []
+
+
+def test_elements_that_the_kernel_refuses_do_not_stop_a_replacement(node, sock, monkeypatch):
+    monkeypatch.setattr(readback, "fits", lambda _, __, one: one.set.name == "ingress")
+    monkeypatch.setattr(replacement, "decode_elements", lambda *_: [])
+    nft(node, "delete", "table", "inet", "noctule")
+    nft(node, "add table inet noctule")
+    nft(node, "add set inet noctule ingress { type inet_proto; elements = { 6 }; }")
+    assert ruleset.mend_container(node.ns, VIPS, ULA) != []
+    assert ruleset.mend_container(node.ns, VIPS, ULA) == []
+
+
+@pytest.fixture
+def owned(node):
+    """The container's table, owned by a program in there (NFT_TABLE_F_OWNER)."""
+    nft(node, "delete", "table", "inet", "noctule")
+    owner = NftSocket(node.ns)
+    body = string(nf.NFTA_TABLE_NAME, "noctule") + table_flags(NFT_TABLE_F_OWNER)
+    kind, flags = nftables(nf.NFT_MSG_NEWTABLE), NLM_F_REQUEST | NLM_F_CREATE
+    owner.transact(lambda number: [message(kind, flags, number, NFPROTO_INET, body)])
+    yield node
+    owner.close()
+
+
+def test_a_table_that_a_program_owns_is_called_so(owned):
+    with pytest.raises(KernelFailure, match="flags owner"):
+        ruleset.mend_container(owned.ns, VIPS, ULA)
