@@ -13,6 +13,9 @@
 5. One operation per attachment at a time (`State.holding`); different ones in parallel.
 6. No namespace stays open after an operation.
 7. Everything here acts on the node whose namespace the calling thread is in.
+8. What a detach cannot do inside the container's namespace is logged and does not fail it: the
+   links are gone, and a container could otherwise keep its address for ever (a table may belong to
+   one of its programs).
 
 addrgenmode none and arp off silence the link in both families: no link-local address, no
 probing of addresses, no reports of groups. Nothing is forwarded, and replies come back
@@ -23,6 +26,7 @@ is the interface's own disable_ipv6, where the container's namespace begins with
 from __future__ import annotations
 
 import errno
+import logging
 
 import msgspec
 
@@ -350,19 +354,17 @@ def _tear_down(state: State, made: Attachment) -> None:
 
 
 def _remove_ruleset(made: Attachment) -> None:
-    """Take the ruleset out of a namespace that outlives its attachment."""
-    if identity(made.netns) != made.netns_id:
-        return
+    """Take the ruleset out of a namespace that outlives its attachment.
+
+    A failure is logged only (rule 8).
+    """
     try:
-        netns = Namespace.open(made.netns)
+        with Namespace.open_known(made.netns, made.netns_id) as netns:
+            # The path and the inode may by now mean another container: leave that one closed.
+            if not _replicas(netns):
+                ruleset.delete_container(netns)
     except UnknownContainer:
-        return
-    with netns:
-        # The path and the inode may by now mean another container: leave that one closed. Do the
-        # same where the devices cannot be read, because there are too many: DEL must succeed.
-        try:
-            theirs = bool(_replicas(netns))
-        except KernelFailure:
-            theirs = True
-        if not theirs:
-            ruleset.delete_container(netns)
+        pass  # it went with its namespace
+    except (NoctuleError, OSError) as error:
+        fields = {"attachment": made.id, "service": made.service, "error": str(error)}
+        logging.getLogger("noctule").warning("ruleset not removed", extra={"fields": fields})

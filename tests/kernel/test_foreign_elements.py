@@ -7,8 +7,11 @@ import errno
 
 import pytest
 
+from netconf.attach import operations
+from netconf.attach.attachment import Attachment
+from netconf.attach.state import State
 from netconf.errors import KernelFailure
-from netconf.nft import readback, replacement, ruleset, wire
+from netconf.nft import host, readback, replacement, ruleset, wire
 from netconf.nft.elements import EGRESS, LB, LB6, NFPROTO_INET, PEER
 from netconf.nft.encoding import NLM_F_CREATE, NLM_F_REQUEST, message, nftables, string
 from netconf.nft.tables import table_flags
@@ -191,3 +194,21 @@ def owned(node):
 def test_a_table_that_a_program_owns_is_called_so(owned):
     with pytest.raises(KernelFailure, match="flags owner"):
         ruleset.mend_container(owned.ns, VIPS, ULA)
+
+
+def test_a_table_that_a_program_owns_does_not_stop_a_detach(owned, tmp_path, monkeypatch, caplog):
+    # Where the kernel has no MACsec nobody can be asked; elsewhere there is none here either.
+    monkeypatch.setattr(operations, "_replicas", lambda _: [])
+    state = State(tmp_path)
+    made = Attachment(
+        id="000000000001", network="mesh", container="c", ifname="eth0", netns=owned.path,
+        netns_id=owned.ns.identity, service="web", key_file="", address="10.64.16.1",
+        salt="11" * 32, an=0, mtu=1468, phase="ready", ula="",
+    )  # fmt: skip
+    state.save(made)
+    with nodes(1) as (here,), here.ns.enter():
+        assert operations.detach(state, made.id) is not None
+        host.close()
+    assert state.get(made.id) is None
+    (logged,) = caplog.records
+    assert (logged.message, logged.fields["attachment"]) == ("ruleset not removed", made.id)
