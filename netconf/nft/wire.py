@@ -31,6 +31,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
+from netconf.errors import UnknownContainer
 from netconf.namespace import Namespace
 from netconf.nft.elements import NFPROTO_BRIDGE, Element, Key, Set
 from netconf.nft.encoding import (
@@ -134,6 +135,7 @@ class NftSocket:
         self._deadline = math.inf
         self._sequence = 0
         self._deleted = False
+        self._closed = False
         self._open(namespace)
 
     def _open(self, namespace: Enterable | None) -> None:
@@ -155,9 +157,14 @@ class NftSocket:
             self._deadline = math.inf
 
     def close(self) -> None:
-        """Close the socket, not making the caller wait for the kernel (rule 3); repeatable."""
+        """Close the socket, not making the caller wait for the kernel (rule 3); repeatable.
+
+        Whoever waited for its turn meanwhile gets UnknownContainer.
+        """
+        if self._closed:
+            return
+        self._closed = True
         if self._deleted:
-            self._deleted = False
             threading.Thread(target=self._socket.close, name="close-nft").start()
         else:
             self._socket.close()
@@ -359,6 +366,8 @@ class NftSocket:
                     yield sequence, code, None if raw is None else struct.unpack("=I", raw)[0]
 
     def _transmit(self, datagram: bytes) -> None:
+        if self._closed:
+            raise UnknownContainer("the attachment was taken down meanwhile")
         while self._receive() is not None:
             pass
         needed = len(datagram) + SEND_SLACK

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from netconf.errors import UnknownContainer
 from netconf.namespace import Namespace
@@ -30,6 +30,7 @@ class NetnsSockets:
     def __init__(self, netns: Namespace, ifname: str) -> None:
         """Open the sockets in `netns`; UnknownContainer if it has no `ifname`."""
         self.lock = threading.Lock()
+        self._closed = False
         self.identity = netns.identity
         self._path = netns.path
         self.last_generation: int | None = None
@@ -47,8 +48,17 @@ class NetnsSockets:
             self.ifindex = found.index
             opened.pop_all()
 
+    @contextlib.contextmanager
+    def using(self) -> Iterator[None]:
+        """Hold `lock` in the body; UnknownContainer if the sockets were closed meanwhile."""
+        with self.lock:
+            if self._closed:
+                raise UnknownContainer("the attachment was taken down meanwhile")
+            yield
+
     def close(self) -> None:
         """Close the sockets, letting the namespace go; repeatable."""
+        self._closed = True
         self.nft.close()
         self._genl.close()
         self._rtnl.close()

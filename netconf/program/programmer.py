@@ -199,7 +199,7 @@ class Programmer:
         UnknownContainer: the namespace or the interface is gone. KernelFailure: refused.
         """
         sockets = self._open(attachment)
-        with sockets.lock, doing(f"program attachment {attachment.id}"):
+        with sockets.using(), doing(f"program attachment {attachment.id}"):
             sockets.last_generation = None
             self._change(sockets, attachment, old, new, cak)
             sockets.last_generation = sockets.nft.generation()
@@ -210,13 +210,13 @@ class Programmer:
         That is, since the last `apply` or `observe`. Of MACsec and neighbours it knows nothing.
         """
         sockets = self._open(attachment)
-        with sockets.lock, doing(f"read attachment {attachment.id}"):
+        with sockets.using(), doing(f"read attachment {attachment.id}"):
             return sockets.last_generation != sockets.nft.generation()
 
     def observe(self, attachment: Attached) -> Actual:
         """Read the attachment's kernel state back; the errors of `apply`."""
         sockets = self._open(attachment)
-        with sockets.lock, doing(f"read attachment {attachment.id}"):
+        with sockets.using(), doing(f"read attachment {attachment.id}"):
             # Before the dumps: what changes during them is seen the next time.
             sockets.last_generation = sockets.nft.generation()
             return observe(sockets, attachment.ula)
@@ -271,7 +271,7 @@ class Programmer:
         """
         sockets = self._open(attachment)
         with (
-            sockets.lock,
+            sockets.using(),
             doing(f"compare the ruleset of attachment {attachment.id}"),
             Namespace.open_known(attachment.netns, attachment.netns_id) as netns,
         ):

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from netconf.errors import UnknownContainer
+from netconf.netlink import links
 from netconf.nft import host, ruleset
 from netconf.nft.elements import (
     EGRESS,
@@ -25,12 +27,15 @@ from netconf.nft.elements import (
 )
 from netconf.nft.host_ruleset import HOST_RULESET
 from netconf.nft.wire import Batch, BatchError, NftSocket
+from netconf.program import netns_sockets
 from tests.kernel.client_server import ULA
 from tests.kernel.sandbox import nodes, run
 from tests.unit.fake_nft import FakeNft
 
 SETS = (LB, PEER, EGRESS, EGRESS_ICMP, INGRESS, INGRESS_ICMP)
 MISSING = Set(NFPROTO_INET, "noctule", "no_such_set", PEER.key)
+
+PEERS = Batch().add(PEER, [(("10.64.0.1",), (7,))])
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +211,24 @@ def test_the_host_ruleset_is_kept_or_replaced_with_its_elements(monkeypatch):
             host.del_port("vh1", ours[0])
             assert host.ports() == set()
         host.close()
+
+
+def test_whoever_comes_after_the_sockets_closed_is_told_so(node, monkeypatch):
+    monkeypatch.setattr(netns_sockets.macsec, "open", links.open)  # which not all kernels have
+    sockets = netns_sockets.NetnsSockets(node.ns, "lo")
+    with sockets.using():
+        sockets.nft.generation()
+    sockets.close()
+    sockets.close()
+    with pytest.raises(UnknownContainer), sockets.using():
+        pytest.fail("the sockets are closed")
+
+
+def test_a_closed_socket_is_used_no_more(node, nft):
+    other = NftSocket(node.ns)
+    other.send(Batch().add(EGRESS_ICMP, [((7,), ())]).delete(EGRESS_ICMP, [(7,)]))
+    other.close()  # another thread does that, for something was deleted
+    other.close()
+    for use in (other.generation, lambda: other.dump(PEER), lambda: other.send(PEERS)):
+        with pytest.raises(UnknownContainer):
+            use()

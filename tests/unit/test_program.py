@@ -65,6 +65,9 @@ class FakeContainer:
             elif keys - added:  # a key deleted and added again only changed its data
                 self.journal.append(("revoke", side))
 
+    def using(self):
+        return self.lock
+
     def within(self, seconds):
         return contextlib.nullcontext()
 
