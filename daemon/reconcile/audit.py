@@ -12,7 +12,8 @@
 5. An attachment that could not be programmed gets its ruleset compared and mended too: what is in
    its sets may be the reason. It is then programmed again at once.
 6. Once the hold has ended, each container whose ruleset another release made gets the present
-   ruleset, and each that was attached before ``addresses.ula`` was set gets an IPv6 address.
+   ruleset, and each that was attached before ``addresses.ula`` was set gets an IPv6 address. What
+   fails is tried again by each round of the standing audit.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class Audit:
         self._journal = journal
         self._turn = 0
         """Where the next round of the standing audit begins."""
+        self._behind: dict[str, str] = {}
+        """Why an attachment could not be brought up to date (rule 6), by its id."""
 
     async def watch(self) -> None:
         """Do round after round, and log what differs; runs until cancelled."""
@@ -84,7 +87,10 @@ class Audit:
                 self._journal.error("audit", exc=error, error=str(error))
 
     async def round(self) -> list[str]:
-        """Do one round of the standing audit (rule 3); return the differences."""
+        """Do one round of the standing audit (rules 3 and 6); return the differences."""
+        behind = [made for made in self._registry.values() if made.id in self._behind]
+        self._behind = {made.id: self._behind[made.id] for made in behind}
+        await self._bring_up_to_date(behind)
         present = sorted(self._registry.values(), key=lambda attachment: attachment.id)
         if self._turn >= len(present):
             self._turn = 0
@@ -98,16 +104,26 @@ class Audit:
         return await self._of(list(self._registry.values()))
 
     async def upgrade(self) -> None:
-        """Bring each attachment up to date, one after the other (rule 6), and log it."""
-        for attachment in list(self._registry.values()):
+        """Bring each attachment up to date (rule 6), and log it."""
+        await self._bring_up_to_date(list(self._registry.values()))
+        for one in self.outdated():
+            self._journal.warning("outdated", attachment=one)
+
+    async def _bring_up_to_date(self, attachments: Iterable[Attachment]) -> None:
+        """Do that one after the other; log each failure once."""
+        for attachment in attachments:
             if attachment.id not in self._registry:
                 continue
             programmed = self._reconciler.programmed(attachment.id)
             try:
                 made, said = await self._pool.run(self._upgrade, attachment)
             except UnknownContainer:
+                self._behind.pop(attachment.id, None)
                 continue  # the collector takes it down
             except Exception as error:  # rule 4
+                if self._behind.get(attachment.id) == str(error):
+                    continue
+                self._behind[attachment.id] = str(error)
                 self._journal.error(
                     "ruleset not replaced",
                     exc=None if isinstance(error, NoctuleError) else error,
@@ -117,6 +133,7 @@ class Audit:
                     details=error.details if isinstance(error, NoctuleError) else "",
                 )
                 continue
+            self._behind.pop(attachment.id, None)
             if made != attachment:
                 self._registry.update(made)
                 self._reconciler.changed(made)
@@ -133,9 +150,6 @@ class Audit:
                 # The new ruleset may have sets that the old one lacked: the next pass fills them.
                 if programmed is not None and self._reconciler.distrust(attachment.id, programmed):
                     self._reconciler.wake()
-
-        for one in self.outdated():
-            self._journal.warning("outdated", attachment=one)
 
     def outdated(self) -> list[str]:
         """Return sentences about containers that have another IPv6 network than the node, and about
@@ -190,8 +204,7 @@ class Audit:
         if attachment.ula or not net.ula:
             return attachment, self._reconciler.kernel.mend(attachment, net.vips)
         # Change the ruleset before the addresses, so that no address is there without its rules.
-        wanted = msgspec.structs.replace(attachment, ula=net.ula)
-        said = self._reconciler.kernel.mend(wanted, net.vips)
+        said = self._reconciler.kernel.mend(_with_ula(attachment, net), net.vips)
         return readdress.add_ipv6(net, self._state, attachment.id) or attachment, said
 
     def _disturbed(self, attachments: Iterable[Attachment]) -> list[Attachment]:
@@ -209,9 +222,11 @@ class Audit:
 
     def _compare(self, attachment: Attachment, programmed: Desired | None) -> list[str]:
         """Mend the ruleset, and compare the rest with `programmed`, unless that is not known."""
-        kernel = self._reconciler.kernel
+        kernel, net = self._reconciler.kernel, self._net()
+        # One that is to get an IPv6 address keeps the ruleset for it.
+        behind = attachment.id in self._behind
         try:
-            if said := kernel.mend(attachment, self._net().vips):
+            if said := kernel.mend(_with_ula(attachment, net) if behind else attachment, net.vips):
                 return said
             if programmed is None:
                 return []
@@ -243,3 +258,8 @@ class Audit:
             else:
                 host.del_port(*port)
         return found
+
+
+def _with_ula(attachment: Attachment, net: NodeNet) -> Attachment:
+    """Return the attachment as it is once it has its part of the node's IPv6 network."""
+    return msgspec.structs.replace(attachment, ula=attachment.ula or net.ula)

@@ -7,18 +7,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from daemon.api import status
 from daemon.api.status import Reporter
+from daemon.reconcile import audit as audit_module
 from daemon.reconcile.reconciler import Reconciler
+from netconf.attach.attachment import Attachment, NodeNet
 from netconf.errors import KernelFailure
 from netconf.namespace import Namespace
 from netconf.nft.elements import INGRESS, PEER, Key, Set
 from netconf.nft.encoding import ForeignElementError
 from netconf.nft.host import HostCounters
 from netconf.nft.ruleset import Denial
-from tests.unit.reconciler_kit import Stage
+from tests.unit.reconciler_kit import Container, Stage
+from tests.unit.test_program import ULA
 from tests.unit.test_reconciler import EMPTY, PEERS, agrees, view
 
 SAID = "table inet noctule: set peer holds an element that nobody wrote"
@@ -192,3 +196,44 @@ def test_status_counts_the_others_where_one_cannot_be_read(
         assert [denial.attachment for denial in reporter.counters().denied] == [two.id]
     (logged,) = caplog.records
     assert logged.__dict__["fields"]["attachment"] == one.id
+
+
+def test_an_ipv6_network_that_could_not_be_added_is_added_by_a_later_round(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.kernel.ula = ""
+    one = stage.add(1)
+    stage.views[one.id] = view(*PEERS)
+    refused = True
+    loaded = []
+
+    def add_ipv6(net: NodeNet, state: object, attachment_id: str) -> Attachment | None:
+        if refused:
+            raise KernelFailure("no memory")
+        stage.kernel.containers["eth1"] = Container(stage.kernel, "eth1", ULA)
+        return msgspec.structs.replace(stage.registry[attachment_id], ula=net.ula)
+
+    def mend(attachment: Attachment, vips: str) -> list[str]:
+        loaded.append(attachment.ula)
+        return []
+
+    monkeypatch.setattr(audit_module.readdress, "add_ipv6", add_ipv6)
+
+    async def scene(made: Reconciler) -> None:
+        nonlocal refused
+        await made.request()
+        monkeypatch.setattr(made.kernel, "mend", mend)
+        await stage.audit.upgrade()
+        for _ in range(2):
+            assert await stage.audit.round() == []
+        assert stage.registry[one.id].ula == ""
+        assert set(loaded) == {ULA}  # no round took the ruleset for it away again
+        refused = False
+        await stage.audit.round()
+        assert stage.registry[one.id].ula == ULA
+
+    with caplog.at_level("INFO", "noctule"):
+        stage.run(scene)
+    said = [record.message for record in caplog.records]
+    assert said.count("ruleset not replaced") == 1
+    assert said.count("IPv6 network added") == 1
