@@ -78,14 +78,14 @@ class Node:
             infos=lambda: self._membership.infos().values(),
             changed=lambda: self._reconciler.wake(), announce=self._introduce,
         )  # fmt: skip
-        self._fabric = ZenohFabric(
-            fabric_settings(config, self._membership.endpoints(), self._membership.speakers())
-        )
+        self._fabric = ZenohFabric(fabric_settings(
+            config, self._membership.endpoints(), self._membership.speakers(),
+        ), journal, self._workers)  # fmt: skip
         self._publisher = Publisher(credentials.identity, store, self._fabric.publish, journal)
         self._renewal = Renewal(store, self._publisher, self._mesh.info, self._registry)
         self._liveness = Liveness(
             config.node, store, mesh=self._mesh.heard, ask=self._fabric.ask,
-            changed=lambda: self._reconciler.wake(), journal=journal,
+            changed=lambda: self._reconciler.wake(), journal=journal, pool=self._workers.liveness,
         )  # fmt: skip
         planner = Planner(
             config.node, store, self._registry, self._membership, self._liveness,
@@ -133,7 +133,7 @@ class Node:
         )  # fmt: skip
         service = NodeService(
             config.node, self._lifecycle, self._audit, rollout, self._saver, self._reporter,
-            self._mesh, self._state, self._workers.audit,
+            self._mesh, self._state, self._workers.audit, self._workers.look,
         )  # fmt: skip
         self._api = Api(service, Path(config.paths.socket), journal)
         store.subscribe(lambda _: self._reconciler.wake())

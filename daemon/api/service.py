@@ -36,9 +36,11 @@ class NodeService:
         reporter: Reporter,
         mesh: LocalMesh,
         state: State,
-        pool: Pool,
+        audit_pool: Pool,
+        look_pool: Pool,
     ) -> None:
-        """`pool` has the threads in which the kernel is read."""
+        """`audit_pool` has the threads in which the kernel is read, which may take long;
+        `look_pool` those for STATUS."""
         self._node = node
         self._lifecycle = lifecycle
         self._audit = audit
@@ -47,7 +49,8 @@ class NodeService:
         self._reporter = reporter
         self._mesh = mesh
         self._state = state
-        self._pool = pool
+        self._audit_pool = audit_pool
+        self._look_pool = look_pool
 
     async def attach(self, request: AttachRequest) -> AttachAnswer:
         """ADD."""
@@ -71,11 +74,11 @@ class NodeService:
 
     async def can_attach(self, request: ReadyRequest) -> None:
         """STATUS."""
-        await self._pool.run(cni_status.check, self._mesh.facts, self._state, request.key_file)
+        await self._look_pool.run(cni_status.check, self._mesh.facts, self._state, request.key_file)
 
     async def status(self) -> Status:
         """Return what this node knows of itself, its peers and their replicas."""
-        return self._reporter.status(await self._pool.run(self._reporter.counters))
+        return self._reporter.status(await self._audit_pool.run(self._reporter.counters))
 
     async def verify(self) -> Verification:
         """Read the kernel back and return what differs; the next pass mends that."""

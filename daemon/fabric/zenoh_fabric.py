@@ -5,6 +5,8 @@
    has been replaced are ignored.
 3. Before a node replaces its session it announces that it will be back at once; see ``presence``.
 4. If a link carries no token, the session is replaced; see ``link_repair``.
+5. Calls of zenoh that may block run in threads of three kinds: for the session, for questions and
+   for answers. So peers that read slowly cannot keep the session from being replaced.
 """
 
 from __future__ import annotations
@@ -39,12 +41,10 @@ from daemon.fabric.zenoh_session import Handlers, Session
 from daemon.journal import Journal
 from daemon.model.keys import Keys, check_name
 from daemon.process.tasks import Tasks
+from daemon.process.workers import Workers
 from netconf.errors import NoctuleError
 
 log = logging.getLogger(__name__)
-
-ANSWERS_AT_ONCE = 8
-"""Answers that are sent at the same time; each needs a thread."""
 
 ANSWERS_WAITING = 256
 """Questions that may be in work at the same time; further ones are dropped, and the asker tries
@@ -64,8 +64,14 @@ GOODBYE = b"back at once"
 class ZenohFabric:
     """`daemon.fabric.Fabric` over a zenoh peer session."""
 
-    def __init__(self, settings: Settings, journal: Journal | None = None) -> None:
-        """`settings` say where and as whom to join. There is no I/O before `open`."""
+    def __init__(
+        self, settings: Settings, journal: Journal | None = None, workers: Workers | None = None
+    ) -> None:
+        """`settings` say where and as whom to join. There is no I/O before `open`.
+
+        Of `workers` the pools `fabric`, `ask` and `answer` are used.
+        """
+        self._workers = workers or Workers()
         self._settings = settings
         self._journal = journal or Journal()
         self._keys = Keys(settings.cluster)
@@ -79,7 +85,6 @@ class ZenohFabric:
         self._doubt_timer: asyncio.TimerHandle | None = None
         self._answers: set[asyncio.Task[None]] = set()
         self._tasks = Tasks(self._journal)
-        self._answering = asyncio.Semaphore(ANSWERS_AT_ONCE)
 
     @property
     def counters(self) -> Counters:
@@ -91,7 +96,7 @@ class ZenohFabric:
         async with self._changing:
             if self._opened:
                 raise FabricError("the fabric is open already")
-            self._fingerprint = await asyncio.to_thread(fingerprint, self._settings)
+            self._fingerprint = await self._workers.fabric.run(fingerprint, self._settings)
             self._listener = listener
             self._loop = asyncio.get_running_loop()
             self._inbox = Inbox(self._loop, dropped=self._overflow)
@@ -127,7 +132,7 @@ class ZenohFabric:
         )
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.to_thread(get)
+                await self._workers.ask.run(get)
                 return await inquiry.answer
         except FabricError:
             raise
@@ -147,7 +152,7 @@ class ZenohFabric:
             wanted = msgspec.structs.replace(
                 self._settings, connect=tuple(sorted(set(endpoints))), nodes=nodes
             )
-            mark = await asyncio.to_thread(fingerprint, wanted, self._fingerprint)
+            mark = await self._workers.fabric.run(fingerprint, wanted, self._fingerprint)
             if (
                 self._session is not None
                 and mark == self._fingerprint
@@ -180,7 +185,7 @@ class ZenohFabric:
         self._generation += 1
         heard = (self._sample, self._promise, self._token, self._question)
         handlers = Handlers(*(functools.partial(call, self._generation) for call in heard))
-        opening = asyncio.ensure_future(asyncio.to_thread(Session, self._settings, handlers))
+        opening = asyncio.ensure_future(self._workers.fabric.run(Session, self._settings, handlers))
         try:
             self._session = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -215,7 +220,7 @@ class ZenohFabric:
         if self._session is None:
             await self._reopen()
             return
-        linked = await asyncio.to_thread(self._session.linked)
+        linked = await self._workers.fabric.run(self._session.linked)
         if self._settings.nodes is not None:
             linked &= self._settings.nodes
         linked -= {self._settings.node}
@@ -338,10 +343,8 @@ class ZenohFabric:
             except Exception:
                 log.exception("cannot answer a question of %d bytes", len(question))
                 send = functools.partial(query.reply_err, b"the answer failed there")
-            # An answer that waits for the kernel must not keep others from being sent.
-            async with self._answering:
-                with contextlib.suppress(zenoh.ZError):  # the asker is gone
-                    await asyncio.to_thread(send)
+            with contextlib.suppress(zenoh.ZError):  # the asker is gone
+                await self._workers.answer.run(send)
         finally:
             query.drop()
 

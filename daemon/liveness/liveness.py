@@ -22,11 +22,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from daemon.fabric.interface import FabricError, FabricRefusedError
 from daemon.journal import Journal
-from daemon.liveness.probe import Addresses, Probe, ask_again, probe
+from daemon.liveness import probe as probing
+from daemon.liveness.probe import Addresses, Probe, probe
 from daemon.liveness.suspicion import State, Suspicion
 from daemon.model import records
 from daemon.model.store import Store
 from daemon.process.tasks import Tasks
+from daemon.process.workers import Pool
 from netconf.errors import DecodeFailure, NoctuleError
 
 PROBE_WITHIN = 0.4
@@ -68,11 +70,13 @@ class Liveness:
         mesh: Mesh | None = None,
         ask: Ask | None = None,
         addresses: Addresses | None = None,
-        ask_again: Callable[[Iterable[str]], Awaitable[None]] = ask_again,
+        ask_again: Callable[[Iterable[str]], Awaitable[None]] | None = None,
+        pool: Pool | None = None,
     ) -> None:
         """`node` is this node's id. `changed` is called when a node becomes suspect or lost, or
         ceases to be. `mesh` may raise NoctuleError or OSError; without it, or without `ask`, there
-        is one witness less. `ask_again` is called with a suspect's addresses before each probe."""
+        is one witness less. `ask_again` is called with a suspect's addresses before each probe;
+        by default it is `daemon.liveness.probe.ask_again` in a thread of `pool`."""
         self._node = node
         self._store = store
         self._mesh = mesh
@@ -80,7 +84,9 @@ class Liveness:
         self._changed = changed
         self._journal = journal
         self._addresses = addresses or Addresses()
-        self._ask_again = ask_again
+        self._ask_again = ask_again or functools.partial(
+            probing.ask_again, pool or Pool("liveness", 1)
+        )
         self._tasks = Tasks(journal)
         self._nodes: dict[str, Suspicion] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}
@@ -108,8 +114,8 @@ class Liveness:
         """Note that the token of `node` is there: its daemon runs."""
         self.alive.add(node)
         self._mute.pop(node, None)
-        if probing := self._probing.pop(node, None):
-            probing.cancel()
+        if task := self._probing.pop(node, None):
+            task.cancel()
         self._journal.info("peer alive", peer=node)
         self._follow(node, self._nodes.setdefault(node, Suspicion()).token_back)
 

@@ -24,6 +24,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from daemon.fabric.interface import parse_endpoint
+from daemon.process.workers import Pool
 from netconf.errors import InvalidConfig
 from netconf.netlink import links, next_hop
 
@@ -58,12 +59,12 @@ async def probe(address: str, port: int, timeout: float) -> Probe:
     return Probe.ANSWERS
 
 
-async def ask_again(addresses: Iterable[str]) -> None:
+async def ask_again(pool: Pool, addresses: Iterable[str]) -> None:
     """Have the kernel ask at once for the link addresses of the next hops to these IP `addresses`.
 
-    Only where they are unresolved; see `netconf.netlink.next_hop`.
+    Only where they are unresolved; see `netconf.netlink.next_hop`. It runs in a thread of `pool`.
     """
-    await asyncio.to_thread(_ask_again, tuple(addresses))
+    await pool.run(_ask_again, tuple(addresses))
 
 
 def _ask_again(addresses: Iterable[str]) -> None:

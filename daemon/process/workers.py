@@ -1,8 +1,8 @@
 """Pools of threads for calls that block on the kernel or on the disk.
 
 1. Each kind of work has threads of its own, so that none waits for another: a hundred ADDs do not
-   delay a revocation, an audit of a thousand containers does not delay an ADD, and a slow disk
-   delays nothing but saving.
+   delay a revocation, an audit of a thousand containers does not delay an ADD, a slow disk delays
+   nothing but saving, and a peer that reads slowly delays only questions or only answers.
 2. A pool begins its calls in the order in which they were passed to it.
 """
 
@@ -65,6 +65,16 @@ class Workers:
         """Changing sets, keys, neighbours and host pairs."""
         self.audit = Pool("audit", 2)
         """Reading the kernel back, for audits, ``verify`` and ``status``."""
+        self.look = Pool("look", 2)
+        """CNI's STATUS, which a kubelet asks for every 5 s: it must not wait for an audit."""
+        self.fabric = Pool("fabric", 2)
+        """Opening the fabric's session and reading its files and links."""
+        self.ask = Pool("ask", 8)
+        """Sending questions, which blocks while the link to the peer is congested."""
+        self.answer = Pool("answer", 8)
+        """Sending answers; likewise."""
+        self.liveness = Pool("liveness", 2)
+        """Having the kernel ask for a suspect's link address."""
         self.mesh = Pool("mesh", 1)
         """Bringing the mesh up and reading its tables."""
         self.disk = Pool("disk", 1)
@@ -72,7 +82,8 @@ class Workers:
 
     def __iter__(self) -> Iterator[Pool]:
         """Return the pools. `attach` is first, so that `close` ends ADDs before what they use."""
-        return iter((self.attach, self.program, self.audit, self.mesh, self.disk))
+        kernel = (self.attach, self.program, self.audit, self.look, self.mesh, self.disk)
+        return iter((*kernel, self.fabric, self.ask, self.answer, self.liveness))
 
     def close(self) -> None:
         """Close all pools."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -130,6 +131,35 @@ def test_the_watch_over_links_outlives_a_mistake(
             for _ in range(3):
                 await looked.acquire()
         finally:
+            await fabric.close()
+
+    play(scene)
+
+
+def test_questions_that_cannot_be_sent_do_not_hold_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than there are threads: a peer that reads slowly blocks each."""
+    gate = threading.Event()
+
+    def blocks(*_: object) -> None:
+        gate.wait(LIMIT)
+
+    monkeypatch.setattr(Session, "get", blocks)
+
+    async def scene(_: Tasks) -> None:
+        fabric = ZenohFabric(Authority(tmp_path).settings("n1", free_ports(1)[0], []))
+        await fabric.open(Recorder())
+        asked = [asyncio.ensure_future(fabric.ask("n2", b"?", LIMIT)) for _ in range(40)]
+        try:
+            await asyncio.sleep(0)
+            async with asyncio.timeout(LIMIT / 2):
+                assert await fabric.reconfigure([f"tls/127.0.0.1:{free_ports(1)[0]}"], None)
+        finally:
+            gate.set()
+            for one in asked:
+                one.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
             await fabric.close()
 
     play(scene)
