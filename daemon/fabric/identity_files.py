@@ -5,8 +5,9 @@
 2. A session is not opened with a certificate that is not in force yet, because peers would refuse
    it. Peers refuse one that has ended too, but that is not an error here: the daemon can only say
    so and wait for a renewal if it runs.
-3. The files are checked before a session is replaced. zenoh reads them itself, but only while it
-   opens the new session, when the old one is already closed.
+3. The files are checked before a session is replaced, and a session is opened with the contents
+   that were checked. So files that are just being replaced neither end a session nor keep it from
+   being opened again for another reason: the contents in use stay in use.
 """
 
 from __future__ import annotations
@@ -74,16 +75,15 @@ def judge(contents: Contents, node: str) -> Credential:
     return Credential(identity, tuple(roots), signer.dates)
 
 
-def fingerprint(settings: Settings, known: bytes = b"") -> bytes:
-    """Return a digest of the files' contents; InvalidConfig if a session cannot be opened on them.
+def load(settings: Settings, known: Contents | None = None) -> Contents:
+    """Return the files' contents; InvalidConfig if a session cannot be opened with them.
 
-    Contents whose digest is `known` are not checked again: this is called after every change of
-    records, and OpenSSL's checks take a hundred times as long as reading the files.
+    The `known` contents are not checked again: this is called after every change of records, and
+    OpenSSL's checks take a hundred times as long as reading the files.
     """
     contents = Contents.read(settings.ca, settings.certificate, settings.key)
-    found = contents.digest
-    if found == known:
-        return found
+    if contents == known:
+        return contents
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(settings.ca)
@@ -103,7 +103,7 @@ def fingerprint(settings: Settings, known: bytes = b"") -> bytes:
         raise InvalidConfig(
             f"{FIELD}.certificate: in force from {moment(since)} only; set the clock, or wait"
         )
-    return found
+    return contents
 
 
 def _read(field: str, path: str) -> bytes:

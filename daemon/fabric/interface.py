@@ -148,7 +148,8 @@ class Fabric(Protocol):
 
     async def reconfigure(self, endpoints: Sequence[str], nodes: frozenset[str] | None) -> bool:
         """Use these endpoints and nodes, and reread the identity's files; True if something
-        had changed and the session was reopened. InvalidConfig leaves the old one open."""
+        had changed and the session was reopened. If the files cannot be used, the log says so and
+        what was read before stays in use."""
 
     async def close(self) -> None:
         """Leave the fabric (rule 7)."""

@@ -14,11 +14,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable
 
 import msgspec
 
+from daemon.fabric.identity_files import Contents
 from daemon.fabric.interface import Settings, parse_endpoint
 from daemon.model.keys import Keys
 
@@ -138,8 +140,14 @@ def _locator(endpoint: str) -> str:
     return f"tls/{host}:{port}"
 
 
-def session_config(settings: Settings) -> str:
-    """Return the session's configuration as JSON for ``zenoh.Config.from_json5``."""
+def session_config(settings: Settings, identity: Contents) -> str:
+    """Return the session's configuration as JSON for ``zenoh.Config.from_json5``.
+
+    It holds the private key: do not log it.
+    """
+    ca, certificate, key = (
+        base64.b64encode(pem).decode() for pem in (identity.ca, identity.certificate, identity.key)
+    )
     listen = [_locator(endpoint) for endpoint in settings.listen]
     dial = [place for place in map(_locator, settings.connect) if place not in listen]
     return json.dumps(
@@ -168,14 +176,14 @@ def session_config(settings: Settings) -> str:
                     "tx": {"lease": settings.lease_ms, "keep_alive": KEEP_ALIVES},
                     "rx": {"max_message_size": MAX_MESSAGE},
                     "tls": {
-                        "root_ca_certificate": settings.ca,
+                        "root_ca_certificate_base64": ca,
                         "enable_mtls": True,
                         "verify_name_on_connect": settings.verify_names,
                         "close_link_on_expiration": True,
-                        "listen_certificate": settings.certificate,
-                        "listen_private_key": settings.key,
-                        "connect_certificate": settings.certificate,
-                        "connect_private_key": settings.key,
+                        "listen_certificate_base64": certificate,
+                        "listen_private_key_base64": key,
+                        "connect_certificate_base64": certificate,
+                        "connect_private_key_base64": key,
                     },
                 },
             },

@@ -23,7 +23,7 @@ import msgspec
 import zenoh
 
 from daemon.fabric.answer import split
-from daemon.fabric.identity_files import fingerprint
+from daemon.fabric.identity_files import Contents, load
 from daemon.fabric.inbox import Inbox
 from daemon.fabric.inquiry import Inquiry
 from daemon.fabric.interface import (
@@ -40,9 +40,10 @@ from daemon.fabric.presence import Appearance, Presence
 from daemon.fabric.zenoh_session import Handlers, Session
 from daemon.journal import Journal
 from daemon.model.keys import Keys, check_name
+from daemon.news import News
 from daemon.process.tasks import Tasks
 from daemon.process.workers import Workers
-from netconf.errors import NoctuleError
+from netconf.errors import InvalidConfig, NoctuleError
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,9 @@ class ZenohFabric:
         self._session: Session | None = None
         self._generation = 0
         self._opened = False
-        self._fingerprint = b""
+        self._identity = Contents(b"", b"", b"")
+        """The files' contents with which sessions are opened."""
+        self._news = News()
         self._changing = asyncio.Lock()
         self._presence = Presence(settings.node)
         self._doubt_timer: asyncio.TimerHandle | None = None
@@ -96,7 +99,7 @@ class ZenohFabric:
         async with self._changing:
             if self._opened:
                 raise FabricError("the fabric is open already")
-            self._fingerprint = await self._workers.fabric.run(fingerprint, self._settings)
+            self._identity = await self._workers.fabric.run(load, self._settings)
             self._listener = listener
             self._loop = asyncio.get_running_loop()
             self._inbox = Inbox(self._loop, dropped=self._overflow)
@@ -152,15 +155,15 @@ class ZenohFabric:
             wanted = msgspec.structs.replace(
                 self._settings, connect=tuple(sorted(set(endpoints))), nodes=nodes
             )
-            mark = await self._workers.fabric.run(fingerprint, wanted, self._fingerprint)
+            identity = await self._reread()
             if (
                 self._session is not None
-                and mark == self._fingerprint
+                and identity == self._identity
                 and wanted.nodes == self._settings.nodes
                 and set(wanted.connect) == set(self._settings.connect)
             ):
                 return False
-            self._settings, self._fingerprint = wanted, mark
+            self._settings, self._identity = wanted, identity
             await self._reopen()
             return True
 
@@ -178,6 +181,15 @@ class ZenohFabric:
                 self._doubt_timer.cancel()
             await self._stop(returning=False)
 
+    async def _reread(self) -> Contents:
+        """Return what is in the identity's files; what is in use if they do not fit (yet)."""
+        try:
+            return await self._workers.fabric.run(load, self._settings, self._identity)
+        except InvalidConfig as error:
+            for why in self._news.tell(self._loop.time(), [error.message]):
+                self._journal.warning("identity not reread", error=why, details=error.details)
+            return self._identity
+
     # -- sessions ---------------------------------------------------------------------------
 
     async def _start(self) -> None:
@@ -185,7 +197,9 @@ class ZenohFabric:
         self._generation += 1
         heard = (self._sample, self._promise, self._token, self._question)
         handlers = Handlers(*(functools.partial(call, self._generation) for call in heard))
-        opening = asyncio.ensure_future(self._workers.fabric.run(Session, self._settings, handlers))
+        opening = asyncio.ensure_future(
+            self._workers.fabric.run(Session, self._settings, self._identity, handlers)
+        )
         try:
             self._session = await asyncio.shield(opening)
         except asyncio.CancelledError:

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import zenoh
 
+from daemon.fabric.identity_files import Contents
 from daemon.fabric.interface import FabricError, Settings
 from daemon.fabric.zenoh_config import session_config
 from daemon.model.keys import Keys
@@ -49,10 +50,13 @@ class Handlers(msgspec.Struct, frozen=True):
 class Session:
     """An open session of this node."""
 
-    def __init__(self, settings: Settings, handlers: Handlers) -> None:
-        """Open; blocks for some milliseconds. FabricError if nothing can be listened on."""
+    def __init__(self, settings: Settings, identity: Contents, handlers: Handlers) -> None:
+        """Open as `identity`, whatever is in the files that `settings` name by now.
+
+        Blocks for some milliseconds. FabricError if nothing can be listened on.
+        """
         try:
-            config = zenoh.Config.from_json5(session_config(settings))
+            config = zenoh.Config.from_json5(session_config(settings, identity))
             self._session: Any = zenoh.open(config)
         except zenoh.ZError as error:
             raise FabricError(

@@ -14,6 +14,8 @@ import msgspec
 
 from daemon.ctl import pki
 from daemon.fabric import Fabric, Settings
+from daemon.fabric.identity_files import Contents
+from daemon.fabric.zenoh_config import session_config
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from tests.unit.memory_fabric import Network
 
@@ -109,6 +111,12 @@ class Authority:
             key=str(key),
             nodes=nodes,
         )
+
+
+def config(settings: Settings) -> str:
+    """Return the configuration of a zenoh session with the files that `settings` name."""
+    identity = Contents.read(settings.ca, settings.certificate, settings.key)
+    return session_config(settings, identity)
 
 
 class World:

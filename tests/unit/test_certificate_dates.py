@@ -232,17 +232,17 @@ def test_a_ca_that_is_believed_no_longer_takes_its_nodes_along(tmp_path: Path) -
 def test_a_session_is_not_opened_on_files_that_others_would_refuse(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     settings = authority.settings("n1", 7447, [])
-    assert identity_files.fingerprint(settings)
+    assert identity_files.load(settings)
     other = authority.settings("n2", 7447, [])
     for source, name in ((other.certificate, "n1.crt"), (other.key, "n1.key")):
         (tmp_path / name).write_bytes(Path(source).read_bytes())
     with pytest.raises(InvalidConfig, match='it is of "n2", and this node is "n1"'):
-        identity_files.fingerprint(settings)
+        identity_files.load(settings)
     for name in ("n1.crt", "n1.key"):
         (tmp_path / name).unlink()
     pki.issue(tmp_path, "n1", [], time.time() + 7 * DAY)
     with pytest.raises(InvalidConfig, match=r"in force from .* only"):
-        identity_files.fingerprint(settings)
+        identity_files.load(settings)
 
 
 def test_one_that_has_ended_is_shown_all_the_same(tmp_path: Path) -> None:
@@ -254,4 +254,4 @@ def test_one_that_has_ended_is_shown_all_the_same(tmp_path: Path) -> None:
     ended = msgspec.structs.replace(
         settings, ca=str(tmp_path / "then" / "ca.crt"), certificate=str(certificate), key=str(key)
     )
-    assert identity_files.fingerprint(ended)
+    assert identity_files.load(ended)

@@ -14,9 +14,9 @@ import zenoh
 from daemon import config
 from daemon.fabric import Settings
 from daemon.fabric.interface import parse_endpoint
-from daemon.fabric.zenoh_config import session_config
 from daemon.fabric.zenoh_fabric import ZenohFabric
 from netconf.errors import InvalidConfig
+from tests.unit import fabric_kit
 from tests.unit.fabric_kit import Authority, Recorder
 from tests.unit.test_config import GOOD
 
@@ -72,10 +72,10 @@ def test_a_certificate_of_another_ipv6_address_is_refused(tmp_path: Path) -> Non
     """Verification is not lost on the way: the dialled address is compared with the names."""
     ports = free_ports(2)
     (told, other) = settings(Authority(tmp_path), ports, verify=True, valid="2001:db8::9")
-    with zenoh.open(zenoh.Config.from_json5(session_config(told))):
+    with zenoh.open(zenoh.Config.from_json5(fabric_kit.config(told))):
         for verify in (True, False):
             client = json.loads(
-                session_config(msgspec.structs.replace(other, verify_names=verify))
+                fabric_kit.config(msgspec.structs.replace(other, verify_names=verify))
             ) | {"mode": "client", "listen": {"endpoints": []}}
             client["connect"] |= {"timeout_ms": 500, "exit_on_failure": True}
             text = json.dumps(client)

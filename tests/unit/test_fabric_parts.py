@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from daemon.fabric import Settings
 from daemon.fabric.answer import MAX_REPLIES, Answer, split
+from daemon.fabric.identity_files import Contents
 from daemon.fabric.inbox import BURST, Inbox
 from daemon.fabric.link_repair import PATIENCE, PAUSE, PAUSE_LIMIT, LinkRepair
 from daemon.fabric.presence import LOSS_GRACE, PROMISE, RETURN_GRACE, Appearance, Presence
@@ -323,7 +324,7 @@ def test_alone_means_that_nobody_is_let_in() -> None:
 
 
 def test_a_node_does_not_dial_itself() -> None:
-    config = json.loads(session_config(settings()))
+    config = json.loads(session_config(settings(), Contents(b"", b"", b"")))
     assert config["connect"]["endpoints"] == ["tls/127.0.0.1:2"]
 
 
