@@ -5,6 +5,8 @@
 2. The record that the key signed last is kept beside it (``authority.key`` →
    ``authority.policy``, mode 0600). It is written before the record leaves this machine, so that no
    version is signed twice here. ``pki init`` makes the file empty: nothing was signed yet.
+   Two commands that sign with one key at once take turns: the key's file is locked (flock(2)) from
+   reading that record to writing the next. It is the key's, because the record's file is replaced.
 3. The previous policy is that record or the one that the daemon holds, whichever wins in every
    store (`Envelope.order`). So a daemon that offers an older genuine record, because it is behind
    or to bring an old policy back, changes nothing.
@@ -18,6 +20,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -54,6 +60,7 @@ class Signing:
         """`key` is the authority's private key (PEM); IOFailure or InvalidConfig names it."""
         self._authority = SigningKey.of(AUTHORITY, key, "--key")
         self._signer = Signer(AUTHORITY, "", self._authority.public_key)
+        self._key = key
         self._last = last_signed_beside(key)
 
     def next(
@@ -65,6 +72,23 @@ class Signing:
         Raises InvalidConfig or DecodeFailure if the daemon's record is not signed by this key, or
         does not fit the previous policy; IOFailure for the file beside the key.
         """
+        with self._locked():
+            return self._next(document, state, first, vips)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the key's file; waits for whoever signs with that key now."""
+        try:
+            descriptor = os.open(self._key, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise IOFailure(f"--key: cannot read {self._key}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _next(self, document: Document, state: PolicyState, first: bool, vips: str) -> Signed:
         keys = Keys(state.cluster)
         missing = not self._last.exists()
         here, held = self._remembered(keys), self._held(state, keys)

@@ -6,7 +6,10 @@ The daemon is a server that says what a test wants, lies included.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from daemon.api.messages import PolicyState
+from daemon.ctl.signing import Signing
+from daemon.model import policy as policy_model
 from daemon.model import records
+from daemon.model.policy import Policy
 from tests.unit.cni_kit import Daemon, serving
 from tests.unit.ctl_kit import key_folder, refused, run
 from tests.unit.model_kit import KEYS, TEXT, folder, identity, info, policy, record, trust
@@ -278,3 +285,25 @@ def test_a_key_that_is_missing_is_never_used(tmp_path: Path) -> None:
         where = ("--socket", daemon.socket, "policy", "apply", tmp_path / "policy.yaml")
         refused(run(*where, "--key", tmp_path / "authority.key"), "--key", "cannot read")
         assert daemon.requests == []
+
+
+def test_two_that_sign_at_once_sign_two_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = key_folder(tmp_path, signed(7)) / "authority.key"
+    document, compile_ = policy_model.parse(TEXT), policy_model.compile
+    both = threading.Barrier(2, timeout=1.0)
+
+    def meets(*words: Any) -> Policy:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait()  # as long as the other has not read what was signed last
+        return compile_(*words)
+
+    monkeypatch.setattr(policy_model, "compile", meets)
+
+    def sign(_: int) -> int:
+        said = msgspec.convert(state(7, signed(7)), PolicyState)
+        return Signing(key).next(document, said).version
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(sign, range(2))) == [8, 9]
