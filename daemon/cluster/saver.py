@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from daemon.cluster.membership import Membership
 from daemon.cluster.snapshot import Snapshot
@@ -20,6 +21,7 @@ from daemon.fabric.interface import Fabric, NotOpenError
 from daemon.journal import Journal
 from daemon.model.store import Store
 from daemon.model.verdict import Verdict
+from daemon.news import News
 from daemon.process.workers import Pool
 from daemon.resolver.client import Resolver
 from netconf.errors import NoctuleError
@@ -55,6 +57,7 @@ class Saver:
         self._ruled = asyncio.Event()
         """Set when the policy has changed."""
         self._saving = asyncio.Lock()
+        self._news = News()
         self._later: asyncio.TimerHandle | None = None
         store.subscribe(self._heard)
 
@@ -81,7 +84,8 @@ class Saver:
             except NotOpenError:
                 pass  # `refresh` is called when it is open
             except NoctuleError as error:
-                self._journal.error("fabric", error=error.message, details=error.details)
+                for why in self._news.tell(time.monotonic(), [error.message]):
+                    self._journal.error("fabric", error=why, details=error.details)
             self._follow_later()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ruled.wait(), SAVE_EVERY)

@@ -226,7 +226,8 @@ class ZenohFabric:
                     await self._mend(watch)
                     pause = CHECK
                 except FabricError as error:
-                    log.warning("fabric, trying again in %g s: %s", RETRY, error)
+                    for why in self._news.tell(self._loop.time(), [error.message]):
+                        self._journal.warning("fabric not open", waiting=why, details=error.details)
                     pause = RETRY
 
     async def _mend(self, watch: LinkRepair) -> None:

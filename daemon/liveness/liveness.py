@@ -11,6 +11,9 @@
    else goes wrong with a question says nothing about the node, so it is asked again at its turn.
 4. A round of probes that took much longer than its time limit does not count: this daemon did not
    run meanwhile, and could not have received an answer.
+5. A token or a suspicion that comes and goes gets lines in the log as `daemon.news` decides. The
+   end of what got no line gets none either. A node that is lost gets a line each time.
+6. A node that policy dropped is forgotten once its token has gone.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from daemon.liveness.probe import Addresses, Probe, probe
 from daemon.liveness.suspicion import State, Suspicion
 from daemon.model import records
 from daemon.model.store import Store
+from daemon.news import News
 from daemon.process.tasks import Tasks
 from daemon.process.workers import Pool
 from netconf.errors import DecodeFailure, NoctuleError
@@ -98,6 +102,9 @@ class Liveness:
         """Whether the last reading failed, so that only the first failure is logged."""
         self._mute: dict[str, float] = {}
         """By node that answered that it does not know the question: when to ask it again."""
+        self._news = News()
+        self._told: set[str] = set()
+        """What the log said last of nodes, as far as it has not said yet that it is over."""
         self._turn = 0
         """Which of the other nodes to ask first the next time."""
         self.alive: set[str] = {node}
@@ -116,13 +123,15 @@ class Liveness:
         self._mute.pop(node, None)
         if task := self._probing.pop(node, None):
             task.cancel()
-        self._journal.info("peer alive", peer=node)
+        if node not in self._nodes or self._over(f"{node} silent"):
+            self._journal.info("peer alive", peer=node)
         self._follow(node, self._nodes.setdefault(node, Suspicion()).token_back)
 
     def vanished(self, node: str) -> None:
         """Note that the token of `node` is gone, and find out whether the node lives."""
         self.alive.discard(node)
-        self._journal.warning("peer silent", peer=node)
+        if self._begins(f"{node} silent"):
+            self._journal.warning("peer silent", peer=node)
         self.watch(node)
 
     def watch(self, node: str) -> None:
@@ -150,8 +159,10 @@ class Liveness:
         return {node: reached for node, reached in found.items() if reached is not None}
 
     async def follow_names(self) -> None:
-        """Keep looking up the names in the nodes' endpoints, for later probes; until cancelled."""
+        """Keep looking up the names in the nodes' endpoints, for later probes, and forgetting
+        nodes (rule 6); until cancelled."""
         while True:
+            self._forget()
             infos = self._store.infos().values()
             endpoints = [endpoint for info in infos for endpoint in info.endpoints]
             await self._addresses.learn(endpoints, _now())
@@ -203,7 +214,8 @@ class Liveness:
         while watched := [node for node in self._probing if node not in self.lost]:
             self._wanted.clear()
             await asyncio.gather(self._read_mesh(watched), self._ask_others())
-            calm = all(self._nodes[node].signed and node not in self.suspect for node in watched)
+            known = [self._nodes[node] for node in watched if node in self._nodes]
+            calm = all(one.signed and one.state is not State.SUSPECT for one in known)
             try:
                 async with asyncio.timeout(PROBE_EVERY if calm else LOOK_EVERY):
                     await self._wanted.wait()
@@ -222,7 +234,8 @@ class Liveness:
             return
         self._mesh_failed = False
         for node in nodes:
-            self._follow(node, functools.partial(self._nodes[node].mesh, heard.get(node)))
+            if node in self._nodes:  # it may have been forgotten meanwhile
+                self._follow(node, functools.partial(self._nodes[node].mesh, heard.get(node)))
 
     async def _ask_others(self) -> None:
         suspects = tuple(sorted(self.suspect))[: records.REACH_LIMIT]
@@ -251,6 +264,8 @@ class Liveness:
             self._silence(witness, records.UNKNOWN_QUESTION)
         reached = [answer.reached for answer in answers if isinstance(answer, records.Reached)]
         for node, says in ((n, s) for one in reached for n, s in one.items() if n in suspects):
+            if node not in self._nodes:
+                continue
             self._follow(node, functools.partial(self._nodes[node].told, witness, says))
 
     def _silence(self, witness: str, why: str) -> None:
@@ -278,17 +293,47 @@ class Liveness:
         for state, nodes in ((State.SUSPECT, self.suspect), (State.LOST, self.lost)):
             (nodes.add if after is state else nodes.discard)(node)
         if after is State.LOST:
+            self._told.discard(f"{node} suspect")
             self.judged.add(node)
             witnesses = ", ".join(self._nodes[node].witnesses(now))
             self._journal.warning("node lost", peer=node, witnesses=witnesses)
         elif after is State.SUSPECT:
-            self._journal.warning("node suspect", peer=node)
+            if self._begins(f"{node} suspect"):
+                self._journal.warning("node suspect", peer=node)
         elif before is State.LOST:
             self._journal.info("node back", peer=node)
-        elif before is State.SUSPECT:
+        elif before is State.SUSPECT and self._over(f"{node} suspect"):
             self._journal.info("node heard again", peer=node)
         if {before, after} & {State.SUSPECT, State.LOST}:
             self._changed()
+
+    def _begins(self, trouble: str) -> bool:
+        """Tell whether `trouble`, which begins now, gets a line in the log (rule 5)."""
+        told = bool(self._news.tell(_now(), [trouble]))
+        if told:
+            self._told.add(trouble)
+        return told
+
+    def _over(self, trouble: str) -> bool:
+        """Tell whether the end of `trouble` gets a line in the log."""
+        told = trouble in self._told
+        self._told.discard(trouble)
+        return told
+
+    def _forget(self) -> None:
+        policy = self._store.policy()
+        if policy is None or policy.nodes is None:
+            return
+        for node in self._nodes.keys() - policy.nodes.keys() - self.alive:
+            del self._nodes[node]
+            if probing := self._probing.pop(node, None):
+                probing.cancel()
+            if timer := self._timers.pop(node, None):
+                timer.cancel()
+            self._mute.pop(node, None)
+            self._told -= {f"{node} silent", f"{node} suspect"}
+            for nodes in (self.suspect, self.lost, self.judged):
+                nodes.discard(node)
 
 
 def _now() -> float:

@@ -165,6 +165,33 @@ def test_questions_that_cannot_be_sent_do_not_hold_the_session(
     play(scene)
 
 
+def test_a_session_that_cannot_be_opened_again_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for pause in ("CHECK", "RETRY"):
+        monkeypatch.setattr(zenoh_fabric, pause, 0.0)
+
+    async def scene(_: Tasks) -> None:
+        fabric = ZenohFabric(Authority(tmp_path).settings("n1", free_ports(1)[0], []))
+        await fabric.open(Recorder())
+        tried, loop = asyncio.Semaphore(0), asyncio.get_running_loop()
+
+        def fail(*_: object) -> None:
+            loop.call_soon_threadsafe(tried.release)
+            raise FabricError("fabric.listen: cannot open it")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(zenoh_fabric, "Session", fail)
+            with pytest.raises(FabricError):
+                await fabric.reconfigure([f"tls/127.0.0.1:{free_ports(1)[0]}"], None)
+            for _ in range(10):
+                await tried.acquire()
+        await fabric.close()
+
+    play(scene)
+    assert sum("cannot open it" in str(vars(record)) for record in caplog.records) == 1
+
+
 def test_zenoh_opens_once_its_port_is_free(tmp_path: Path) -> None:
     """The same, with the real thing: a port that somebody else holds for a while."""
 

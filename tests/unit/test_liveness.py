@@ -14,7 +14,7 @@ from daemon.liveness.suspicion import FLOWS_AFTER, SLOTS_AFTER
 from tests.unit import clock_kit
 from tests.unit.fabric_kit import free_ports
 from tests.unit.liveness_kit import Member, World, until
-from tests.unit.model_kit import NOW, info, record
+from tests.unit.model_kit import NOW, info, policy, record
 
 NOBODY = "tls/255.255.255.255:7447"
 """No address to connect to: the kernel says at once that there is no way."""
@@ -203,6 +203,45 @@ def test_a_question_that_could_not_be_sent_silences_no_witness(dropping: str) ->
         assert (one.liveness.suspect, one.liveness.lost) == ({"n2"}, set())
 
     play(scene, dropping, "n1 n2 n3")
+
+
+def test_a_token_that_comes_and_goes_does_not_fill_the_log(
+    dropping: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines() -> list[str]:
+        said = {"peer silent", "peer alive", "node suspect", "node heard again"}
+        return [record.getMessage() for record in caplog.records if record.getMessage() in said]
+
+    async def scene(world: World, one: Member) -> None:
+        world.silent_on_mesh["n2"] = 0.0
+        caplog.clear()
+        caplog.set_level("INFO")
+        for _ in range(50):
+            one.on_alive("n2", False)
+            await until(lambda: one.liveness.suspect)
+            one.on_alive("n2", True)
+        assert sorted(lines()) == sorted(
+            ["peer silent", "peer alive", "node suspect", "node heard again"]
+        )
+        await asyncio.sleep(60)
+        one.on_alive("n2", False)
+        assert lines()[4:] == ["peer silent"]
+
+    play(scene, dropping)
+
+
+def test_a_node_that_policy_dropped_is_forgotten(dropping: str) -> None:
+    async def scene(world: World, one: Member) -> None:
+        names = asyncio.ensure_future(one.liveness.follow_names())
+        await world.unplug("n2")
+        await until(lambda: one.liveness.lost)
+        text = "services: {}\nnodes: {n1: {slice: 10.64.16.0/20}}\n"
+        one.store.offer(record("authority", 2, policy(text, version=2)), NOW)
+        await until(lambda: not one.liveness.lost)
+        assert (one.liveness.judged, one.liveness.reached(["n2"])) == (set(), {})
+        names.cancel()
+
+    play(scene, dropping)
 
 
 def test_each_side_of_a_partition_keeps_what_it_reaches(dropping: str) -> None:
