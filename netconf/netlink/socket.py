@@ -32,6 +32,7 @@ from netconf.uapi.messages import ctrlmsg, nlmsg
 NETLINK_ROUTE = 0
 NETLINK_GENERIC = 16
 
+NLMSG_NOOP = 0x1
 NLMSG_ERROR = 0x2
 NLMSG_DONE = 0x3
 

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -80,8 +81,14 @@ class NetnsSockets:
         macsec.del_rx_sa(self._genl, self.ifindex, sci, an)
 
     def channels(self) -> dict[bytes, dict[int, bytes]]:
-        """Return key ids by association number by SCI. OSError ENODEV without a SecY."""
+        """Return key ids by association number by SCI.
+
+        UnknownContainer without the interface; OSError EMSGSIZE if it has more channels than the
+        kernel can list.
+        """
         secy = macsec.dump(self._genl).get(self.ifindex)
+        if secy is None and links.get(self._rtnl, self.ifindex) is not None:
+            raise OSError(errno.EMSGSIZE, "it has more channels than the kernel can list")
         if secy is None:
             raise UnknownContainer(
                 "the container's interface is gone; delete the attachment and add it again"

@@ -7,6 +7,7 @@ import errno
 import pytest
 
 from netconf import keys
+from netconf.attach import inspection
 from netconf.netlink import links, macsec
 from tests.kernel.conftest import SECRET, MeshNode
 from tests.kernel.test_attach import MakeContainer, befriend, opened, ping, secy, until
@@ -52,3 +53,35 @@ def test_rekeying_and_revoking(
         with pytest.raises(OSError) as gone:
             macsec.del_rx_sc(peer, receiver, one.sci)
         assert gone.value.errno == errno.ENODEV
+
+
+def test_a_secy_of_many_channels_is_read_from_a_new_socket(
+    mesh_nodes: tuple[MeshNode, MeshNode], container: MakeContainer
+) -> None:
+    here, _ = mesh_nodes
+    one = container()
+    made = here.attach(one.request())
+    with opened(one) as (_, genl):
+        (index,) = macsec.dump(genl)
+        sak = bytes(16)
+        for n in range(1, 61):
+            sci = made.sci[:4] + n.to_bytes(4, "big")
+            macsec.add_rx_sc(genl, index, sci)
+            macsec.add_rx_sa(genl, index, sci, 0, sak, bytes(16))
+    assert len(secy(one).rx) == 60
+
+
+def test_a_secy_the_kernel_cannot_list_is_no_difference(
+    mesh_nodes: tuple[MeshNode, MeshNode], container: MakeContainer
+) -> None:
+    here, _ = mesh_nodes
+    one = container()
+    made = here.attach(one.request())
+    with opened(one) as (rtnl, genl):
+        (index,) = macsec.dump(genl)
+        for n in range(1, 301):
+            sci = made.sci[:4] + n.to_bytes(4, "big")
+            macsec.add_rx_sc(genl, index, sci)
+            macsec.add_rx_sa(genl, index, sci, 0, bytes(16), bytes(16))
+        assert macsec.dump(genl) == {}, "rule 6 of netconf.netlink.macsec has changed"
+        assert inspection.inside(rtnl, genl, here.net, made) == []
