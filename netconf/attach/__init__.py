@@ -1,5 +1,6 @@
 """The life of one attachment in the kernel, and its state file.
 
-What may live here: attach, detach and check, the state folder with its locks and addresses, and
-whether another attachment could be made. What may not: peers and policy (``netconf.program``).
+What may live here: attach, detach and check; resizing, repair and the later addition of IPv6; the
+state folder with its locks and the choice of addresses; CNI's STATUS. What may not: peers and
+policy (``netconf.program``).
 """

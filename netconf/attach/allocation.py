@@ -1,12 +1,13 @@
-"""Which address an attachment gets. Pure: what is in use, and what was last, are arguments.
+"""Which address an attachment gets. No I/O: the addresses in use and the last one are arguments.
 
-1. An address asked for is granted or refused, never replaced. It may be asked for as IPv4, as
-   IPv6 or as MAC, or as several of them that mean the same (`names`, rules 1 and 4).
-2. Else it is the first free one after the last handed out, so that an address is not reused at
-   once, while others may still remember its last owner.
-3. A node carries `CONTAINERS_MAX` containers. A Linux bridge numbers its ports with ten bits
-   (BR_PORT_BITS, net/bridge/br_private.h) and never uses 0: 1,023 ports, one of them bat0's.
-   Three stay free for whoever has to look at the bridge from a port of their own.
+1. A request may name an address: as IPv4, as IPv6 or as MAC, or as several of these that mean the
+   same address (`names`, rules 1 and 4). The attachment gets that address or an error, never
+   another address.
+2. Without such a request it gets the first free address after the one handed out last. So an
+   address is not reused at once, while other nodes may still have entries for its last owner.
+3. A node carries at most `CONTAINERS_MAX` containers. A Linux bridge numbers its ports with ten
+   bits (BR_PORT_BITS, net/bridge/br_private.h) and never uses 0, so it has 1,023 ports. One of
+   them is bat0's; three stay free for operators who add a port of their own to look at traffic.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ CONTAINERS_MAX = 1019
 def choose(request: AttachRequest, node: NodeNet, taken: set[str], last: str) -> str:
     """Return the dotted IPv4 address for `request`.
 
-    `taken` are those in use, `last` is the one handed out before, or anything else. NodeFull,
-    AddressesExhausted, or InvalidConfig naming what was asked for.
+    `taken` are the addresses in use. `last` is the address handed out before; a text that is no
+    address counts as none. Raises NodeFull, AddressesExhausted, or InvalidConfig that names the
+    requested address.
     """
     if len(taken) >= CONTAINERS_MAX:
         raise full()
@@ -46,7 +48,7 @@ def choose(request: AttachRequest, node: NodeNet, taken: set[str], last: str) ->
 
 
 def full() -> NodeFull:
-    """Return the error of a node that has as many containers as its bridge has ports (rule 3)."""
+    """Return the error for a node that already has `CONTAINERS_MAX` containers (rule 3)."""
     return NodeFull(
         f"this node has {CONTAINERS_MAX} containers, the most that its bridge has ports for; "
         "remove some, or start this one on another node"
@@ -54,7 +56,7 @@ def full() -> NodeFull:
 
 
 def exhausted(node: NodeNet) -> AddressesExhausted:
-    """Return the error of a node whose slice is in use."""
+    """Return the error for a node that has no free address left in its slice."""
     return AddressesExhausted(
         f"addresses.slice: all addresses of {node.slice} are in use on this node; "
         "give it a larger slice or detach something"
@@ -62,14 +64,14 @@ def exhausted(node: NodeNet) -> AddressesExhausted:
 
 
 def free(node: NodeNet, taken: set[str]) -> int:
-    """Return how many more containers the node can take, by addresses and by ports."""
+    """Return how many more containers the node can take, given its addresses and bridge ports."""
     mine = IPv4Network(node.slice)
     usable = mine.num_addresses - sum(edge in mine for edge in _edges(node))
     return min(usable, CONTAINERS_MAX) - len(taken)
 
 
 def _edges(node: NodeNet) -> set[IPv4Address]:
-    """Return the network and broadcast addresses of pool and slice: no replica has one."""
+    """Return the network and broadcast addresses of pool and slice: no replica may have them."""
     networks = (IPv4Network(node.pool), IPv4Network(node.slice))
     return {network[position] for network in networks for position in (0, -1)}
 
@@ -89,7 +91,7 @@ def _next(node: NodeNet, edges: set[IPv4Address], taken: set[str], last: str) ->
 
 
 def _wanted(request: AttachRequest, node: NodeNet) -> IPv4Address | None:
-    """Return the address asked for, in whatever form (rule 1); InvalidConfig."""
+    """Return the requested address as IPv4 (rule 1), None if none was requested; InvalidConfig."""
     six = _six(request.address6, node) if request.address6 is not None else None
     if request.address is None and request.mac is None:
         return six
@@ -115,7 +117,10 @@ def _wanted(request: AttachRequest, node: NodeNet) -> IPv4Address | None:
 
 
 def _six(text: str, node: NodeNet) -> IPv4Address:
-    """Return the IPv4 address that an IPv6 address of this cluster ends in."""
+    """Return the IPv4 address in the last 32 bits of an IPv6 address of this cluster.
+
+    InvalidConfig if `text` is no address of this cluster's IPv6 network.
+    """
     try:
         six = IPv6Address(text)
     except ValueError as error:

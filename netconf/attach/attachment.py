@@ -1,6 +1,7 @@
-"""What an attachment is: what was asked, what the node gave, and what follows from both.
+"""The values that describe an attachment: the request, the node's settings, and the result.
 
-Values only. ``netconf.attach.state`` keeps them, ``netconf.attach.operations`` makes them true.
+Values only: ``netconf.attach.state`` writes them to files, and ``netconf.attach.operations`` makes
+the kernel agree with them.
 """
 
 from __future__ import annotations
@@ -14,26 +15,27 @@ from netconf import names
 from netconf.netlink.shaping import Bandwidth
 
 VC_EXTRA = 8
-"""The lower device's MTU above the path's: the driver reserves the 32 bytes of the long
-form (drivers/net/macsec.c), the short form takes 24 (MACSEC_OVERHEAD)."""
+"""Bytes by which the lower device's MTU exceeds the bridge path's. The macsec driver reserves 32
+bytes, as much as the form with an SCI takes (drivers/net/macsec.c); the form that we use takes only
+24 (MACSEC_OVERHEAD), so the other 8 would be lost to the container."""
 
 Phase = Literal["adding", "ready", "deleting", "unreadable"]
-"""``unreadable``: its file is damaged, and only what the file's name says is known."""
+"""``unreadable``: the state file is damaged, so only the id and address in its name are known."""
 
 
 class NodeNet(msgspec.Struct, frozen=True, kw_only=True):
-    """What an attachment needs to know of its node; the daemon writes it."""
+    """What attaching needs to know of the node; the daemon writes it to ``node.json``."""
 
     cluster: str
     node: str
     pool: str
-    """CIDR of all replicas: on link for each of them."""
+    """CIDR of all replicas of the cluster; each container has this network on link."""
     slice: str
-    """CIDR within `pool` that this node gives out."""
+    """CIDR within `pool` from which this node gives out addresses."""
     vips: str
     """CIDR of the services' addresses."""
     mtu: int
-    """Bytes of payload of the bridge path: bat0's MTU."""
+    """MTU of the path over the bridge in bytes of Ethernet payload, which is bat0's MTU."""
     bridge: str = names.BRIDGE
     ula: str = ""
     """CIDR of the cluster's IPv6 network (`names`, rule 4); empty where there is none."""
@@ -47,12 +49,15 @@ class NodeNet(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def routes(self) -> list[str]:
-        """Return, in CIDR notation, the networks of the VIPs."""
+        """Return the networks of the VIPs, IPv4 first, in CIDR notation."""
         return [self.vips, names.network6_of(self.vips, self.ula)] if self.ula else [self.vips]
 
 
 class Candidate(msgspec.Struct, frozen=True, rename={"origin": "from"}):
-    """One way the runtime named the replica's service; the first that applies is taken."""
+    """A name that the runtime gave for the replica's service, and where it was found.
+
+    A request lists several; whoever attaches takes the first one that applies.
+    """
 
     name: str
     origin: str
@@ -69,7 +74,7 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True):
     services: list[Candidate] = []
     """The names that may be the replica's service, the most explicit first."""
     service: str = ""
-    """The one that was chosen of them; whoever attaches sets it."""
+    """The name chosen from `services`; whoever attaches sets it."""
     key_file: str = ""
     address: str | None = None
     """A requested IPv4 address of the node's slice."""
@@ -78,10 +83,14 @@ class AttachRequest(msgspec.Struct, frozen=True, kw_only=True):
     mac: str | None = None
     """A requested MAC; it must be the one that follows from the address."""
     runtime: str = ""
-    """Who asked, empty if nobody knows; GC collects only what the same runtime asked for."""
+    """The runtime that asked, empty if unknown. GC collects only attachments of its own runtime."""
     bandwidth: Bandwidth | None = None
     requires: tuple[str, ...] = ()
-    """Fields of this request that narrow what is asked for: who does not know them all, refuses."""
+    """Names of fields of this request that narrow what is asked for.
+
+    A daemon that does not know one of them must refuse the request: ignoring the field would give
+    the container more than was asked for.
+    """
 
     @property
     def id(self) -> str:
@@ -106,22 +115,25 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     ifname: str
     netns: str
     netns_id: tuple[int, int]
-    """(device, inode) of the namespace: a path may come to mean another one."""
+    """(device, inode) of the namespace, because the path may later lead to another namespace."""
     service: str
     key_file: str
     address: str
     salt: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    """Hex digits of the 32-byte salt of the SAK under `an`."""
+    """The 32-byte salt, as hex digits, from which the SAK under `an` was derived."""
     an: Annotated[int, Meta(ge=0, le=3)]
-    """The association number that transmits, 0–3."""
+    """The association number (0–3) of the SA that transmits."""
     mtu: int
-    """Bytes of payload of the bridge path when it was made."""
+    """MTU of the bridge path when the attachment was made or last resized, in bytes of payload."""
     phase: Phase
     runtime: str = ""
-    """The runtime that asked for it; empty if nobody knows, and then no GC collects it."""
+    """The runtime that asked for it; empty if unknown, and then no GC collects it."""
     bandwidth: Bandwidth | None = None
     ula: str = ""
-    """The cluster's IPv6 network when it was made, which it keeps; empty without one."""
+    """The IPv6 network (CIDR) of which it has an address; empty if it has none.
+
+    It stays the same when the cluster's own network changes.
+    """
 
     @property
     def mac(self) -> str:
@@ -144,9 +156,10 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
         return names.lower_end(self.id)
 
     def collectable(self, network: str, runtime: str, wanted: set[str]) -> bool:
-        """Tell whether a GC of `network` by `runtime`, which wants the ids `wanted`, means this.
+        """Tell whether a GC of `network` by `runtime` may remove this attachment.
 
-        Runtimes share nodes and networks, and each lists its own attachments only. What
-        nobody can tell whose it is stays.
+        `wanted` are the ids that the runtime still uses. Several runtimes may share a node and a
+        network, and each lists only its own attachments; so the runtime must be the one that made
+        this attachment, and an attachment of an unknown runtime is kept.
         """
         return self.network == network and self.runtime == runtime != "" and self.id not in wanted

@@ -1,8 +1,9 @@
 """Whether another container could be attached to this node now: CNI's STATUS.
 
-1. What running containers need too comes first: mesh, bridge and host filter (code 51). Then
-   what only a new one needs: the secret, an address, a port of the bridge (code 50).
-2. Nothing is made or changed, and nothing waits for a lock.
+1. First mesh, bridge and host filter are checked: running containers need them too, so if one is
+   missing the answer is code 51. Then what only a new container needs: the secret, a free address
+   and a free port of the bridge (code 50).
+2. The check makes and changes nothing, and it waits for no lock: runtimes ask often.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from netconf.nft import host
 
 
 def check(node: NodeNet, state: State, key_file: str) -> None:
-    """Return if an attachment with the secret `key_file` could be made.
+    """Raise unless an attachment could be made with the secret in the file `key_file`.
 
     LimitedConnectivity or NotAvailable names everything that is missing, and the fix.
     """

@@ -1,8 +1,9 @@
-"""Ports of the host filter that no attachment has: found, and closed.
+"""Finding and closing ports of the host filter that belong to no attachment.
 
-A state file is written before its port is opened, and removed after it is closed. So the ports are
-read first: one that is there without a file then is nobody's, unless its attachment ended or began
-anew meanwhile. Hence a second look, under the attachment's lock.
+Attach writes the state file before it opens the port; detach removes the file after it has closed
+the port. So this module reads the ports first and the files afterwards: a port without a file then
+belongs to nobody, unless its attachment ended or was made anew between the two readings. That is
+why each such port is checked once more under the attachment's lock before it is closed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from netconf.errors import TryAgain
 from netconf.nft import host, ruleset
 
 PATIENCE: Final = 1.0
-"""Seconds; whoever works on the attachment that long is looked at again by the next audit."""
+"""Seconds to wait for the attachment's lock; if it stays locked, the next audit looks again."""
 
 FILTER_PATIENCE: Final = 30.0
 """Seconds; executables that work without the daemon take the lock one after the other."""
@@ -37,7 +38,10 @@ def mend_filter(state: State) -> list[str]:
 
 
 def close_surplus(state: State) -> list[str]:
-    """Close, in the calling thread's namespace, what is nobody's; return a sentence for each."""
+    """Close the ports of no attachment, in the calling thread's namespace.
+
+    Return one sentence for each that was closed.
+    """
     there = host.ports()
     known = {(made.vh, made.mac) for made in state.all()}
     return [
@@ -48,7 +52,7 @@ def close_surplus(state: State) -> list[str]:
 
 
 def _close(state: State, port: str, mac: str) -> bool:
-    """Close a port unless its attachment has it; tell if it was closed."""
+    """Close `port` to `mac` unless an attachment has both; tell whether it was closed."""
     with contextlib.ExitStack() as held:
         if owner := _OURS.fullmatch(port):
             try:

@@ -1,4 +1,4 @@
-"""What an attachment's links should be, read back and set right: for CHECK and for the audit.
+"""Comparing an attachment's links with what attach made, and repairing them.
 
 1. A difference is one plain sentence and the requests that set it right, or none where only a
    new attachment helps: lost keys, another MAC inside, a device that is gone.
@@ -37,14 +37,14 @@ class Difference(msgspec.Struct, frozen=True):
 
     what: str
     mending: tuple[NetlinkRequest, ...] = ()
-    """What sets it right, in this order; empty if a person must (rule 1)."""
+    """The requests that repair it, in this order; empty if a person has to (rule 1)."""
 
 
 def mend(node: NodeNet, state: State, attachment_id: str) -> list[str]:
-    """Set right what can be of an attachment's links; return what was found, in sentences.
+    """Repair an attachment's links as far as possible; return a sentence for each difference.
 
-    Nothing is said of one that is being attached or detached just now, or whose namespace is
-    gone. KernelFailure if the kernel cannot be read.
+    An attachment that is being attached or detached just now, or whose namespace is gone, is left
+    alone, and the list is empty. KernelFailure if the kernel cannot be read.
     """
     try:
         with state.holding(attachment_id, timeout=0):
@@ -71,7 +71,7 @@ def _mend(node: NodeNet, made: Attachment) -> list[str]:
 
 
 def _settle(rtnl: Netlink, difference: Difference) -> str:
-    """Do what sets a difference right; return how that went."""
+    """Repair a difference; return the outcome in words."""
     if not difference.mending:
         return "recreate the container"
     try:
@@ -86,7 +86,7 @@ def _settle(rtnl: Netlink, difference: Difference) -> str:
 
 
 def outside(rtnl: Netlink, node: NodeNet, made: Attachment) -> list[Difference]:
-    """Compare what is in the node's namespace; `rtnl` is a socket there. OSError."""
+    """Return the differences in the node's namespace, where `rtnl` was opened. OSError."""
     bridge = links.get(rtnl, node.bridge)
     vh, vc = links.get(rtnl, made.vh), links.get(rtnl, made.vc)
     if vh is None or vc is None:
@@ -123,12 +123,15 @@ def outside(rtnl: Netlink, node: NodeNet, made: Attachment) -> list[Difference]:
 
 
 def port_requests(index: int, mac: str) -> tuple[NetlinkRequest, ...]:
-    """Make a bridge port one of a container's: closed, with the container's MAC behind it."""
+    """Return the requests that make a bridge port a container's port.
+
+    They close the port (`links.CLOSED_PORT`) and enter `mac` as the only MAC behind it.
+    """
     return links.port_request(index, links.CLOSED_PORT), links.forward_request(index, mac)
 
 
 def _port(rtnl: Netlink, bridge: Facts, vh: Facts, made: Attachment) -> list[Difference]:
-    """Compare the port's place in the bridge."""
+    """Return the differences in the port's master, options, state and forwarding entry."""
     closed = port_requests(vh.index, made.mac)
     if vh.master != bridge.index:
         master = links.set_request(vh.index, master=bridge.index)
@@ -156,15 +159,15 @@ _OPTIONS: links.Attributes = [
     ("IFLA_BRPORT_MODE", 0),
     ("IFLA_BRPORT_ISOLATED", 0),
 ]
-"""A container's port is closed, and sends nothing back to where it came from; an isolated one
-could not reach the others."""
+"""A container's port is closed and sends no frame back to where it came from (no hairpin mode). It
+is not isolated: an isolated port could not reach the ports of other containers."""
 
 
 # -- inside ------------------------------------------------------------------------------
 
 
 def inside(rtnl: Netlink, genl: Netlink, node: NodeNet, made: Attachment) -> list[Difference]:
-    """Compare what is in the container; the sockets are of its namespace. OSError."""
+    """Return the differences in the container's namespace, where both sockets are open. OSError."""
     facts = links.get(rtnl, made.ifname)
     if facts is None or facts.kind != "macsec":
         return [Difference(f"{made.ifname} is not a MACsec device")]

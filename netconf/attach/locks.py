@@ -1,9 +1,10 @@
-"""Locks on files that no crash can leave behind: the kernel frees them with their holder.
+"""File locks that no crash leaves behind: the kernel releases them when their holder ends.
 
-1. Each lock is taken through a file opened for it, so threads of one process exclude one
-   another exactly as processes do.
-2. Waiting has a limit; then TryAgain says which file and how long.
-3. Lock files are never removed: who waits on a removed file would hold nothing.
+1. Each lock is taken through a file that is opened for it. So threads of one process exclude each
+   other in the same way as processes do.
+2. Waiting has a limit; after that TryAgain names the file and how long it was waited for.
+3. Lock files are never removed: somebody waiting for a removed file would get a lock on a file
+   that nobody else can find, and so exclude nobody.
 
 Source: flock(2); fcntl(2), "Open file description locks".
 """
@@ -22,27 +23,28 @@ from pathlib import Path
 from netconf.errors import IOFailure, TryAgain
 
 POLL_SECONDS = (0.002, 0.1)
-"""The calls that wait have no time limit, so the ones that do not are repeated: soon at first,
-then ever less often, for a hundred executables may be waiting for one processor."""
+"""Shortest and longest pause between two attempts. The locking calls that wait take no time limit,
+so the calls that do not wait are repeated. The pause grows, because a hundred executables may be
+waiting at once on one processor."""
 
 
 @contextmanager
 def shared(path: Path, timeout: float) -> Iterator[None]:
-    """Hold the whole file together with other `shared` holders."""
+    """Hold the whole file together with other `shared` holders. TryAgain, IOFailure."""
     with _locked(path, timeout, lambda fd: fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)):
         yield
 
 
 @contextmanager
 def exclusive(path: Path, timeout: float) -> Iterator[None]:
-    """Hold the whole file alone."""
+    """Hold the whole file alone. TryAgain, IOFailure."""
     with _locked(path, timeout, lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)):
         yield
 
 
 @contextmanager
 def byte(path: Path, offset: int, timeout: float) -> Iterator[None]:
-    """Hold one byte of the file alone, whether or not the file is that long."""
+    """Hold one byte of the file alone; the file need not be that long. TryAgain, IOFailure."""
     # struct flock: l_type, l_whence, l_start, l_len, l_pid (0 for this kind of lock).
     wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
 

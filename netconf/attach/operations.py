@@ -1,26 +1,29 @@
-"""The life of one attachment: attach, detach, check.
+"""The life of one attachment: attach, detach, check, and lowering its MTU.
 
-1. attach, in this order: state file (``adding``) → veth pair, a closed port of the bridge
-   → SecY, made inside the container's namespace over a lower device that stays outside →
-   transmitting SAK → all of it read back → host filter's port → container ruleset →
-   addresses, up, routes → announcement → ``ready``.
-   A container is closed before it is up, and up before anyone hears of it.
-2. Whatever fails, everything made so far is undone before the error is raised.
-3. detach: ``deleting`` → links (the SecY goes with its lower device) → host filter's port
-   → container ruleset → state file. Each step accepts that its work is done already, so a
-   second call finishes what a crash interrupted; the address is free only at the end.
-4. An attach that finds its own half-made or dead predecessor finishes that first.
-5. One operation per attachment at a time (`State.holding`); different ones in parallel.
+1. Attach works in this order: state file (``adding``) → veth pair, one end of which becomes a
+   closed port of the bridge → SecY, made inside the container's namespace over a lower device that
+   stays outside → transmitting SAK → all of it read back → port in the host filter → container
+   ruleset → MTU, up, addresses, routes → announcement to the mesh → ``ready``.
+   So the filters are in force before the interface comes up, and the interface is up before
+   other nodes hear of it.
+2. If a step fails, everything made so far is undone before the error is raised.
+3. Detach works in this order: ``deleting`` → links (the SecY goes with its lower device) → port in
+   the host filter → container ruleset → state file. Each step succeeds if there is nothing left to
+   do, so a second call finishes what a crash interrupted. The address is free only at the end.
+4. Attach first detaches an earlier attachment of the same id if that is half-made or dead.
+5. One operation per attachment runs at a time (`State.holding`); operations on different
+   attachments run in parallel.
 6. No namespace stays open after an operation.
 7. Everything here acts on the node whose namespace the calling thread is in.
 8. What a detach cannot do inside the container's namespace is logged and does not fail it: the
    links are gone, and a container could otherwise keep its address for ever (a table may belong to
    one of its programs).
 
-addrgenmode none and arp off silence the link in both families: no link-local address, no
-probing of addresses, no reports of groups. Nothing is forwarded, and replies come back
-through the same device, so every rp_filter setting lets them pass. The one sysctl touched
-is the interface's own disable_ipv6, where the container's namespace begins with it set.
+``addrgenmode none`` and ``arp off`` keep the link from sending by itself in both families: it gets
+no link-local address, probes no addresses and reports no multicast groups. The container forwards
+nothing and replies come back through the same device, so every rp_filter setting lets them pass.
+The only sysctl written is the interface's own disable_ipv6, and only if the container's namespace
+sets it for new interfaces.
 """
 
 from __future__ import annotations
@@ -49,9 +52,10 @@ from netconf.nft import host, ruleset
 
 
 def attach(node: NodeNet, state: State, request: AttachRequest) -> Attachment:
-    """Give a container its interface; the attachment is closed until someone opens it.
+    """Give a container its interface, which reaches nobody until peers and grants are programmed.
 
-    Raises NoctuleError, and then nothing of it is left.
+    If this raises NoctuleError, everything it made has been removed again; if the removal failed
+    too, a note on the error says so.
     """
     with state.holding(request.id), Namespace.open(request.netns) as netns:
         cak = keys.read_key(request.key_file)
@@ -78,7 +82,7 @@ def attach(node: NodeNet, state: State, request: AttachRequest) -> Attachment:
 
 
 def detach(state: State, attachment_id: str) -> Attachment | None:
-    """Take an attachment away and free its address; None if there was none."""
+    """Remove an attachment and free its address; return it, or None if there was none."""
     with state.holding(attachment_id):
         found = state.get(attachment_id)
         if found is not None:
@@ -89,10 +93,9 @@ def detach(state: State, attachment_id: str) -> Attachment | None:
 
 
 def check(node: NodeNet, state: State, attachment_id: str) -> None:
-    """Raise CheckFailure if what attach made is not there as it was made.
+    """Raise CheckFailure unless everything that attach made is there as it was made.
 
-    What others add later is no business of ours: further addresses, routes, rules, a
-    smaller MTU.
+    What others added later is no failure: further addresses, routes and rules, a smaller MTU.
     """
     with state.holding(attachment_id):
         made = state.get(attachment_id)
@@ -134,9 +137,10 @@ def _wrong(node: NodeNet, made: Attachment, netns: Namespace) -> list[str]:
 
 
 def resize(state: State, attachment_id: str, mtu: int) -> Attachment | None:
-    """Lower an attachment's MTU to fit a path of `mtu` bytes, under running traffic.
+    """Lower an attachment's MTU to fit a bridge path of `mtu` bytes, under running traffic.
 
-    Returns the attachment as it is then; None if it is not there or its namespace is gone.
+    An MTU that is small enough already stays. Return the attachment as it is then; None if there
+    is no ready attachment of this id or its namespace is gone.
     """
     with state.holding(attachment_id):
         made = state.get(attachment_id)
@@ -162,15 +166,16 @@ def resize(state: State, attachment_id: str, mtu: int) -> Attachment | None:
 
 
 def host_interfaces(made: Attachment) -> list[HostInterface]:
-    """Return what of an attachment is in the node's namespace: bridge port and lower device."""
+    """Return an attachment's interfaces in the node's namespace: bridge port and lower device."""
     port = HostInterface(name=made.vh, mac=names.port_mac_of(made.address), mtu=made.mtu)
     return [port, HostInterface(name=made.vc, mac=made.mac, mtu=made.mtu + VC_EXTRA)]
 
 
 def alive(attachment: Attachment) -> bool:
-    """Tell whether the attachment's namespace is still the same, with its SecY in it.
+    """Tell whether the attachment's namespace still exists and has its SecY in it.
 
-    An inode number may be used again for another namespace: hence the SecY.
+    The SecY is checked as well because the kernel may give the same inode number to another
+    namespace later.
     """
     if identity(attachment.netns) != attachment.netns_id:
         return False
@@ -189,7 +194,7 @@ def alive(attachment: Attachment) -> bool:
 
 
 def _clear_predecessor(state: State, request: AttachRequest) -> None:
-    """Finish an earlier life of the same attachment, unless it lives."""
+    """Detach an earlier attachment of the same id; InvalidConfig if it is still in use."""
     found = state.get(request.id)
     if found is None:
         return
@@ -260,11 +265,12 @@ def _veth(outside: Netlink, node: NodeNet, made: Attachment) -> int:
         try:
             answers = outside.batch(pair)
         except FileExistsError:
-            # Ours by its name, and without a state file: someone emptied the state folder.
+            # The name is one of ours, but no state file names it: somebody emptied the state
+            # folder. Nobody uses the pair, so it is made anew.
             links.delete(outside, made.vh)
             answers = outside.batch(pair)
         except OSError as error:
-            if error.errno == errno.EXFULL:  # others have ports of this bridge
+            if error.errno == errno.EXFULL:  # devices that are not ours fill the bridge
                 raise allocation.full() from error
             raise
         vh, vc = (int(answer[0]["index"]) for answer in answers[3:])
@@ -286,8 +292,9 @@ def _buckets(made: Attachment) -> tuple[shaping.Bucket | None, shaping.Bucket | 
 def _secy(outside: Netlink, inside: Netlink, made: Attachment, netns: Namespace, vc: int) -> int:
     """Make the SecY in the container, down, silent and without ARP; return its index."""
     data = macsec.link_data()
-    # The namespace goes along with the creation: moving a link afterwards takes two RCU
-    # grace periods, and there is no moment at which the node has a device of that name.
+    # Create the device in the container's namespace at once. Moving it there afterwards would
+    # take two RCU grace periods, and until then the node would have a device of that name
+    # (``eth0``) that is not its own.
     place: links.Attributes = [("IFLA_LINK", vc), ("IFLA_NET_NS_FD", netns.fd)]
     with doing(f"make the MACsec device {made.ifname}"):
         try:
@@ -319,8 +326,8 @@ def _open_up(
         try:
             inside.batch(steps)
         except OSError as error:
-            # The namespace begins without IPv6 (net.ipv6.conf.default.disable_ipv6), or the
-            # kernel has none.
+            # Either the namespace disables IPv6 on new interfaces (the sysctl
+            # net.ipv6.conf.default.disable_ipv6), or the kernel has no IPv6.
             if not node.ula or error.errno not in (errno.EACCES, errno.EOPNOTSUPP):
                 raise
             links.enable_ipv6(netns, made.ifname)
@@ -328,7 +335,7 @@ def _open_up(
 
 
 def _replicas(netns: Namespace) -> list[macsec.SecY]:
-    """Return the SecYs of Noctule's kind in a namespace."""
+    """Return the SecYs in a namespace whose SCI is one of a Noctule replica."""
     with doing(f"list the MACsec devices in {netns.path}"), macsec.open(netns) as genl:
         return [
             secy for secy in macsec.dump(genl).values() if secy.sci.startswith(names.MAC_PREFIX)
@@ -346,7 +353,7 @@ def _tear_down(state: State, made: Attachment) -> None:
     try:
         host.del_port(made.vh, made.mac)
     except KernelFailure as error:
-        # No host filter at all: then no port of it either.
+        # ENOENT: the host filter itself is missing, so there is no port to close.
         if getattr(error.__cause__, "errno", None) != errno.ENOENT:
             raise
     _remove_ruleset(made)

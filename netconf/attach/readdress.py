@@ -1,11 +1,12 @@
-"""An attachment made before the cluster had an IPv6 network gets its part of it, as it runs.
+"""Giving a running attachment its IPv6 address, if it was made before the cluster had IPv6.
 
-1. The caller has put the ruleset of that network in force already: nothing comes up open.
-2. Addresses and routes first, the state file last: each step may be done twice, so whatever a
-   crash leaves is finished by calling again.
-3. What exists is not changed: flows of IPv4 go on, and the MTU stays.
-4. Peers and neighbours of IPv6 are elements like any others: whoever programs them reads them
-   back and finds them missing.
+1. The caller must have replaced the container's ruleset by one for the IPv6 network before, so that
+   no IPv6 traffic passes unfiltered.
+2. The address and the route are added first and the state file is written last. Each step may be
+   done twice, so after a crash a second call finishes the work.
+3. Nothing that exists is changed: IPv4 flows go on, and the MTU stays.
+4. IPv6 peers and neighbours are not added here. ``netconf.program`` compares them with the plan,
+   finds them missing and adds them.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from netconf.netlink.socket import doing
 
 
 def add_ipv6(node: NodeNet, state: State, attachment_id: str) -> Attachment | None:
-    """Give an attachment without IPv6 its address and routes in the network `node.ula`.
+    """Give an attachment without IPv6 its address and route in the network `node.ula` (CIDR).
 
-    Return it as it is now; None if it is not ready, or has an IPv6 network. UnknownContainer: its
-    namespace or interface is gone; KernelFailure: refused.
+    Return the attachment as it is then; None if it is not ready, if it has IPv6 already or if
+    `node.ula` is empty. UnknownContainer if its namespace or interface is gone; KernelFailure if
+    the kernel refuses.
     """
     with state.holding(attachment_id):
         made = state.get(attachment_id)

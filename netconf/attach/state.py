@@ -1,19 +1,21 @@
-"""What a node remembers of its attachments: one small file each, in ``/run``.
+"""The state folder of a node: one small file for each attachment, in ``/run``.
 
-1. A file is written whole and by rename, *before* the kernel is touched, and removed
-   last: whatever crashes leaves a file that a second call can finish.
-2. The name says what allocation needs: ``attachments/<id>@<address>.json``. Listing the
-   folder tells every address in use; no index can disagree with it.
+1. Attach writes the file *before* it touches the kernel, and detach removes it last. So after a
+   crash there is always a file that tells a second call what to finish. Files are replaced by
+   rename, so a reader never sees half of one.
+2. The file's name holds what allocation needs: ``attachments/<id>@<address>.json``. Listing the
+   folder gives every address in use, and there is no separate index that could disagree.
 3. Three locks, none of which survives its holder:
    ``lock`` (flock): the daemon holds it shared for each operation, an executable that
    works without the daemon holds it exclusively (`shared`, `exclusive`);
    ``operations`` (open file description lock on the byte numbered by the attachment id):
    one operation at a time per attachment (`holding`);
    ``allocation`` (flock): held while a file is written or removed.
-4. Every write happens under ``allocation``; a temporary file found then is a dead
-   writer's, and removed. ``last`` (the address handed out last, a hint) has none: its one
-   short write in place happens whole or not at all.
-5. The folder dies with the namespaces at reboot, so nothing is fsynced.
+4. Every write happens under the lock ``allocation``. So a temporary file found while holding it was
+   left by a writer that crashed, and is removed. ``last`` (the address handed out last, only a
+   hint) is overwritten in place, without a temporary file: one short write happens whole or not
+   at all.
+5. Nothing is fsynced: at a reboot the folder is lost, and so are the namespaces it describes.
 """
 
 from __future__ import annotations
@@ -35,14 +37,15 @@ from netconf.errors import DecodeFailure, InvalidConfig, IOFailure, NotAvailable
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _FILE = re.compile(rf"([0-9a-f]{{12}})@({_OCTET}(?:\.{_OCTET}){{3}})\.json")
-"""An attachment's file (rule 2). No other file in the folder is ours, whatever is in it."""
+"""The name of an attachment's file (rule 2). Files with other names in the folder are ignored."""
 
 _LAST = len("255.255.255.255")
-"""Characters of ``last``, however short the address: each write covers the one before."""
+"""Length of the file ``last`` in characters. Shorter addresses are padded to it, so that each write
+covers the whole of the one before."""
 
 PATIENCE_SECONDS = 10.0
-"""How long an operation waits for others before it gives up with TryAgain: runtimes wait
-longer (containerd and kubelet minutes), so they get to hear the reason."""
+"""How long an operation waits for a lock before it raises TryAgain. Runtimes wait longer for an
+answer (containerd and kubelet: minutes), so the reason still reaches them."""
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -57,12 +60,18 @@ def folder_of(socket: str | Path) -> Path:
 
 
 def kept(folder: Path) -> bool:
-    """Tell whether anybody ever kept state in `folder`; a wrong path must not become one."""
+    """Tell whether `folder` is a state folder.
+
+    Callers ask before they use `State`, which would make a new folder at a mistaken path.
+    """
     return (folder / "attachments").is_dir()
 
 
 def lead(socket: str | Path, folder: str | Path) -> None:
-    """Leave the way from a daemon's socket to its state; IOFailure if that cannot be done."""
+    """Leave a link beside a daemon's socket that leads to its state `folder`; IOFailure.
+
+    No link is needed, and an old one is removed, where `folder` is the socket's own folder.
+    """
     link = Path(f"{socket}.state")
     with _reading(f"link {link} to {folder}"):
         link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,7 +88,7 @@ class State:
     """The state folder of one node."""
 
     def __init__(self, directory: str | Path) -> None:
-        """Use the folder `directory`, made if need be; IOFailure if it cannot be."""
+        """Use the folder `directory`, and make it if it is missing; IOFailure."""
         self.directory = Path(directory)
         self._folder = self.directory / "attachments"
         with _reading(f"make the state folder {self.directory}"):
@@ -102,19 +111,22 @@ class State:
 
     @contextmanager
     def holding(self, attachment: str, timeout: float = PATIENCE_SECONDS) -> Iterator[None]:
-        """Be the only one to work on an attachment; TryAgain. Not re-entrant."""
+        """Exclude all other operations on an attachment; TryAgain after `timeout` seconds.
+
+        Not re-entrant: the same thread must not take it twice.
+        """
         with locks.byte(self.directory / "operations", int(attachment, 16), timeout):
             yield
 
     # -- the node ------------------------------------------------------------------------
 
     def write_node(self, node: NodeNet) -> None:
-        """Leave what an executable without the daemon needs to know."""
+        """Write `node` to ``node.json``, for an executable that works without the daemon."""
         with self._writing():
             self._write(self.directory / "node.json", node)
 
     def read_node(self) -> NodeNet:
-        """Return what the daemon left; NotAvailable if it never ran here."""
+        """Return what `write_node` wrote; NotAvailable if there is no such file."""
         path = self.directory / "node.json"
         if not path.exists():
             raise NotAvailable(
@@ -175,7 +187,7 @@ class State:
             path.unlink(missing_ok=True)
 
     def sweep(self, attachment: str) -> None:
-        """Remove what a dead writer left of an attachment that has no file."""
+        """Remove temporary files of a crashed writer, for an attachment that has no state file."""
         with self._writing():
             for path in self._folder.glob(f"{attachment}@*.tmp"):
                 path.unlink(missing_ok=True)
@@ -183,7 +195,8 @@ class State:
     def get(self, attachment: str) -> Attachment | None:
         """Return one attachment by id, or None.
 
-        Of a file that cannot be read, what its name tells is enough to take it down.
+        If its file cannot be read, the phase is ``unreadable`` and only id and address are set,
+        which is enough to detach it.
         """
         for name in self._listed():
             if name.startswith(f"{attachment}@") and _said(name):
@@ -191,20 +204,20 @@ class State:
         return None
 
     def ids(self) -> set[str]:
-        """Return the id of every attachment; cheap, no file is opened."""
+        """Return the id of every attachment. Only the folder is listed; no file is opened."""
         return set(self._names())
 
     def taken(self) -> set[str]:
-        """Return the address of every attachment; cheap, no file is opened."""
+        """Return the address of every attachment. Only the folder is listed; no file is opened."""
         return {said[1] for said in map(_said, self._listed()) if said}
 
     def all(self) -> list[Attachment]:
-        """Return every attachment, sorted by id; of unreadable files what `get` returns."""
+        """Return every attachment, sorted by id; unreadable files as `get` returns them."""
         found = [self._attachment(*item) for item in sorted(self._names().items())]
         return [attachment for attachment in found if attachment is not None]
 
     def _names(self) -> dict[str, str]:
-        """Return file names by id, without what dead writers left: allocation removes that."""
+        """Return the state files' names by id; temporary files are left out."""
         return {said[0]: name for name in self._listed() if (said := _said(name))}
 
     def _listed(self) -> list[str]:
@@ -218,11 +231,14 @@ class State:
             return None
         except DecodeFailure:
             return _by_name(attachment, name)
-        # The name is what allocation and removal go by: contents that disagree are damaged.
+        # Allocation and removal use the file's name; contents that disagree with it are damaged.
         return found if self._path(found).name == name else _by_name(attachment, name)
 
     def _taken(self) -> dict[str, str]:
-        """Return id → address of all files; remove what dead writers left. Locked."""
+        """Return the address by id of all attachments, and remove temporary files (rule 4).
+
+        The caller holds the lock ``allocation``.
+        """
         taken = {}
         for name in self._listed():
             if said := _said(name):
@@ -278,15 +294,18 @@ class State:
             ) from error
 
 
-@functools.lru_cache(maxsize=4096)  # each ADD lists the folder twice, and the collector all day
+@functools.lru_cache(maxsize=4096)  # each ADD lists the folder twice, the collector constantly
 def _said(name: str) -> tuple[str, str] | None:
-    """Return the attachment id and address that a file's name says; None if it is not ours."""
+    """Return the attachment id and address in a file's name; None if it is no state file's."""
     match = _FILE.fullmatch(name)
     return (match[1], match[2]) if match else None
 
 
 def _by_name(attachment: str, name: str) -> Attachment:
-    """Return what the name of an unreadable file tells: enough to remove links and address."""
+    """Return an attachment that has only the id and the address in an unreadable file's name.
+
+    That is enough to remove its links and free its address.
+    """
     return Attachment(
         id=attachment,
         network="",
