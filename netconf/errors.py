@@ -1,7 +1,7 @@
-"""The one hierarchy of errors that Noctule shows to people and to container runtimes.
+"""The errors that Noctule shows to people and to container runtimes, in one hierarchy.
 
-Each class carries the CNI error code a runtime receives (CNI specification 1.1.0,
-section "Error"; 100 and above are ours). A message names the field and the fix.
+Each class has the CNI error code that a runtime receives (CNI specification 1.1.0, section
+"Error"; codes from 100 on are our own). A message names the field and the fix.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class NoctuleError(Exception):
 
 
 class Unsupported(NoctuleError):
-    """A field that may not be ignored is not known to this release."""
+    """This release does not know a field that may not be ignored."""
 
     code = 2
 
@@ -64,7 +64,7 @@ class NotAvailable(NoctuleError):
 
 
 class LimitedConnectivity(NoctuleError):
-    """STATUS: as `NotAvailable`, and containers that run suffer too."""
+    """STATUS: the plugin cannot serve ADD now, and running containers are affected too."""
 
     code = 51
 

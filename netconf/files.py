@@ -1,12 +1,12 @@
-"""Files that are there whole or not at all, whatever crashes while they are written.
+"""Writing files so that a crash never leaves half of one.
 
-1. `replace` writes a file beside, then renames it over the old one: a reader, and whoever comes
-   after a crash, sees the old content or the new, never a mixture.
-2. `create` never overwrites: a file that exists already is an error. What it leaves unfinished
-   it removes.
-3. A file that must survive a power cut is synced before its name appears; one in ``/run``, which
-   does not outlive the machine anyway, need not be (`sync`).
-4. The mode is that of the file from its first byte on (less the process's umask).
+1. `replace` writes a temporary file in the same folder and renames it over the old one. So a reader
+   sees either the old content or the new, also after a crash, and never a mixture.
+2. `create` never overwrites: it is an error if the file exists. If writing fails, `create` removes
+   the unfinished file.
+3. A file that must survive a power cut is synced before it gets its name. A file in ``/run`` is
+   lost with a power cut anyway and need not be synced (`sync`).
+4. The file has its final mode (less the process's umask) before anything is written to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from netconf.errors import IOFailure
 
 PRIVATE = 0o600
-"""The mode of what only its owner may read."""
+"""The mode of a file that only its owner may read and write."""
 
 
 def replace(
@@ -31,8 +31,8 @@ def replace(
 ) -> None:
     """Write `content` to the file at `path`, whether it exists or not; IOFailure names it.
 
-    `beside` is where it is written first, in the same folder; ``.NAME.new`` if not given. Two
-    writers of one `path` must not run at the same time.
+    `beside` is the path of the temporary file, in the same folder; ``.NAME.new`` by default. Two
+    writers of one `path` must not run at the same time, since they would share that file.
     """
     first = beside or path.with_name(f".{path.name}.new")
     try:
@@ -43,7 +43,7 @@ def replace(
 
 
 def create(path: Path, content: bytes, *, mode: int = PRIVATE) -> None:
-    """Write `content` to a new, synced file at `path`; IOFailure names it, if it exists too."""
+    """Write `content` to a new, synced file at `path`; IOFailure if that fails or it exists."""
     try:
         descriptor = _open(path, os.O_EXCL, mode)
     except OSError as error:

@@ -1,8 +1,9 @@
-"""Trying the kernel out before the first container asks for it.
+"""Trying the kernel out before the first container needs it.
 
-A throwaway namespace gets what a container gets: a MACsec device and the ruleset. The first
-use loads some forty modules, a second's work on a small machine; and what a kernel lacks is
-said when the daemon starts, by name, instead of when a container fails.
+The probe makes a container's kernel objects, a MACsec device and the ruleset, in a namespace that
+is thrown away afterwards. This has two uses. The kernel loads some forty modules at their first
+use, which takes a second on a small machine, so the first container need not wait for that. And
+what a kernel lacks is named when the daemon starts, not when a container fails.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from netconf.netlink.socket import doing
 from netconf.nft import ruleset
 
 MODULES = {"veth": "veth", "bridge": "bridge", "macsec": "macsec", "batadv": "batman_adv"}
-"""Kinds of device, and the kernel modules that bring them."""
+"""Kernel module by the kind of device that it provides."""
 
 
 def probe_kernel(vips: str, ula: str) -> list[str]:
-    """Make and lose one attachment's kernel objects; NotAvailable names what is missing.
+    """Make one attachment's kernel objects and throw them away.
 
-    `vips` is the CIDR of the VIPs, `ula` that of the IPv6 network or empty. Return what this kernel
-    says of a ruleset that was not sent (`ruleset.calibrate`).
+    `vips` is the CIDR of the VIPs, `ula` that of the IPv6 network or empty. NotAvailable names what
+    the kernel lacks. Return the differences that this kernel reports of a ruleset just loaded
+    (`ruleset.calibrate`).
     """
     found: list[str] = []
     try:
@@ -42,7 +44,7 @@ def probe_kernel(vips: str, ula: str) -> list[str]:
 
 
 def lacking() -> list[str]:
-    """Return, in words, which kinds of device and which rulesets this kernel cannot make."""
+    """Return one sentence for each kind of device and each ruleset that this kernel cannot make."""
     found: list[str] = []
 
     def play() -> None:
@@ -51,7 +53,8 @@ def lacking() -> list[str]:
                 try:
                     rtnl.batch([links.create_request(f"x-{kind}", kind, [], [])])
                 except OSError as error:
-                    # Anything else is said by the module itself.
+                    # EOPNOTSUPP: the kernel does not know the kind. Any other error comes from
+                    # the module, which is therefore there.
                     if error.errno == errno.EOPNOTSUPP:
                         found.append(f"the kernel has no {module}")
         for load in (_container, ruleset.ensure_host):
@@ -68,7 +71,7 @@ def lacking() -> list[str]:
 
 
 def _apart(play: Callable[[], None]) -> None:
-    """Call `play` in a namespace of its own, which ends with the thread that it runs in."""
+    """Call `play` in a thread with a new network namespace, which ends together with the thread."""
     failure: list[Exception] = []
 
     def act() -> None:

@@ -1,12 +1,13 @@
-"""From the shared secret to the key one replica transmits with. Pure, but for `read_key`.
+"""Deriving the key that a replica transmits with from the shared secret. Only `read_key` does I/O.
 
-1. The CAK is the content of a file, at least 128 bits, read anew each time and kept nowhere.
-2. SAK = HKDF-SHA256(CAK, salt, info). Salts are 32 random bytes and public; a new one at
-   every attach and rekey means that no (key, SCI, packet number) ever recurs.
-3. info = "noctule sak 1", the CA's name, the SCI and the cipher's name, each preceded by
-   its length as two bytes, so that no two sets of parts run together.
-4. The key id is the first 128 bits of SHA-256 over salt and SCI: what ``ip macsec show``
-   prints tells whether two ends mean the same SAK, and nothing about the SAK.
+1. The CAK is the content of a file, at least 128 bits. It is read anew each time and kept nowhere.
+2. SAK = HKDF-SHA256(CAK, salt, info). Salts are 32 random bytes and public. Every attach and every
+   rekey takes a new salt, so that no triple of (key, SCI, packet number) is ever used twice, which
+   would break GCM.
+3. info = "noctule sak 1", the CA's name, the SCI and the cipher's name, each preceded by its length
+   as two bytes, so that two different lists of parts never give the same info.
+4. The key id is the first 128 bits of SHA-256 over salt and SCI. ``ip macsec show`` prints it:
+   equal ids at both ends mean the same salt and SCI, and an id reveals nothing about the SAK.
 
 Source: RFC 5869; IEEE 802.1X-2020 6.2; docs/design.md, Keys.
 """
@@ -24,7 +25,7 @@ SALT_BYTES = 32
 KEY_ID_BYTES = 16
 CAK_MIN_BYTES = 16
 CAK_MAX_BYTES = 4096
-"""A secret is a key, not a document; a wrong path (a log, a device) must not be read in."""
+"""An upper limit, so that a mistaken path (of a log, a device) is not read into memory whole."""
 
 CIPHER = "gcm-aes-128"
 SAK_BYTES = {"gcm-aes-128": 16, "gcm-aes-256": 32}
@@ -33,7 +34,7 @@ _LABEL = b"noctule sak 1"
 
 
 def read_key(path: str) -> bytes:
-    """Return the CAK in the file at `path`, exactly as it is there; InvalidConfig."""
+    """Return the bytes of the file at `path`, unchanged, as CAK; InvalidConfig."""
     try:
         with open(path, "rb", opener=_at_once) as file:
             secret = file.read(CAK_MAX_BYTES + 1)
@@ -54,7 +55,7 @@ def read_key(path: str) -> bytes:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open without waiting: a named pipe in the secret's place must not hold a container up."""
+    """Open without blocking, so that a named pipe at the secret's path cannot stall an ADD."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -1,12 +1,14 @@
-"""Names and addresses that follow from one another, so that nothing needs resolving.
+"""Names and addresses that are computed from one another, so that no node has to ask for them.
 
-1. A replica's MAC is ``02:4e`` (locally administered, unicast) and its IPv4 address.
-2. Its SCI is that MAC and port 1, as IEEE 802.1AE 9.9 builds it without an explicit SCI.
-3. An attachment is (network, container, interface); its id is 12 hex digits of a hash.
-4. A replica's IPv6 address is the cluster's ULA network and, in the low 32 bits, its IPv4
-   address; so is a VIP's. Pool and VIPs are apart in both families, or in neither.
-5. The two veth ends in the node's namespace are ``vh`` (bridge port) and ``vc`` (lower
-   device of the SecY), each followed by the attachment id: 14 characters of 15 allowed.
+1. A replica's MAC is ``02:4e`` (locally administered, unicast) followed by its IPv4 address.
+2. Its SCI is that MAC and port 1. IEEE 802.1AE 9.9 derives the same SCI for frames without an
+   explicit one.
+3. An attachment is identified by (network, container, interface); its id is the first 12 hex digits
+   of a hash of these.
+4. The IPv6 address of a replica or a VIP is the cluster's ULA network with the IPv4 address in the
+   low 32 bits. So the IPv6 ranges of pool and VIPs overlap exactly if the IPv4 ranges do.
+5. The two veth ends in the node's namespace are ``vh`` (bridge port) and ``vc`` (lower device of
+   the SecY), each followed by the attachment id: 14 characters, and Linux allows 15.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ MAC_PREFIX = bytes((0x02, 0x4E))
 SCI_PORT = 1
 
 NAMESERVER = "127.0.0.78"
-"""Where every container asks for names. Inside its own namespace, so one address serves all;
-not 127.0.0.1, which is the container's own, 127.0.0.11 (Docker) or 127.0.0.53 (systemd)."""
+"""The address of every container's name server. It is a loopback address in the container's own
+namespace, so all containers can use the same one. Taken already are 127.0.0.1, which belongs to the
+container's own programs, 127.0.0.11 (Docker) and 127.0.0.53 (systemd)."""
 
 MACSEC_OVERHEAD = 24
-"""Bytes that a 24-byte-form frame adds: EtherType 2, SecTAG 6, ICV 16."""
+"""Bytes that MACsec adds to a frame without an explicit SCI: EtherType 2, SecTAG 6, ICV 16."""
 
 MTU_MIN6 = 1280 + MACSEC_OVERHEAD
 """Bytes of payload that the mesh must carry for a container to have IPv6 (RFC 8200, 5)."""
@@ -38,9 +41,10 @@ def mac_of(address: str) -> str:
 
 
 def port_mac_of(address: str) -> str:
-    """Return the MAC (``0a:4e:…``) of the bridge port behind which a replica is; nobody uses it.
+    """Return the MAC (``0a:4e:…``) of the bridge port of the replica at `address`.
 
-    Given, because udev would replace a random one a moment later, and the result would be wrong.
+    No frame carries it. The port is given one nevertheless, because udev replaces a MAC that the
+    kernel chose at random a moment later, and ADD's result would then report a wrong MAC.
     """
     return "0a" + mac_of(address)[2:]
 
@@ -63,7 +67,7 @@ def address6_of(address: str, ula: str) -> str:
 
 
 def network6_of(network: str, ula: str) -> str:
-    """Return, in CIDR notation, where the IPv6 addresses of an IPv4 `network` lie (rule 4)."""
+    """Return the IPv6 network that belongs to an IPv4 `network`, both in CIDR notation (rule 4)."""
     four = IPv4Network(network)
     return f"{address6_of(str(four.network_address), ula)}/{96 + four.prefixlen}"
 
@@ -79,7 +83,7 @@ def sci_of(mac: str) -> bytes:
 
 
 def attachment_id(network: str, container: str, ifname: str) -> str:
-    """Return the 12 hex digits that name the attachment everywhere."""
+    """Return the attachment's id: 12 hex digits (rule 3)."""
     return hashlib.sha256(f"{network}\0{container}\0{ifname}".encode()).hexdigest()[:12]
 
 

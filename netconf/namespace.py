@@ -1,11 +1,11 @@
-"""Network namespaces: opened by path, entered by one thread, never kept.
+"""Network namespaces: opened by path and entered by one thread, for one operation.
 
-1. An open file of a namespace pins it: hold a `Namespace` only for one operation.
-2. ``setns`` moves the calling thread alone. Whoever enters must come back: a worker
-   thread stranded in a container would act on the wrong network, so failing to come
-   back ends the process.
-3. A namespace's identity is its inode; the number may be used again after its end, so an
-   identity alone proves nothing about what is inside.
+1. An open file of a namespace keeps the namespace alive, so hold a `Namespace` only for one
+   operation.
+2. ``setns`` moves only the calling thread. A worker thread that stayed in a container's namespace
+   would act on the wrong network, so the process is aborted if the thread cannot return.
+3. A namespace is identified by device and inode. The kernel may reuse the inode number after the
+   namespace has ended, so an equal identity does not prove that it is still the same namespace.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLONE_NEWNET = 0x40000000
 """include/uapi/linux/sched.h"""
 
 NS_GET_NSTYPE = 0xB703
-"""_IO(0xb7, 0x3), include/uapi/linux/nsfs.h: which kind of namespace a file is."""
+"""_IO(0xb7, 0x3), include/uapi/linux/nsfs.h: asks which kind of namespace an open file is."""
 
 OWN = "/proc/thread-self/ns/net"
 
@@ -90,7 +90,7 @@ class Namespace:
         return cls.open(OWN)
 
     def close(self) -> None:
-        """Let the namespace go; repeatable."""
+        """Close the file, so that it no longer keeps the namespace alive; repeatable."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -108,7 +108,10 @@ class Namespace:
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Move the calling thread into this namespace, and back at the end."""
+        """Move the calling thread into this namespace for the body, and back afterwards.
+
+        OSError if it cannot enter; if it cannot come back, the process is aborted (rule 2).
+        """
         home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _setns(self.fd)
