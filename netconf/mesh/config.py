@@ -1,4 +1,4 @@
-"""The ``mesh`` section of node.yaml, and what is wrong with one whatever the kernel has.
+"""The ``mesh`` section of node.yaml, and the checks of it that need not look at the kernel.
 
 1. A link is an interface that exists, or one GENEVE tunnel ``gnv<id>`` to one peer.
 2. Addresses are spelled as the kernel spells them, whatever the file says, so that they can be
@@ -18,9 +18,9 @@ from netconf.errors import InvalidConfig
 from netconf.netlink import batadv
 
 MTU_MAX = 1500
-"""ETH_DATA_LEN: bat0 takes no more (batadv_hardif_min_mtu)."""
+"""Bytes (ETH_DATA_LEN): the kernel refuses a larger MTU of bat0 (batadv_hardif_min_mtu)."""
 MTU_MIN = 576
-"""Every IPv4 host must take packets of 576 bytes (RFC 791); less is a mistake."""
+"""Bytes. Every IPv4 host must accept packets of 576 bytes (RFC 791), so less is a mistake."""
 GENEVE_ID_MAX = (1 << 24) - 1
 
 
@@ -32,8 +32,8 @@ class Geneve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     id: int
     """Virtual network identifier, 0–16777215, one per tunnel of this node."""
     local: str = ""
-    """This node's underlay address, as the peer gives it for `remote`; empty to leave the
-    choice to the kernel, which is right where the node has one address."""
+    """This node's underlay address; the peer must have the same one as its `remote`. If empty, the
+    kernel chooses, which is right where the node has only one address."""
 
     def __post_init__(self) -> None:
         """Spell the addresses as the kernel does (rule 2)."""
@@ -62,16 +62,16 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     interface: str | None = None
     geneve: Geneve | None = None
     throughput: int | None = None
-    """kbit/s; BATMAN_V believes it instead of asking the driver."""
+    """kbit/s; BATMAN_V uses it in place of what it learns from the driver."""
 
     @property
     def name(self) -> str:
-        """The hard interface's name; empty where the link says nothing (`validate`)."""
+        """The hard interface's name; empty if neither field is set, which `validate` refuses."""
         return self.interface or (self.geneve.name if self.geneve else "")
 
 
 class MeshConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole section."""
+    """The whole ``mesh`` section."""
 
     links: list[Link]
     algorithm: Literal["BATMAN_IV", "BATMAN_V"] = "BATMAN_IV"
@@ -79,7 +79,7 @@ class MeshConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def validate(mesh: MeshConfig) -> None:
-    """Raise InvalidConfig for what is wrong whatever the kernel has."""
+    """Raise InvalidConfig for anything that is wrong on every node, whatever devices it has."""
     if not mesh.links:
         raise InvalidConfig("mesh.links: there is none; name an interface or a GENEVE peer")
     seen: dict[str, int] = {}
@@ -102,7 +102,11 @@ def validate(mesh: MeshConfig) -> None:
 
 
 def _validate_source(field: str, link: Link, others: list[Link]) -> None:
-    """Refuse what routing cannot do: two tunnels to one peer from two addresses."""
+    """Refuse two tunnels to one peer address with different `local`.
+
+    The source address is chosen by a route to the peer (``netconf.mesh.source``), which both
+    tunnels share.
+    """
     for number, other in enumerate(others):
         if link.geneve is None or other.geneve is None:
             continue

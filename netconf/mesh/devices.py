@@ -1,4 +1,4 @@
-"""Hard interfaces, bat0 and the bridge: made, adopted, read back and set right.
+"""Making the kernel's mesh devices as configured: hard interfaces, bat0 and the bridge.
 
 1. `bring_up` makes the kernel agree with a `MeshConfig`: it keeps what is right, changes what
    differs, and never deletes and remakes what carries traffic. It may be called at any time
@@ -43,18 +43,20 @@ from netconf.netlink.socket import Netlink, NetlinkRequest, doing
 
 BATADV_OVERHEAD = 32
 PLAIN_LIMIT = 1500 - BATADV_OVERHEAD
-"""Bytes that a mesh over ordinary Ethernet carries: what containers get while no link is there.
-Others hear of no limit then, for what they lower for this node they do not raise again."""
+"""Bytes that a mesh over ordinary Ethernet carries. Containers get this MTU while no link is there.
+It is not announced as this node's limit then: other nodes would lower their containers' MTU to it,
+and they never raise an MTU again."""
 GENEVE_OVERHEAD = {4: 50, 6: 70}
 
 ALIAS = "noctule"
-"""The mark of a device that Noctule made (`ip link show`)."""
+"""The alias of every device that Noctule made, by which it knows them again (`ip link show`)."""
 
 GROUP_FWD_MASK = 0xFFF8
-"""Forward, and hence filter, frames to 01:80:c2:00:00:03–0f: a bridge gives LLDP's (0e)
-to the node's own stack without asking any hook (br_handle_frame), and an IPv4 packet inside
-would be delivered. The first three cannot be forwarded (BR_GROUPFWD_RESTRICTED), but 00 is
-without STP, 01 is dropped, and 02 passes the input hook."""
+"""Forward frames to 01:80:c2:00:00:03–0f, so that the host filter sees them. Otherwise the bridge
+hands those to LLDP's group (0e) to the node's own stack without asking any hook (br_handle_frame),
+and an IPv4 packet inside would be delivered. The kernel refuses to forward the first three groups
+(BR_GROUPFWD_RESTRICTED), which does no harm: 00 is forwarded anyway while STP is off, 01 is
+dropped, and 02 passes the input hook."""
 
 BRIDGE_SETTINGS: links.Attributes = [
     ("IFLA_BR_STP_STATE", 0),
@@ -64,26 +66,26 @@ BRIDGE_SETTINGS: links.Attributes = [
 
 
 class MeshFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a bring-up."""
+    """The result of a bring-up."""
 
     mtu: int
-    """bytes of payload that bat0 and the bridge have now"""
+    """MTU that bat0 and the bridge have now, in bytes of payload."""
     limit: int
-    """the most this node's links can carry"""
+    """The largest MTU of bat0 that this node's links can carry, in bytes of payload."""
     hard: dict[str, str]
-    """hard interface name → MAC; other nodes see these as originators and neighbours"""
+    """MAC by the hard interface's name; other nodes see these as originators and neighbours."""
     mesh_index: int
     bridge_index: int
     mended: tuple[str, ...] = ()
-    """What was not as it should be and has been set right; empty if nothing had to be."""
+    """One sentence for each thing that was repaired; empty if everything was right."""
     waiting: dict[str, str] = {}
-    """Configuration field → why that link is not used now, and the fix."""
+    """By configuration field: why that link or value is not used now, and the fix."""
     advice: tuple[str, ...] = ()
-    """What works now and may not be meant."""
+    """One sentence for each setting that works but may not be what the operator meant."""
 
 
 class _NotYetError(InvalidConfig):
-    """A link that time may bring (rule 3)."""
+    """A link cannot be used now, but may be later with the same configuration (rule 3)."""
 
 
 def bring_up(
@@ -115,7 +117,7 @@ def bring_up(
 
 
 class _Site:
-    """One bring-up: its sockets, and what it has made so far."""
+    """One bring-up: its sockets, what it has made so far, and what it has found."""
 
     def __init__(
         self,
@@ -135,7 +137,8 @@ class _Site:
         self._routed = source.peers(rtnl) if before is None else set()
         """Peers to whom a rule led before (rule 4)."""
         self._new: set[str] = set()
-        """What was made or came just now: that it is not set up yet is no news."""
+        """Names of devices that were made or appeared just now. Setting them up is no repair, so it
+        is not reported in `_mended`."""
         self._enslaved: list[str] = []
         self._mended: list[str] = []
         self._waiting: dict[str, str] = {}
@@ -156,7 +159,8 @@ class _Site:
                 self._waiting[field] = f"{field}: {error.message}" if refused else error.message
                 facts = links.get(self._rtnl, link.name)
                 if facts is not None and facts.master == bat0.index:
-                    hard.append(facts)  # batman-adv has it still: others know its address
+                    # It still belongs to bat0, so other nodes still see its MAC.
+                    hard.append(facts)
         self._forget_sources()
         carried = {facts.name: facts.mtu - BATADV_OVERHEAD for facts in hard}
         before = self._before.limit if self._before is not None else None
@@ -181,7 +185,10 @@ class _Site:
         )
 
     def undo(self) -> None:
-        """Remove what this bring-up made, newest first; best effort, the error is known."""
+        """Remove what this bring-up made, newest first.
+
+        Failures are ignored: the error that led here is being raised already.
+        """
         for name in reversed(self._enslaved):
             self._try(links.set_request(name, master=0))
         for name in reversed(self._made):
@@ -196,7 +203,7 @@ class _Site:
             return
 
     def _mend(self, what: str, facts: Facts, request: NetlinkRequest) -> None:
-        """Change what is not as it should be; name it unless the device is new."""
+        """Send the `request` that repairs `what`, and report it unless the device is new."""
         if facts.name not in self._new:
             self._mended.append(what)
         self._rtnl.batch([request])
@@ -204,7 +211,7 @@ class _Site:
     # -- links to other nodes ------------------------------------------------------------
 
     def _link(self, field: str, link: Link, bat0: Facts) -> Facts:
-        """Have one hard interface that belongs to bat0 and is up."""
+        """Make one link a hard interface of bat0 that is up; return its facts."""
         if self._before is not None and field in self._before.waiting:
             self._new.add(link.name)
         if link.geneve is not None:
@@ -254,7 +261,10 @@ class _Site:
         return msgspec.structs.replace(facts, mtu=mtu, up=True)
 
     def _underlay(self, field: str, geneve: Geneve) -> Way:
-        """Return the way to the tunnel's peer; have the tunnel send from `local`."""
+        """Make the tunnel send from its `local` address, if it has one; return the way to its peer.
+
+        _NotYetError if there is no route to the peer, or if this node does not have `local`.
+        """
         with doing(f"find the way to {geneve.remote}"):
             if geneve.local and not source.is_ours(self._rtnl, geneve.local):
                 raise _NotYetError(
@@ -279,12 +289,12 @@ class _Site:
         return way
 
     def _carried(self, way: Way) -> int:
-        """Return the bytes that a way carries, headers of IP included."""
+        """Return the MTU of a way to a peer: bytes including the IP header."""
         below = links.get(self._rtnl, way.link)
         return way.mtu or (below.mtu if below is not None else MTU_MAX)
 
     def _forget_sources(self) -> None:
-        """Remove the rules of tunnels that are no more, or choose their source no longer."""
+        """Remove the rules and routes of tunnels that were removed or no longer have a `local`."""
         tunnels = [link.geneve for link in self._mesh.links if link.geneve is not None]
         if self._before is None or tunnels:
             with doing("set the routes of the GENEVE tunnels"):
@@ -353,11 +363,13 @@ class _Site:
         mac: str | None = None,
     ) -> Facts:
         with doing(f"make the {kind} device {name}"):
-            # An address of our own choosing, or systemd-udevd replaces it a moment later
-            # (systemd.link, MACAddressPolicy=persistent), and others would know the old one.
+            # Choose the MAC ourselves: one that the kernel chose at random is replaced by
+            # systemd-udevd a moment later (systemd.link, MACAddressPolicy=persistent), when other
+            # nodes know the old one already.
             address = ("IFLA_ADDRESS", mac or _mac(secrets.token_bytes(5)))
             made = links.create_request(name, kind, data, [address, *extra])
-            # In one batch: a device of ours without our mark would not be taken for ours.
+            # Make the device and set its alias in one batch: after a crash in between, the next
+            # bring-up would take the device for somebody else's.
             self._rtnl.batch([made, links.set_request(name, alias=ALIAS)])
             self._made.append(name)
             if name not in self._new:
@@ -383,14 +395,15 @@ class _Site:
                 self._enslaved.append(facts.name)
 
     def _settle(self, facts: Facts, mtu: int) -> None:
-        """Give a link of ours its MTU, silence and life, where they differ."""
+        """Give a device of ours its MTU, turn its own IPv6 addresses off, and bring it up."""
         with doing(f"set up {facts.name}"):
             now = links.get(self._rtnl, facts.index) or facts
             self._silence(now)
             if now.mtu != mtu:
                 request = links.set_request(facts.index, mtu=mtu)
                 if self._before is not None and now.mtu == self._before.mtu:
-                    self._rtnl.batch([request])  # nobody touched it: the mesh's MTU is another
+                    # It has what we set last, so nothing was wrong: the mesh's MTU has changed.
+                    self._rtnl.batch([request])
                 else:
                     self._mend(f"{facts.name} had an MTU of {now.mtu}, not {mtu}", facts, request)
             if not now.up:
@@ -419,5 +432,5 @@ class _Site:
 
 
 def _mac(octets: bytes) -> str:
-    """Return a locally administered unicast MAC that is no replica's, of five `octets`."""
+    """Return the MAC ``06`` and five `octets`: locally administered, unicast, and no replica's."""
     return "06:" + octets.hex(":")

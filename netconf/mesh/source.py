@@ -1,4 +1,4 @@
-"""Which of a node's addresses a GENEVE tunnel sends from.
+"""Making a GENEVE tunnel send from a chosen address of this node.
 
 1. A GENEVE device takes a frame only if its outer source is the device's own `remote`
    (drivers/net/geneve.c, geneve_lookup). So a node must send from the address that its peer
@@ -23,8 +23,8 @@ from netconf.netlink.socket import Netlink
 PORT = 6081
 """GENEVE's UDP port (RFC 8926, 3.3), the kernel's default (GENEVE_UDP_PORT)."""
 TABLE = 20078
-"""Number of our table of routes, and the priority of the rules that lead to it: before the main
-table (32766), after the local one (0)."""
+"""Number of our routing table, and also the priority of the rules that lead to it: after the rule
+for the local table (0), before the one for the main table (32766)."""
 
 
 def way(rtnl: Netlink, geneve: Geneve) -> Way | None:
@@ -51,9 +51,10 @@ def is_ours(rtnl: Netlink, address: str) -> bool:
 
 
 def several(rtnl: Netlink, ordinary: Way) -> list[str]:
-    """Return the addresses that the peer may have been told, if there is more than one.
+    """Return this node's addresses that the peer may have as `remote`, if there are several.
 
-    Those on the link that leads to the peer, of the family of the one routing chooses.
+    These are the addresses on the link that leads to the peer, of the same family as the source
+    that routing chooses, without link-local ones. Empty if there is only one.
     """
     version = ":" in ordinary.source
     found = [
@@ -80,10 +81,10 @@ def settle(rtnl: Netlink, geneve: Geneve, wanted: Way) -> bool:
 
 
 def identity(geneve: Geneve, ordinary: Way) -> bytes:
-    """Return five bytes that name this end of a tunnel: the same whenever it is made anew.
+    """Return five bytes for the MAC of this end of a tunnel, the same each time it is made anew.
 
-    With another MAC address others would hear of a new node, and go on sending to the old one:
-    its path keeps the quality it had, for up to 200 s, and the new one's takes a minute to climb.
+    With a new MAC, other nodes would see a new node and go on sending to the old one: the path to
+    the old one keeps its quality for up to 200 s, and that of the new one takes a minute to rise.
     """
     ends = f"{geneve.local or ordinary.source} {geneve.remote} {geneve.id}"
     return hashlib.sha256(ends.encode()).digest()[:5]
@@ -95,7 +96,7 @@ def peers(rtnl: Netlink) -> set[str]:
 
 
 def forget(rtnl: Netlink, kept: set[str]) -> None:
-    """Remove our rules and routes to all peers but those `kept`."""
+    """Remove our rules and routes to all peers except those with the addresses `kept`."""
     for rule in routes.rules(rtnl):
         if rule.remote not in kept:
             routes.del_rule(rtnl, rule)
