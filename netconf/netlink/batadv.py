@@ -1,9 +1,10 @@
-"""What we ask of batman-adv: how well each node is reached, and who lives where.
+"""Reading batman-adv's tables: how well each node is reached, and which MACs are on which node.
 
-1. There are no events for these tables (FACTS: none in 6.1): they are polled dumps.
-2. Quality is TQ (0–255) under BATMAN_IV and throughput under BATMAN_V; the other is None.
-3. Each dump gives every path; `best` marks the one in use.
-4. Times are milliseconds; throughput is kbit/s (the kernel counts in 100 kbit/s).
+1. The kernel sends no events about these tables (none in 6.1), so they have to be polled.
+2. Quality is the TQ (0–255) under BATMAN_IV and the throughput under BATMAN_V; the other one is
+   None.
+3. A dump of originators holds every path to each node; `best` marks the path in use.
+4. Times are in milliseconds, throughput in kbit/s (the kernel counts in units of 100 kbit/s).
 
 Source: net/batman-adv/netlink.c, bat_iv_ogm.c, bat_v.c, translation-table.c.
 """
@@ -54,7 +55,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
 
     mac: str
     originator: str
-    """The node it lives on; empty in the local table."""
+    """The originator address of the node that announces it; empty in the local table."""
     flags: int
     """BATADV_TT_CLIENT_*"""
     best: bool
@@ -74,14 +75,14 @@ class Mesh(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HardInterface(msgspec.Struct, frozen=True, kw_only=True):
-    """One link that the mesh runs over."""
+    """One hard interface of the mesh: a link to other nodes."""
 
     ifindex: int
     name: str
     mac: str
     active: bool
     throughput_override: int
-    """kbit/s; 0 lets batman-adv estimate"""
+    """kbit/s; 0 if batman-adv estimates the throughput itself."""
 
 
 def open(netns: Namespace | None = None) -> Netlink:
@@ -143,12 +144,12 @@ def mesh(genl: Netlink, bat_ifindex: int) -> Mesh:
 
 
 def unfit(mesh: Mesh) -> list[str]:
-    """Name the settings that keep a mesh from carrying containers; empty if none does.
+    """Return the settings of a mesh that are wrong for containers, in words; empty if none is.
 
-    Bridge loop avoidance would drop every broadcast for 30 s after bat0 joins a bridge that
-    holds nothing but containers; the distributed ARP table cannot see ARP inside MACsec;
-    isolation cuts clients off from each other; and without fragmentation a large table of
-    clients reaches nobody.
+    Bridge loop avoidance drops every broadcast for 30 s after bat0 has joined the bridge, and is
+    of no use, since the bridge has only containers as other ports. The distributed ARP table is of
+    no use either: it cannot see ARP inside MACsec. Isolation cuts clients off from each other.
+    Without fragmentation a node cannot announce a large table of clients.
     """
     wrong = {
         "bridge loop avoidance on": mesh.bridge_loop_avoidance,
@@ -160,7 +161,7 @@ def unfit(mesh: Mesh) -> list[str]:
 
 
 def fit(genl: Netlink, bat_ifindex: int) -> None:
-    """Give a mesh the settings that `unfit` looks for."""
+    """Set everything that `unfit` checks as it should be."""
     settings = [
         ("BATADV_ATTR_BRIDGE_LOOP_AVOIDANCE_ENABLED", 0),
         ("BATADV_ATTR_DISTRIBUTED_ARP_TABLE_ENABLED", 0),
@@ -171,7 +172,7 @@ def fit(genl: Netlink, bat_ifindex: int) -> None:
 
 
 def hard_interfaces(genl: Netlink, bat_ifindex: int) -> list[HardInterface]:
-    """Return the links the mesh runs over."""
+    """Return the hard interfaces of a mesh."""
     return [
         HardInterface(
             ifindex=found.get_attr("BATADV_ATTR_HARD_IFINDEX"),
@@ -186,7 +187,7 @@ def hard_interfaces(genl: Netlink, bat_ifindex: int) -> list[HardInterface]:
 
 
 def override_throughput(genl: Netlink, bat_ifindex: int, ifindex: int, kbit: int) -> None:
-    """Tell BATMAN_V how fast a hard interface is; 0 lets it estimate again."""
+    """Tell BATMAN_V the throughput of a hard interface in kbit/s; 0 lets it estimate again."""
     settings = [
         ("BATADV_ATTR_HARD_IFINDEX", ifindex),
         ("BATADV_ATTR_THROUGHPUT_OVERRIDE", kbit // KBIT_PER_UNIT),
@@ -210,7 +211,7 @@ def _request(
 
 
 def _dump(genl: Netlink, command: int, ifindex: int) -> list[nlmsg]:
-    """Return a table; empty while the mesh has no active hard interface, which is ENOENT."""
+    """Return a table; empty while the mesh has no active hard interface (the kernel's ENOENT)."""
     family = family_id(genl, uapi.BATADV_NL_NAME)
     try:
         return genl.dump(family, _message(command, ifindex, []))

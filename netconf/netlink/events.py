@@ -1,10 +1,11 @@
-"""What the kernel tells of links and addresses without being asked: rtnetlink's groups.
+"""Notifications of changes to links and addresses, which the kernel sends to rtnetlink's groups.
 
-1. `LinkEvents.read` never blocks, and says only *that* something changed: what is true now is
-   read from the kernel, which knows better than any queue of messages.
-2. Messages are read no further than a link's name and flags: a busy node sends hundreds a
-   second for its containers.
-3. A queue that overflowed (ENOBUFS) means that anything may have changed (`Changes.lost`).
+1. `LinkEvents.read` never blocks. It tells only *that* something changed; callers then ask the
+   kernel for the present state, because queued messages may be outdated.
+2. Only a link's name, flags and master are decoded, because a busy node sends hundreds of messages
+   a second about its containers' links.
+3. If the queue overflowed (ENOBUFS), events were lost and anything may have changed
+   (`Changes.lost`).
 
 Source: net/core/rtnetlink.c, Documentation/userspace-api/netlink/intro.rst (Notifications).
 """
@@ -40,17 +41,17 @@ class Changes(msgspec.Struct):
     links: set[str] = msgspec.field(default_factory=set)
     """Names of links that were made, changed or deleted."""
     off: set[str] = msgspec.field(default_factory=set)
-    """Those that were down or gone."""
+    """Names of links that a message reported as down or deleted."""
     free: set[str] = msgspec.field(default_factory=set)
-    """Those that belonged to no bridge or mesh."""
+    """Names of links that a message reported as belonging to no bridge or mesh."""
     addresses: bool = False
-    """Some link got or lost an address."""
+    """Whether some link got or lost an address."""
     lost: bool = False
-    """Events were lost."""
+    """Whether events were lost (rule 3)."""
 
 
 class LinkEvents:
-    """A subscription in the calling thread's namespace."""
+    """A subscription to the events of the namespace that the thread is in when it makes it."""
 
     def __init__(self) -> None:
         """Subscribe; OSError."""
@@ -62,7 +63,7 @@ class LinkEvents:
         self._socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
 
     def fileno(self) -> int:
-        """Return the descriptor, which is readable when something happened."""
+        """Return the descriptor, which becomes readable when something has changed."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -70,7 +71,7 @@ class LinkEvents:
         self._socket.close()
 
     def read(self) -> Changes:
-        """Return what happened; nothing if nothing did."""
+        """Return what happened since the last call; empty `Changes` if nothing did. OSError."""
         changes = Changes()
         while True:
             try:
@@ -86,7 +87,7 @@ class LinkEvents:
 
 
 def note(changes: Changes, data: bytes) -> None:
-    """Add what one datagram says to `changes`."""
+    """Add the changes that the datagram `data` reports to `changes`."""
     offset = 0
     while offset + _header.size <= len(data):
         length, kind, *_ = _header.unpack_from(data, offset)
@@ -105,7 +106,8 @@ def _note_link(changes: Changes, message: bytes, *, gone: bool) -> None:
     found = dict(_attributes(message))
     name = found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
     changes.links.add(name)
-    if family == socket.AF_UNSPEC:  # a bridge's own messages about its ports carry no state
+    # A bridge's messages about its ports (AF_BRIDGE) do not carry the port's own state.
+    if family == socket.AF_UNSPEC:
         if gone or not flags & IFF_UP:
             changes.off.add(name)
         if IFLA_MASTER not in found:

@@ -1,12 +1,13 @@
-"""rtnetlink in our words: links, bridge ports, neighbours (addresses, routes: ``routes``).
+"""rtnetlink: links, bridge ports and neighbours (addresses and routes are in ``routes``).
 
-1. Functions named after an act send and raise OSError; those ending in ``_request``
-   return a `NetlinkRequest`, for several to travel in one batch (`Netlink.batch`).
-2. Links are named by index once it is known; by name where they are still to be made in
-   the same batch.
-3. ``addrgenmode none`` cannot be given at creation (the kernel reads IFLA_AF_SPEC only
-   when changing a link) and must come before ``up``: it keeps the node's own IPv6
-   chatter off a wire that carries a container's MAC.
+1. Functions whose names end in ``_request`` return a `NetlinkRequest`, so that several can travel
+   in one batch (`Netlink.batch`). All others send at once and raise OSError.
+2. A link is given by its index, or by its name where the same batch makes it, so that its index is
+   not known yet.
+3. ``addrgenmode none`` keeps the kernel from giving a link an IPv6 address and sending
+   IPv6 packets of the node itself with a container's MAC as source. It cannot be set when a link
+   is made (the kernel reads IFLA_AF_SPEC only when it changes a link), and has to be set before
+   the link is up.
 
 Source: net/core/rtnetlink.c, net/bridge/br_netlink.c, include/uapi/linux/if_link.h.
 """
@@ -61,7 +62,7 @@ Attributes = list[tuple[str, Any]]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What we ask about a link."""
+    """The properties of a link that we use."""
 
     index: int
     name: str
@@ -72,7 +73,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     up: bool
     noarp: bool
     running: bool
-    """IFF_RUNNING: there is a carrier, and everyone in the kernel has been told of it."""
+    """IFF_RUNNING: the link has a carrier, and the kernel has told the bridge and others of it."""
     kind: str
     """``veth``, ``macsec``, …; empty for hardware."""
     master: int
@@ -86,7 +87,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     addrgen: int
     """``IFLA_INET6_ADDR_GEN_MODE``, -1 where there is no IPv6."""
     alias: str
-    """``ip link set … alias``: a word for people, and for us to know our own."""
+    """The text set by ``ip link set … alias``, by which Noctule knows its own devices."""
 
 
 class Forwarding(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +96,7 @@ class Forwarding(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     """Index of the port."""
     fixed: bool
-    """Static and sticky, as `forward_request` makes it."""
+    """Whether it is static and sticky, as `forward_request` makes it."""
 
 
 def open(netns: Namespace | None = None) -> Netlink:
@@ -156,7 +157,7 @@ def facts(answer: nlmsg) -> Facts:
 
 
 class ifindexmsg(ifinfmsg):
-    """An RTM_GETLINK whose answer is read no further than the index: ten times faster."""
+    """An RTM_GETLINK of whose answer only the index is decoded, which is ten times faster."""
 
     def decode(self) -> None:
         """Read ``ifi_index`` (struct ifinfomsg, after the 16-byte netlink header)."""
@@ -199,7 +200,11 @@ def set_request(
     mac: str | None = None,
     alias: str | None = None,
 ) -> NetlinkRequest:
-    """Change a link; `quiet` is ``addrgenmode none`` where there is IPv6, `master` 0 frees it."""
+    """Change the given properties of a link, and no others.
+
+    `master` 0 removes the link from its bridge or mesh. `quiet` sets ``addrgenmode none`` if the
+    kernel has IPv6. `mtu` is in bytes of payload.
+    """
     message = _link(link)
     for flag, wanted in ((IFF_UP, up), (IFF_NOARP, noarp)):
         if wanted is not None:
@@ -256,8 +261,8 @@ CLOSED_PORT: Attributes = [
     ("IFLA_BRPORT_MCAST_FLOOD", 0),
     ("IFLA_BRPORT_BCAST_FLOOD", 0),
 ]
-"""A container's port: the bridge neither believes what it says nor sends it what is not
-addressed to it."""
+"""Options of a container's port: the bridge learns no MAC from its frames and does not flood frames
+to it."""
 
 
 def port_request(index: int, settings: Attributes) -> NetlinkRequest:
@@ -269,10 +274,10 @@ def port_request(index: int, settings: Attributes) -> NetlinkRequest:
 
 
 def forward_request(index: int, mac: str) -> NetlinkRequest:
-    """Say that `mac` lives behind a bridge port, now and silent or not.
+    """Make a permanent forwarding entry: frames to `mac` go to the bridge port `index`.
 
-    Sticky, because a static entry alone would still move to the port that a forged
-    source address comes from (net/bridge/br_fdb.c, br_fdb_update).
+    The entry is sticky as well as static, because a static entry alone would still move to another
+    port if a frame with `mac` as forged source came in there (net/bridge/br_fdb.c, br_fdb_update).
     """
     message = ndmsg()
     message["family"] = socket.AF_BRIDGE
@@ -307,10 +312,11 @@ def forwarded(rtnl: Netlink, index: int, mac: str) -> Forwarding | None:
 
 @functools.cache
 def has_ipv6() -> bool:
-    """Tell whether this kernel speaks IPv6 at all (not so with ``ipv6.disable=1``).
+    """Tell whether this kernel has IPv6 (it has none with ``ipv6.disable=1``).
 
-    Without, IFLA_AF_SPEC of AF_INET6 is refused (net/core/rtnetlink.c, validate_linkmsg). Where
-    /proc/sys cannot be seen the answer is yes: an error is better than a link that talks.
+    Without it the kernel refuses IFLA_AF_SPEC of AF_INET6 (net/core/rtnetlink.c, validate_linkmsg).
+    If /proc/sys/net is not visible, the answer is True: a request that fails is better than a link
+    that sends IPv6 packets of its own.
     """
     sysctls = Path("/proc/sys/net")
     return (sysctls / "ipv6").exists() or not (sysctls / "ipv4").exists()
@@ -319,8 +325,8 @@ def has_ipv6() -> bool:
 def enable_ipv6(netns: Namespace, name: str) -> None:
     """Turn IPv6 on for one link of a namespace.
 
-    No netlink message does this (net/ipv6/addrconf.c): only the sysctl of the namespace that
-    the writing thread is in. KernelFailure if that cannot be.
+    No netlink message does this (net/ipv6/addrconf.c); there is only the sysctl, which acts on the
+    namespace that the writing thread is in. KernelFailure if it cannot be written.
     """
     path = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
     with netns.enter():
@@ -341,6 +347,7 @@ def enable_ipv6(netns: Namespace, name: str) -> None:
 
 
 def family(address: str) -> int:
+    """Return AF_INET or AF_INET6, whichever a textual `address` is of."""
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
@@ -356,7 +363,7 @@ def set_neighbour(rtnl: Netlink, ifindex: int, address: str, mac: str) -> None:
 
 
 def del_neighbour(rtnl: Netlink, ifindex: int, address: str) -> None:
-    """Delete a neighbour entry; nothing to do if it is gone."""
+    """Delete a neighbour entry; it is no error if there is none."""
     try:
         rtnl.request(RTM_DELNEIGH, _neighbour(ifindex, address))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What we do with MACsec: make a SecY, give and take keys, read everything back.
+"""MACsec: making a SecY, adding and removing keys, reading everything back.
 
 1. A SecY is made whole in one message: encryption, protection, strict validation, replay
    protection with `WINDOW`, the 24-byte form (end station, no explicit SCI). The kernel's
@@ -36,16 +36,19 @@ from netconf.uapi.macsec import macsecmsg
 from netconf.uapi.messages import ifinfmsg, nla, nlmsg
 
 WINDOW = 64
-"""Frames that may arrive late (IEEE 802.1AE 10.6.5). The mesh reorders when a route
-changes, and parallel decryption does too: 64 frames are 2.5 ms at 25,000 frames a second.
-0 drops every reordered frame. The kernel keeps no bitmap, so a frame repeated within the
-window passes: hence small."""
+"""By how many frames a frame may arrive late (IEEE 802.1AE 10.6.5). The mesh reorders frames when a
+route changes, and parallel decryption does too, so 0 would lose frames: it drops every reordered
+one. 64 frames are 2.5 ms at 25,000 frames a second. It is not larger because the kernel keeps no
+bitmap: it accepts a repeated frame within the window."""
 
 RTM_NEWLINK = 16
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """Frames of one SA (enum macsec_sa_stats_attr); receiving or transmitting ones are 0."""
+    """Counted frames of one SA (enum macsec_sa_stats_attr).
+
+    The ``in`` fields of a transmitting SA are 0, and so are the ``out`` fields of a receiving one.
+    """
 
     in_ok: int = 0
     in_invalid: int = 0
@@ -87,7 +90,7 @@ class SecY(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def link_data() -> list[tuple[str, Any]]:
-    """Return the ``IFLA_INFO_DATA`` that makes a SecY as rule 1 has it."""
+    """Return the ``IFLA_INFO_DATA`` that makes a SecY with the settings of rule 1."""
     return [
         ("IFLA_MACSEC_PORT", names.SCI_PORT),
         ("IFLA_MACSEC_ICV_LEN", uapi.MACSEC_STD_ICV_LEN),
@@ -110,7 +113,8 @@ _FIXED = (
     "IFLA_MACSEC_CIPHER_SUITE",
     "IFLA_MACSEC_ENCODING_SA",
 )
-"""The kernel refuses to change the first three (macsec_changelink); the last is no setting."""
+"""Attributes that `settings_request` leaves out. The kernel refuses to change the first three
+(macsec_changelink). The last says which SA transmits, which changes with each rekey."""
 
 CHANGEABLE = (
     "encrypt on",
@@ -121,7 +125,7 @@ CHANGEABLE = (
     "send_sci off",
     "end_station on",
 )
-"""What `lacking` may name and `settings_request` sets right."""
+"""Those of the settings named by `lacking` that `settings_request` can repair."""
 
 
 SECYS_MOST = 256
@@ -129,7 +133,7 @@ SECYS_MOST = 256
 
 
 def lacking(secy: SecY) -> list[str]:
-    """Name what keeps a SecY from being as rule 1 has it; an empty list if nothing does."""
+    """Return the settings of rule 1 that a SecY does not have; empty if it has all."""
     ciphers = (uapi.MACSEC_DEFAULT_CIPHER_ID, uapi.MACSEC_CIPHER_ID_GCM_AES_128)
     wanted = {
         "encrypt on": secy.encrypt,
@@ -160,19 +164,19 @@ def open(netns: Namespace | None = None) -> Netlink:
 
 
 def add_rx_sc(genl: Netlink, ifindex: int, sci: bytes) -> None:
-    """Accept a peer: make an active RX SC for its `sci`. EEXIST if there is one."""
+    """Accept frames of a peer: make an active RX SC for its `sci`. EEXIST if there is one."""
     rxsc = [("MACSEC_RXSC_ATTR_SCI", _number(sci)), ("MACSEC_RXSC_ATTR_ACTIVE", 1)]
     _change(genl, _message(uapi.MACSEC_CMD_ADD_RXSC, ifindex, rxsc=rxsc))
 
 
 def del_rx_sc(genl: Netlink, ifindex: int, sci: bytes) -> None:
-    """Forget a peer: delete its RX SC with all SAs. ENODEV if there is none."""
+    """Accept no more frames of a peer: delete its RX SC with all SAs. ENODEV if there is none."""
     rxsc = [("MACSEC_RXSC_ATTR_SCI", _number(sci))]
     _change(genl, _message(uapi.MACSEC_CMD_DEL_RXSC, ifindex, rxsc=rxsc))
 
 
 def add_rx_sa(genl: Netlink, ifindex: int, sci: bytes, an: int, key: bytes, key_id: bytes) -> None:
-    """Install the SAK a peer transmits with under association number `an` (0–3)."""
+    """Install the SAK with which a peer transmits under association number `an` (0–3)."""
     rxsc = [("MACSEC_RXSC_ATTR_SCI", _number(sci))]
     _change(
         genl,
@@ -193,12 +197,16 @@ def del_rx_sa(genl: Netlink, ifindex: int, sci: bytes, an: int) -> None:
 
 
 def add_tx_sa(genl: Netlink, ifindex: int, an: int, key: bytes, key_id: bytes, pn: int = 1) -> None:
-    """Install a SAK to transmit with. A (key, SCI, packet number) must never recur."""
+    """Install a SAK to transmit with, `pn` being the first packet number.
+
+    No triple of (key, SCI, packet number) may ever be used twice, so `key` must be new or `pn` must
+    be above every number used with it.
+    """
     _change(genl, _message(uapi.MACSEC_CMD_ADD_TXSA, ifindex, sa=_sa(an, key, key_id, pn=pn)))
 
 
 def del_tx_sa(genl: Netlink, ifindex: int, an: int) -> None:
-    """Remove a SAK that `set_encoding_sa` has moved away from."""
+    """Remove a transmitting SAK that is no longer in use since `set_encoding_sa` chose another."""
     number = ("MACSEC_SA_ATTR_AN", an)
     idle = [number, ("MACSEC_SA_ATTR_ACTIVE", 0)]
     _change(
@@ -214,7 +222,7 @@ def set_encoding_sa(rtnl: Netlink, ifindex: int, an: int) -> None:
 
 
 def encoding_sa_request(ifindex: int, an: int) -> NetlinkRequest:
-    """Ask for what `set_encoding_sa` does."""
+    """Return the request that `set_encoding_sa` sends."""
     return _link_request(ifindex, [("IFLA_MACSEC_ENCODING_SA", an)])
 
 

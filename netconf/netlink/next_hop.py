@@ -1,9 +1,10 @@
-"""Asking for a next hop's link address at once, where the kernel waits to ask again.
+"""Making the kernel ask for a next hop's link address at once, instead of a second later.
 
-The kernel asks once a second (net.ipv4.neigh.DEV.retrans_time_ms), however much is to be sent
-meanwhile. So when a link comes back right after a question, nothing leaves by it for up to a
-second. An entry that waits for an answer is deleted here; the next packet makes it anew, and asks
-at once. What has an answer stays as it is.
+The kernel asks for an unknown link address only once a second
+(net.ipv4.neigh.DEV.retrans_time_ms), however many packets wait to be sent. So if a link comes back
+right after an unanswered question, nothing is sent over it for up to a second. This module deletes
+a neighbour entry that waits for an answer; the next packet then makes a new entry, and the kernel
+asks at once. An entry that has its answer is kept.
 
 Source: net/core/neighbour.c (__neigh_event_send, neigh_timer_handler, neigh_get).
 """
@@ -18,15 +19,16 @@ from netconf.netlink.socket import Netlink
 from netconf.uapi.messages import ndmsg
 
 NUD_INCOMPLETE = 0x01
-"""include/uapi/linux/neighbour.h: asked, and no answer yet."""
+"""include/uapi/linux/neighbour.h: the kernel has asked and has no answer yet."""
 ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENETUNREACH, errno.EHOSTUNREACH)
-"""There is no entry, no link or no route: nothing waits."""
+"""Errors that mean that there is no entry, no link or no route, so that nothing waits."""
 
 
 def ask_again(rtnl: Netlink, remote: str) -> bool:
-    """Have the next packet to the address `remote` ask for its next hop, if that is unanswered.
+    """Make the next packet to the IP address `remote` ask anew for its next hop's link address.
 
-    Return whether it was. OSError for anything else than that there is nothing to do.
+    This is done only if the last question has no answer yet; return whether it was done. OSError
+    if the kernel refuses for another reason than `ABSENT`.
     """
     try:
         way = routes.way_to(rtnl, remote)

@@ -1,8 +1,9 @@
-"""rtnetlink in our words: addresses, routes, and the rules that choose between tables of them.
+"""rtnetlink: addresses, routes, and the rules that choose between routing tables.
 
-1. As in ``links``: an act sends and raises OSError, a ``_request`` travels in a batch.
-2. What is ours in the node's routing is marked with `PROTOCOL`, so that it can be found again
-   and nothing else is ever removed.
+1. As in ``links``, functions ending in ``_request`` return a request for a batch; all others send
+   at once and raise OSError.
+2. The routes and rules that Noctule adds to the node's routing are marked with `PROTOCOL`, so that
+   it finds them again and never removes anybody else's.
 
 Source: net/ipv4/route.c, net/ipv4/fib_frontend.c, net/core/fib_rules.c.
 """
@@ -47,7 +48,8 @@ blackhole (EINVAL) or prohibit (EACCES; fib_props, ip6_route_info_create). Anoth
 is to be sent from, and is not this node's, is EINVAL as well."""
 
 PROTOCOL = 78
-"""Who made a route or rule (rtm_protocol); the kernel and the routing daemons use others."""
+"""Our rtm_protocol, which says who made a route or rule; the kernel and the usual routing daemons
+have other numbers."""
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,12 +60,12 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str
     """Empty where the address is on the link; for IPv4 it may be an IPv6 one (RFC 8950)."""
     source: str
-    """The address of this node that the packet would come from."""
+    """The address of this node that the kernel would put into the packet as source."""
     mtu: int | None
     """Bytes, of the route, if it was configured with its own. What ICMP said of the path (a PMTU
     exception) is none: anybody can forge that."""
     local: bool
-    """The address is this node's own."""
+    """Whether the address is one of this node's own."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,14 +74,15 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     remote: str
     port: int
     table: int
-    """Also its priority."""
+    """Number of that table, and also the rule's priority."""
 
 
 def address_request(index: int, interface: str) -> NetlinkRequest:
     """Give a link an address with its prefix length (``10.64.0.1/12``).
 
-    EACCES for an IPv6 address where the link has IPv6 disabled, EOPNOTSUPP where the kernel
-    has none. No address is probed on a link without ARP (addrconf.c, addrconf_dad_begin).
+    For an IPv6 address the kernel answers EACCES if IPv6 is disabled on the link, and EOPNOTSUPP if
+    it has no IPv6. On a link without ARP it does not probe whether the address is in use
+    (addrconf.c, addrconf_dad_begin), so the address works at once.
     """
     address, _, prefix = interface.partition("/")
     message = ifaddrmsg()
@@ -102,7 +105,7 @@ def addresses(rtnl: Netlink, index: int) -> dict[str, int]:
 
 
 def route_request(index: int, network: str) -> NetlinkRequest:
-    """Send a network (CIDR) out of a link as if it were on it; the errors of addresses."""
+    """Route a network (CIDR) to a link directly, without a gateway; errors as `address_request`."""
     destination, _, prefix = network.partition("/")
     message = routemsg()
     message["family"] = family(destination)
@@ -202,9 +205,9 @@ def host_route_request(remote: str, way: Way, table: int) -> NetlinkRequest:
 
 
 def del_host_route(rtnl: Netlink, remote: str, table: int) -> None:
-    """Remove what `host_route_request` made; nothing to do if it is gone."""
+    """Remove a route that `host_route_request` made; it is no error if there is none."""
     message = _host_route(remote, table)
-    message["scope"] = RT_SCOPE_NOWHERE  # of any scope (fib_table_delete)
+    message["scope"] = RT_SCOPE_NOWHERE  # matches a route of any scope (fib_table_delete)
     try:
         rtnl.request(RTM_DELROUTE, message)
     except OSError as error:
@@ -243,7 +246,7 @@ def add_rule_request(rule: Rule) -> NetlinkRequest:
 
 
 def del_rule(rtnl: Netlink, rule: Rule) -> None:
-    """Remove one of our rules; nothing to do if it is gone."""
+    """Remove one of our rules; it is no error if there is none."""
     try:
         rtnl.request(RTM_DELRULE, _rule(rule))
     except OSError as error:

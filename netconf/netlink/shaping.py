@@ -1,14 +1,14 @@
 """Limits on what a container may send and receive: one token bucket per direction.
 
-1. Towards the container the bucket stands on ``vh``, from it on ``vc``: both are in the node's
-   namespace, out of the container's reach, and go with the links. What they weigh is the
-   encrypted frame.
-2. Rates and bursts are in bits, as the capability ``bandwidth`` has them (containernetworking/
-   cni, CONVENTIONS.md); "ingress" is towards the container. 0 is no limit.
-3. A burst below one frame would drop every full frame for good (net/sched/sch_tbf.c,
-   tbf_enqueue), so one frame is the least.
-4. What finds no token waits, at most 25 ms, as behind the reference plugin ``bandwidth``;
-   what would wait longer is dropped.
+1. The bucket for traffic towards the container is on ``vh``, the one for traffic from it on ``vc``.
+   Both links are in the node's namespace, so the container cannot change the buckets, and deleting
+   the links deletes them. They count the bytes of the encrypted frames.
+2. Rates are in bits per second and bursts in bits, as in the capability ``bandwidth``
+   (containernetworking/cni, CONVENTIONS.md); "ingress" is towards the container. 0 is no limit.
+3. A bucket smaller than a frame drops that frame, however long it has been idle (net/sched/
+   sch_tbf.c, tbf_enqueue). So the burst is at least one full frame.
+4. A frame that finds no tokens waits for at most 25 ms, as with the reference plugin ``bandwidth``;
+   a frame that would wait longer is dropped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Bits: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Bandwidth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits of one attachment (rule 2): bits per second, and bits."""
+    """Limits of one attachment: rates in bits per second, bursts in bits (rule 2)."""
 
     ingress_rate: Bits = 0
     ingress_burst: Bits = 0
@@ -44,7 +44,7 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Bucket(msgspec.Struct, frozen=True, kw_only=True):
-    """One token bucket in the kernel's units: bytes per second, and bytes."""
+    """One token bucket in the kernel's units: rate in bytes per second, burst in bytes."""
 
     rate: int
     burst: int
@@ -56,7 +56,10 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def buckets(bandwidth: Bandwidth | None, mtu: int) -> tuple[Bucket | None, Bucket | None]:
-    """Return what stands on vh and on vc; `mtu` is the larger one's, in bytes of payload."""
+    """Return the buckets for vh and for vc, None where there is no limit.
+
+    `mtu` is the larger MTU of the two links, in bytes of payload.
+    """
     if bandwidth is None:
         return None, None
     return (
@@ -75,7 +78,7 @@ def _bucket(rate: int, burst: int, mtu: int) -> Bucket | None:
 def requests(
     ends: tuple[int, int], wanted: tuple[Bucket | None, Bucket | None]
 ) -> list[NetlinkRequest]:
-    """Ask for the buckets `wanted` on the links with the indices `ends`, as their root."""
+    """Return the requests that make the buckets `wanted` on the links with the indices `ends`."""
     return [
         _request(index, bucket)
         for index, bucket in zip(ends, wanted, strict=True)
@@ -103,7 +106,7 @@ def differences(
     ends: tuple[tuple[str, int], tuple[str, int]],
     wanted: tuple[Bucket | None, Bucket | None],
 ) -> list[tuple[str, tuple[NetlinkRequest, ...]]]:
-    """Say where a bucket is not as `wanted`, each with the requests that set it right.
+    """Return a sentence for each link whose bucket is not as `wanted`, and its repair's requests.
 
     `ends` are names and indices. Where no bucket is wanted, whatever is there is somebody else's.
     """
@@ -119,11 +122,12 @@ def differences(
 
 
 def _found(rtnl: Netlink, index: int) -> tuple[int, int] | None:
-    """Return rate and limit of a link's bucket; None if its root is no ``tbf``.
+    """Return rate and limit of a link's bucket; None if its root discipline is no ``tbf``.
 
-    One link is asked for: a dump would bring those of all containers. The kernel sends the answer
-    to whoever asked for an echo (tc_get_qdisc), and none of a link that has no discipline at all.
-    It gives the burst back as a time, cut to 32 bits (tbf_dump); the limit holds it.
+    Only one link is asked for, because a dump would return the disciplines of all containers'
+    links. The kernel answers such a request only if it has NLM_F_ECHO (tc_get_qdisc), and not for a
+    link without any discipline. The burst is not compared: the kernel returns it as a time, cut to
+    32 bits (tbf_dump). But the limit includes it, so comparing the limit is enough.
     """
     message = tcmsg()
     message["index"] = index

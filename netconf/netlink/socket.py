@@ -62,10 +62,10 @@ RECEIVE_BYTES = 1 << 16
 """The kernel builds dump messages of at most 32 KiB (net/netlink/af_netlink.c)."""
 
 ANSWER_SECONDS = 30
-"""The kernel answers at once or waits for its own locks; 30 s without means a bug."""
+"""The kernel answers at once unless it waits for its own locks; no answer in 30 s means a bug."""
 
 DUMP_ATTEMPTS = 10
-"""A table that changes during each of ten dumps in a row is reported as busy."""
+"""How often a dump is tried; if the table changed during each, EBUSY is raised."""
 
 DUMP_MOST = 8192
 """Messages of one dump. Ours are at most some thousands: a bridge has 1,024 ports, a node announces
@@ -119,7 +119,7 @@ class Netlink:
         self.close()
 
     def request(self, type: int, message: nlmsg, flags: int = 0) -> list[nlmsg]:
-        """Send one message, wait for its ACK, return what came before it; OSError."""
+        """Send one message, wait for its ACK, and return the answers before it; OSError."""
         return self.batch([NetlinkRequest(type, message, flags)])[0]
 
     def batch(self, requests: Sequence[NetlinkRequest]) -> list[list[nlmsg]]:
@@ -238,9 +238,9 @@ _families: dict[str, int] = {}
 
 
 def family_id(genl: Netlink, name: str) -> int:
-    """Return the number of a generic netlink family; asked once per process.
+    """Return the number of a generic netlink family; the kernel is asked once per process.
 
-    The kernel loads the family's module when it can. OSError ENOENT when it cannot.
+    The kernel loads the family's module if needed. OSError ENOENT if it has no such family.
     """
     if name not in _families:
         message = ctrlmsg()
