@@ -1,28 +1,36 @@
 """The ruleset of one container's namespace: policy, load balancing and genuine sources.
 
-Loaded once per attachment; from then on only elements change. Its rules:
+It is loaded once per attachment; from then on only elements change, unless the declaration itself
+changes (`replacement`). Its rules:
 
-1. A dial to VIP:port becomes a dial to one replica, chosen by slot (maps lb, lb6).
-2. A new flow needs a grant: (peer's service, protocol, the replica's port), on egress at
-   the one end and on ingress at the other. peer and peer6 map the address to the service
-   id; one grant covers both families, and icmp means echo requests in IPv6.
-3. A new flow carries its peer's IPv4 address as ct mark, so that the flows of a replica
-   that left can be deleted by mark. An IPv6 address ends in the same 32 bits.
-4. TCP that belongs to no known flow and does not open one is reset: its flow was deleted.
-5. All else is counted by (peer, protocol, port) and refused at once, never left to hang.
-6. A packet is from the address that its sender's MAC spells (02:4e, then the address),
-   whatever it says itself: the MAC is what MACsec and the host filters vouch for. A forged
-   source is thus refused, and counted, as the one who forged it. An IPv6 source cannot be
-   overwritten so; one that is not the sender's own (genuine6) is dropped, and the sender
-   counted.
-7. Neighbour discovery and MLD are refused both ways like all that no grant names: icmp
-   means echo requests only, and conntrack follows neither, so nothing of them is ever
-   established or related. Neighbour entries are permanent.
-8. Without an IPv6 network all IPv6 sets stay empty, and IPv6 ends at the rules above.
-9. The sets that the daemon fills have no size: the kernel would allocate for all of it at once
-   (70 ms for a million), and without one they grow as needed. Those that packets fill are
-   bounded, and forget after an hour of silence: a port scan must neither grow without limit nor
-   hide for ever what is refused after it.
+1. A new connection to VIP:port is sent to one replica, which the maps lb and lb6 give for a random
+   slot.
+2. A new flow needs a grant (peer's service, protocol, the replica's port): an egress grant in the
+   namespace that dials and an ingress grant in the one that is dialled. peer and peer6 map the
+   peer's address to its service id. One grant covers both families; in IPv6 the protocol ``icmp``
+   means echo requests only.
+3. A new flow gets its peer's IPv4 address as ct mark, so that all flows with a replica that left
+   can be deleted by mark. The mark of an IPv6 flow is the same, since a replica's IPv6 address
+   ends in its IPv4 address.
+4. A TCP segment that belongs to no known flow and does not open one is answered by a reset. Its
+   flow was deleted, so the peer learns at once that the connection is gone.
+5. Everything else is counted by (peer, protocol, port) and refused with an error message at once,
+   so that no program has to wait for a timeout.
+6. MACsec and the host filters guarantee the sender's MAC, which is 02:4e and the sender's IPv4
+   address. So the source of each IPv4 packet is overwritten by the address in the MAC: a packet
+   with a forged source is then judged, and counted, as a packet of its real sender. An IPv6 source
+   cannot be overwritten in this way. A packet whose (MAC, IPv6 source) is not in genuine6 is
+   dropped and counted under its sender.
+7. Neighbour discovery and MLD are refused in both directions, like everything without a grant. No
+   grant covers them, since icmp means echo requests only, and conntrack follows neither, so their
+   packets are never established or related. They are not needed: neighbour entries are permanent.
+8. Without an IPv6 network all IPv6 sets stay empty, so no IPv6 packet has a grant or a genuine
+   source, and all are refused or dropped by the rules above.
+9. The sets that the daemon fills have no size, because the kernel would allocate memory for the
+   whole of it at once (70 ms for a million elements); without a size they grow as needed. The sets
+   that packets fill are bounded, so that a port scan cannot make them grow without limit. Their
+   elements expire after an hour without a packet, so that a set filled by a scan has room again for
+   what is refused later.
 
 Read it back with: nft list table inet noctule
 """
@@ -104,26 +112,29 @@ from netconf.nft.tables import (
 from netconf.uapi import nf_tables as nf
 
 NO_ULA: Final = "::/128"
-"""Where IPv6 VIPs lie without an IPv6 network: no packet is addressed there (RFC 4291 2.5.2)."""
+"""The network of the IPv6 VIPs if the cluster has no IPv6: the unspecified address, to which no
+packet is ever sent (RFC 4291 2.5.2)."""
 
 
 SLOT: Final = numgen_random(64)
 MAC_ADDRESS: Final = raw("@ll,64,32", nf.NFT_PAYLOAD_LL_HEADER, 8, 4)
-"""The last 32 bits of the sender's MAC."""
+"""The last 32 bits of the sender's MAC, which are its IPv4 address (rule 6)."""
 
 HOUR: Final = 3_600_000
+"""Milliseconds."""
 GC_INTERVAL: Final = 600_000
-"""By default the kernel would look for what expired every second, in each of these sets of each
-container: with 500 a tenth of a slow processor. What expired counts no more either way; it only
-keeps its place until then."""
+"""Milliseconds between two searches for expired elements. By default the kernel searches each of
+these sets in each container every second, which takes a tenth of a slow processor with 500
+containers. A longer interval is harmless: an expired element does not count in any case, and only
+occupies its place until the next search."""
 
 
 @functools.lru_cache(maxsize=4)
 def container_ruleset(vips: str, ula: str) -> Ruleset:
     """Return the ruleset for the service addresses `vips` (a CIDR).
 
-    `ula` is the cluster's IPv6 network (`names`, rule 4), or empty. ValueError if one of them is
-    no network.
+    `ula` is the CIDR of the cluster's IPv6 network (`names`, rule 4), or empty. ValueError if one
+    of the two is no network.
     """
     vips4, vips6 = IPv4Network(vips), IPv6Network(names.network6_of(vips, ula) if ula else NO_ULA)
     return Ruleset(
@@ -180,7 +191,7 @@ SETS: Final = (
     SetDeclaration(set=sets.INGRESS, key=(META_MARK, L4PROTO, TH_DPORT)),
     SetDeclaration(set=sets.EGRESS_ICMP, key=(META_MARK,)),
     SetDeclaration(set=sets.INGRESS_ICMP, key=(META_MARK,)),
-    # What was refused.
+    # Packets that were refused, with counters.
     _counting(sets.DENIED_OUT, 1024, IP_DADDR, L4PROTO, TH_DPORT),
     _counting(sets.DENIED_OUT6, 1024, IP6_DADDR, L4PROTO, TH_DPORT),
     _counting(sets.DENIED_IN, 1024, IP_SADDR, L4PROTO, TH_DPORT),
@@ -206,7 +217,8 @@ GENUINE: Final = Chain(
     ),
 )
 
-# The drop is a rule of its own: one that counts ends when its set is full.
+# The drop is a rule of its own, because a rule that updates a set does not match while the set is
+# full, and would then not drop.
 GENUINE6_CHAIN: Final = Chain(
     "genuine6",
     None,
@@ -302,11 +314,15 @@ def _input() -> Chain:
 
 
 def _granted(four: Selector, six: Selector, ports: Set, icmp: Set) -> tuple[Rule, ...]:
-    """Accept what a grant covers, by the peer's address; leave its id as mark, and its address
-    with the connection."""
+    """Return the rules that accept a new flow if a grant covers it.
+
+    `four` and `six` select the peer's address. The rules set the packet's mark to the peer's
+    service id, which the grants name, and the ct mark to its address (rule 3).
+    """
     low4, low6 = LOWEST_4_OF[four.name], LOWEST_4_OF[six.name]
     return (
-        # A process may have set a mark of its own, and a failed lookup leaves it there.
+        # Clear the mark first: the lookup below leaves it unchanged for an unknown peer, and a
+        # process may have set it to the id of a service.
         rule("meta mark set 0x00000000", meta_mark_set(immediate(host_order(0)))),
         rule(
             f"meta mark set {four.name} map @peer ct mark set {low4.name}",
@@ -344,7 +360,7 @@ def _granted(four: Selector, six: Selector, ports: Set, icmp: Set) -> tuple[Rule
 
 
 def _count(family: Statement, peer: Selector, ports: Set, other: Set) -> tuple[Rule, Rule]:
-    """Count what nothing accepted, with its port if it has one."""
+    """Return the rules that count a packet that no rule before accepted, by port if it has one."""
     return (
         rule(
             f"meta l4proto @with_ports update @{ports.name} "
@@ -362,8 +378,9 @@ def _count(family: Statement, peer: Selector, ports: Set, other: Set) -> tuple[R
     )
 
 
-# Not of a known flow, and not the start of one. Conntrack calls a FIN without a flow
-# invalid; what else it calls invalid may be a live flow's late segment: drop only.
+# Packets that belong to no known flow and do not open one (rule 4). Conntrack counts a FIN without
+# a flow as invalid, so that is reset as well. Other invalid segments may be late ones of a living
+# flow, which a reset would end; they are only dropped.
 STRAY: Final = Chain(
     "stray",
     None,

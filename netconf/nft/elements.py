@@ -1,12 +1,12 @@
-"""What the sets and maps of the two rulesets hold, and how an element looks on the wire.
+"""The sets and maps of the two rulesets: their fields, and how elements are encoded.
 
-1. An element is a key and, in a map, data; both are tuples of one value per field.
-2. A field's value is what people write: dotted IPv4 address, IPv6 address as RFC 5952 has
-   it, MAC, protocol name, port, number.
-3. Where several fields are concatenated each is padded to 4 bytes (NFT_REG32_SIZE); a
-   field alone is not.
-4. Addresses, ports and MACs are in network order; marks and slots are numbers in a register
-   and so in host order (net/netfilter/nft_meta.c, nft_numgen.c).
+1. An element is a key and, in a map, data; both are tuples with one value per field.
+2. A value is written as people write it: a dotted IPv4 address, an IPv6 address as in RFC 5952, a
+   MAC, a protocol's name, a port, a number.
+3. In a concatenation of several fields each field is padded to 4 bytes (NFT_REG32_SIZE); a single
+   field is not padded.
+4. Addresses, ports and MACs are in network order. Marks and slots are numbers in a register, and so
+   in host order (net/netfilter/nft_meta.c, nft_numgen.c).
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ Element: TypeAlias = tuple[Key, Key]
 """(key, data); data is ``()`` in a set."""
 
 REGISTER = 4
-"""NFT_REG32_SIZE of linux/netfilter/nf_tables.h: what a concatenated field is padded to."""
+"""NFT_REG32_SIZE of linux/netfilter/nf_tables.h: concatenated fields are padded to a multiple of
+it, in bytes."""
 
 _PADDING = [bytes(-length % REGISTER) for length in range(REGISTER)]
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One nftables data type: its name, bytes on the wire before padding, both directions."""
+    """One nftables data type: its name and length, and how its values are encoded and decoded."""
 
     name: str
     number: int
-    """As nft numbers its data types (include/datatype.h); the kernel keeps it for nft alone."""
+    """nft's number of the type (include/datatype.h); the kernel only stores it, for nft to read."""
     length: int
     pack: Callable[[Any], bytes]
     unpack: Callable[[bytes], Value]
@@ -94,7 +95,7 @@ IFNAME = Field(
 
 
 def integer(length: int) -> Field:
-    """Return the type of a number of `length` bytes that a rule compares and no set holds."""
+    """Return the type of a number of `length` bytes, for comparisons in rules; no set has it."""
     return Field(
         "integer",
         4,
@@ -105,7 +106,7 @@ def integer(length: int) -> Field:
 
 
 class Set(msgspec.Struct, frozen=True):
-    """A hash set or map of a ruleset; it has data exactly if it is a map."""
+    """A hash set or map of a ruleset; `data` is empty for a set."""
 
     family: int
     table: str
@@ -118,10 +119,10 @@ NFPROTO_INET = 1
 NFPROTO_BRIDGE = 7
 TABLE = "noctule"
 NEXT = f"{TABLE}-next"
-"""The table that stands in while the other is made anew (``replacement``)."""
+"""The table that is in force while `TABLE` is replaced (``replacement``)."""
 
 WITH_PORTS = Set(NFPROTO_INET, TABLE, "with_ports", (INET_PROTO,))
-"""The protocols whose policy is by port; constant."""
+"""The protocols that have ports, for which grants name a port; constant."""
 
 _GRANT = (MARK, INET_PROTO, INET_SERVICE)
 _DIALLED = (IPV4_ADDR, INET_PROTO, INET_SERVICE)
@@ -156,7 +157,7 @@ PAIR = Set(NFPROTO_BRIDGE, TABLE, "pair", (ETHER_ADDR, ETHER_ADDR))
 
 
 def pack(fields: tuple[Field, ...], values: Key) -> bytes:
-    """Return the wire form of `values`; ValueError if they are not what the fields hold."""
+    """Return `values` encoded; ValueError if they do not fit the `fields`."""
     try:
         if len(fields) == 1:
             (value,) = values

@@ -1,11 +1,11 @@
-"""nfnetlink messages as values: bytes from changes, and elements from bytes. No I/O.
+"""Encoding changes as nfnetlink messages, and decoding elements from them. No I/O.
 
 1. A batch is BATCH_BEGIN, messages, BATCH_END in one datagram.
-2. An element list is one attribute, whose length is 16 bits: longer ones become several
-   messages of the same batch.
-3. Adding an element that is there is fine; a map key that is there with other data is
-   EEXIST; deleting one that is not there is ENOENT. To change data, delete and add in one
-   batch: no packet sees the gap.
+2. A list of elements is one attribute, whose length is a number of 16 bits. A longer list becomes
+   several messages of the same batch.
+3. Adding an element that is there already succeeds; a map key that is there with other data gives
+   EEXIST; deleting an element that is not there gives ENOENT. To change data, delete and add in one
+   batch: then no packet finds the element missing.
 4. Families, message types and attributes are named as in linux/netlink.h,
    linux/netfilter/nf_tables.h, nfnetlink.h and nfnetlink_conntrack.h. Headers are host
    order, numbers inside attributes network order.
@@ -84,7 +84,7 @@ class ForeignElementError(OSError):
 
 
 class Batch:
-    """Changes that the kernel makes all together, in order, or not at all."""
+    """Changes that the kernel makes in this order, and either all of them or none."""
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
@@ -106,11 +106,12 @@ class Batch:
 
 
 class Flows(msgspec.Struct, frozen=True):
-    """The conntrack entries of one replica, or those of one grant with it."""
+    """Selects conntrack entries: all flows with one replica, or those that one grant covers."""
 
     mark: int
     direction: Literal["out", "in"] | None = None
-    """``out``: dialled from here, ``in``: dialled from there; None: all, whatever the rest."""
+    """``out``: flows dialled by this container; ``in``: flows dialled by the replica. None: all
+    flows with the replica; protocol and port are ignored then."""
     protocol: str = ""
     port: int = 0
     """The dialled replica's own port; 0 for a protocol without ports."""
@@ -127,7 +128,7 @@ class TcpConnection(NamedTuple):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One encoded message of a batch, and where in it each element begins."""
+    """One encoded message of a batch, and the offset in it at which each element begins."""
 
     raw: bytes
     change: Change
@@ -155,7 +156,7 @@ def nested(kind: int, *attributes: bytes) -> bytes:
 
 
 def tagged_attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (type with its flags, payload) of each attribute; a malformed rest is left out."""
+    """Yield (type with its flags, payload) of each attribute; stop at a malformed one."""
     offset = 0
     while offset + 4 <= len(raw):
         length, kind = _ATTRIBUTE.unpack_from(raw, offset)
@@ -166,12 +167,12 @@ def tagged_attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (type, payload) of each attribute in `raw`; a malformed rest is left out."""
+    """Yield (type without flags, payload) of each attribute in `raw`; stop at a malformed one."""
     return ((kind & NLA_TYPE_MASK, payload) for kind, payload in tagged_attributes(raw))
 
 
 def raw_attributes(raw: bytes) -> dict[int, bytes]:
-    """Return each attribute in `raw` whole, with header and padding, by its type."""
+    """Return, by type, each attribute in `raw` as it is there, with header and padding."""
     found = {}
     offset = 0
     for kind, payload in attributes(raw):
@@ -206,7 +207,8 @@ def nftables(message_type: int) -> int:
     return NFNL_SUBSYS_NFTABLES << 8 | message_type
 
 
-# All clients of a service get the same slots, and all its neighbours the same peers.
+# Cached, because many containers get the same elements: all clients of a service have the same
+# slots, and all containers that may talk to a replica have the same peer.
 @functools.lru_cache(maxsize=8192)
 def encode_element(target: Set, element: Element) -> bytes:
     """Return one NFTA_LIST_ELEM."""
@@ -220,7 +222,7 @@ def encode_element(target: Set, element: Element) -> bytes:
 
 
 def encode_change(change: Change, sequence: int) -> list[Message]:
-    """Return the messages of one change, numbered from `sequence`, each within rule 2."""
+    """Return the messages of one change, numbered from `sequence`, each short enough (rule 2)."""
     target = change.set
     kind, flags = (
         (nf.NFT_MSG_NEWSETELEM, NLM_F_REQUEST | NLM_F_CREATE)
@@ -253,7 +255,7 @@ def encode_change(change: Change, sequence: int) -> list[Message]:
 
 
 def envelope(messages: Iterable[bytes], sequence: int) -> bytes:
-    """Return a whole batch around nf_tables `messages`; `sequence` numbers its two ends."""
+    """Return a batch of nf_tables `messages`; `sequence` is the number of its begin and end."""
     begin, end = (
         message(kind, NLM_F_REQUEST, sequence, 0, b"", resource=NFNL_SUBSYS_NFTABLES)
         for kind in (NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END)
@@ -283,8 +285,9 @@ def encode_flow_delete(flow: bytes, sequence: int) -> bytes:
 def matches(flow: bytes, wanted: Flows) -> bool:
     """Tell whether a conntrack entry's attributes, its mark apart, are those in `wanted`.
 
-    The port is the dialled replica's own: where a flow from here gets its replies from, or
-    where one from there was sent to. Seen so, DNAT does not matter.
+    The port is the dialled replica's own. For a flow dialled here it is the source port of the
+    replies, for one dialled by the replica the destination port of the original direction. So it
+    is found in both cases without regard to DNAT.
     """
     if wanted.direction is None:
         return True
@@ -365,7 +368,8 @@ def decode_counter(raw: bytes) -> int:
 def mark_of(address: str) -> int:
     """Return the ct mark of flows with the replica at `address`, as conntrack tools show it.
 
-    The ruleset loads the address, or the last 32 bits of an IPv6 one, into the mark as it
-    lies in the packet; so the number is that read in host order (`container_ruleset`, rule 3).
+    The ruleset copies the bytes of the address, or the last 4 bytes of an IPv6 address, from the
+    packet into the mark (`container_ruleset`, rule 3). So the number is these bytes read in host
+    order.
     """
     return struct.unpack("=I", ip_address(address).packed[-4:])[0]  # type: ignore[no-any-return]

@@ -1,19 +1,21 @@
-"""What a rule is made of: nf_tables expressions as bytes, from declarations a reader of nft knows.
+"""The statements of rules, encoded as nf_tables expressions; named as in nft's language.
 
-1. A rule is a list of expressions that the kernel evaluates in turn; one that does not match
-   ends the rule (net/netfilter/nf_tables_core.c, nft_do_chain). A statement of nft's language is
-   one or several of them; each function here returns those of one statement.
-2. A statement loads what it needs into registers from the first one on, so statements do not
-   depend on each other.
-3. Registers are counted in words of 4 bytes, and a concatenated field begins a new word. A word
-   on a boundary of 16 bytes goes by its old number, as the kernel dumps it (nft_dump_register).
-4. What a packet carries is in network order; what the kernel knows of it (marks, interface
-   types and indices, connection states, slots) is a number in host order. ``ct mark set`` of an
-   address loads the bytes as they lie in the packet.
-5. Families are matched by an explicit statement (`IPV4`, `IPV6`, `ETHERNET`), which nft writes by
-   itself and leaves out of its listings.
-6. Constants are those of `netconf.uapi.nf_tables`. Attributes are sent as the kernel dumps
-   them, defaults included where it does, so that what was loaded can be compared.
+1. A rule is a list of expressions that the kernel evaluates in order; the first one that does not
+   match ends the rule (net/netfilter/nf_tables_core.c, nft_do_chain). A statement of nft's language
+   is one or several expressions; each function here returns those of one statement.
+2. Each statement loads what it needs into registers, beginning with the first register. So no
+   statement depends on what another one loaded.
+3. Registers are counted in words of 4 bytes, and each field of a concatenation begins a new word. A
+   word on a boundary of 16 bytes is called by its old register number, because the kernel dumps it
+   so (nft_dump_register).
+4. Values from the packet are in network order. Values that the kernel adds (marks, interface types
+   and indices, connection states, slots) are numbers in host order. ``ct mark set`` of an address
+   copies its bytes in the order in which they are in the packet.
+5. A family is matched by an explicit statement (`IPV4`, `IPV6`, `ETHERNET`). nft adds these by
+   itself when it compiles a rule and leaves them out of its listings.
+6. Constants are those of `netconf.uapi.nf_tables`. Attributes are sent as the kernel dumps them,
+   including the default values that it dumps, so that what is read back can be compared with what
+   was sent.
 """
 
 from __future__ import annotations
@@ -48,12 +50,12 @@ FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 
 
 class Selector(msgspec.Struct, frozen=True):
-    """Something of a packet that a rule can load, by its name in nft's language."""
+    """A value that a rule can load into a register; `name` is nft's name for it."""
 
     name: str
     field: Field
     load: Callable[[int], bytes]
-    """The expression that loads it to a register, by the register's number in words."""
+    """Returns the expression that loads it into the register that begins at the given word."""
 
 
 def host_order(number: int, length: int = 4) -> bytes:
@@ -121,7 +123,8 @@ LOWEST_4_OF = {
     IP6_SADDR.name: raw("@nh,160,32", nf.NFT_PAYLOAD_NETWORK_HEADER, 20, 4),
     IP6_DADDR.name: raw("@nh,288,32", nf.NFT_PAYLOAD_NETWORK_HEADER, 36, 4),
 }
-"""The last 32 bits of an address: all of an IPv4 one, and what it spells of an IPv6 one."""
+"""By the name of an address's selector, the one for its last 32 bits: the whole of an IPv4 address,
+and the IPv4 address inside an IPv6 one (`names`, rule 4)."""
 
 META_MARK = _meta("meta mark", nf.NFT_META_MARK, elements.MARK)
 L4PROTO = _meta("meta l4proto", nf.NFT_META_L4PROTO, elements.INET_PROTO)
@@ -220,7 +223,7 @@ def within(what: Selector, network: IPv4Network | IPv6Network) -> Statement:
 
 
 def interface(what: Selector, name: str) -> Statement:
-    """Match the interface `name`, or all that begin alike if it ends in ``*``."""
+    """Match the interface `name`; if it ends in ``*``, all interfaces that begin with the rest."""
     if name.endswith("*"):
         return what.load(0), _cmp(name[:-1].encode())
     return what.load(0), _cmp(elements.pack((elements.IFNAME,), (name,)))
@@ -238,7 +241,10 @@ ICMPV6 = eq(L4PROTO, bytes((socket.IPPROTO_ICMPV6,)))
 
 
 def _key(target: Set, selectors: tuple[Selector, ...]) -> Statement:
-    """Load a key, field by field, each to a word of its own (rule 3)."""
+    """Load a key, field by field, each from a new word on (rule 3).
+
+    TypeError if the selectors do not load the fields of the set's key.
+    """
     if tuple(one.field for one in selectors) != target.key:
         raise TypeError(f"{target.name} is not keyed by {' . '.join(s.name for s in selectors)}")
     loads, word = [], 0
@@ -269,12 +275,12 @@ def not_among(target: Set, *key: Selector) -> Statement:
 
 
 def mapped(target: Set, *key: Selector) -> Statement:
-    """Load what a map has for `key` into the first registers; no match where it has nothing."""
+    """Load a map's data for `key`, from the first register on; no match if it has none."""
     return *_key(target, key), _lookup(target, _u32(nf.NFTA_LOOKUP_DREG, nf.NFT_REG_1))
 
 
 def update(target: Set, *key: Selector) -> Statement:
-    """Add `key` to a set, or count it again; no match when the set is full."""
+    """Add `key` to a set, or renew its timeout; count it in both cases; no match if it is full."""
     return *_key(target, key), _expression(
         "dynset",
         string(nf.NFTA_DYNSET_SET_NAME, target.name),
@@ -300,13 +306,13 @@ def meta_mark_set(value: Statement) -> Statement:
 
 
 def ct_mark_set(what: Selector) -> Statement:
-    """Give the packet's connection the mark `what`, as it is loaded."""
+    """Give the packet's connection the bytes selected by `what` as mark (rule 4)."""
     key, register = _u32(nf.NFTA_CT_KEY, nf.NFT_CT_MARK), _u32(nf.NFTA_CT_SREG, nf.NFT_REG_1)
     return what.load(0), _expression("ct", key, register)
 
 
 def ip_saddr_set(what: Selector) -> Statement:
-    """Overwrite an IPv4 source; the kernel mends the checksums of IP and of TCP or UDP."""
+    """Overwrite an IPv4 source; the kernel corrects the checksums of IP and of TCP or UDP."""
     return what.load(0), _expression(
         "payload",
         _u32(nf.NFTA_PAYLOAD_SREG, nf.NFT_REG_1),
@@ -356,17 +362,18 @@ RETURN = _verdict(nf.NFT_RETURN)
 
 
 def jump(chain: str) -> Statement:
-    """Go on in another chain, and come back if it says nothing."""
+    """Go on in another chain, and come back if that chain ends without a verdict."""
     return _verdict(nf.NFT_JUMP, string(nf.NFTA_VERDICT_CHAIN, chain))
 
 
 def goto(chain: str) -> Statement:
-    """Go on in another chain for good."""
+    """Go on in another chain, without coming back."""
     return _verdict(nf.NFT_GOTO, string(nf.NFTA_VERDICT_CHAIN, chain))
 
 
 def reject(kind: int, code: int) -> Statement:
-    """Refuse by an ICMP error: an NFT_REJECT_… and the code of its own numbering."""
+    """Drop the packet and answer with an ICMP error: `kind` is an NFT_REJECT_…, which also says how
+    `code` is to be read."""
     attributes = (
         _u32(nf.NFTA_REJECT_TYPE, kind),
         attribute(nf.NFTA_REJECT_ICMP_CODE, bytes((code,))),
@@ -378,7 +385,7 @@ REJECT_TCP_RESET: Final = (_expression("reject", _u32(nf.NFTA_REJECT_TYPE, nf.NF
 
 
 def counter_name(name: str) -> Statement:
-    """Count in a named counter of the table."""
+    """Count the packet in a named counter of the table."""
     kind, which = (
         _u32(nf.NFTA_OBJREF_IMM_TYPE, nf.NFT_OBJECT_COUNTER),
         string(nf.NFTA_OBJREF_IMM_NAME, name),
@@ -390,9 +397,9 @@ NOTHING_COUNTED: Final = (
     attribute(nf.NFTA_COUNTER_BYTES, bytes(8)),
     attribute(nf.NFTA_COUNTER_PACKETS, bytes(8)),
 )
-"""How a counter begins."""
+"""The attributes of a counter that has counted nothing yet."""
 
 
 def counter(kind: int) -> bytes:
-    """Return, as an attribute `kind`, the counter that each element of a set begins with."""
+    """Return, as an attribute `kind`, the counter that each new element of a set gets."""
     return _expression("counter", *NOTHING_COUNTED, kind=kind)

@@ -1,10 +1,12 @@
 """The elements of the host filter, in the node's namespace: ports and MAC pairs.
 
 1. Every function acts in the calling thread's network namespace: the node's.
-2. The table must be there (``ruleset.ensure_host``); without it a change is a KernelFailure.
-3. Adding what is there and removing what is not are both fine: callers state what they
-   want, and an attach or detach may run again after a crash.
-4. One socket per node namespace stays open (``wire``, rule 3), used under a lock.
+2. The table must have been loaded (``ruleset.ensure_host``); without it, changing and listing
+   elements raises KernelFailure.
+3. It is no error to add an element that is there or to remove one that is not: an attach or detach
+   may run again after a crash.
+4. One socket per node namespace stays open (``wire``, rule 3); a lock lets one thread at a time use
+   it.
 """
 
 from __future__ import annotations
@@ -32,38 +34,38 @@ _sockets: dict[tuple[int, int], NftSocket] = {}
 
 
 class HostCounters(msgspec.Struct, frozen=True):
-    """Frames the host filter dropped since it was loaded."""
+    """How many frames the host filter dropped since it was loaded, by reason."""
 
     plaintext: int
     """Not MACsec, or MACsec without encryption."""
     foreign: int
-    """From a MAC or with an SCI that the port does not have."""
+    """From a MAC that is not the port's, with an explicit SCI, or of another MACsec version."""
     forbidden: int
-    """MACsec between MACs that may not talk."""
+    """MACsec between two MACs that are no pair."""
 
 
 def add_port(port: str, mac: str) -> None:
-    """Let bridge port `port` send as `mac` and receive what is for it."""
+    """Let the bridge port `port` send with `mac` as source and receive frames to `mac`."""
     _run(f"let {port} use {mac}", lambda nft: nft.send(Batch().add(PORT, [((port, mac), ())])))
 
 
 def del_port(port: str, mac: str) -> None:
-    """Close `port` to everything from and for `mac`."""
+    """Drop everything from `mac` and to `mac` at the bridge port `port`."""
     _run(f"close {port} to {mac}", lambda nft: _change(nft, PORT, [], [(port, mac)]))
 
 
 def ports() -> set[tuple[str, str]]:
-    """Return all (port, MAC)."""
+    """Return all (port's name, MAC)."""
     return _run("list the ports", lambda nft: {_two(key) for key in nft.dump(PORT)})
 
 
 def pairs() -> set[Pair]:
-    """Return all (sender, receiver) that may talk."""
+    """Return all pairs of MACs (sender, receiver) that may exchange frames."""
     return _run("list the pairs", lambda nft: {_two(key) for key in nft.dump(PAIR)})
 
 
 def change_pairs(add: Iterable[Pair], remove: Iterable[Pair]) -> None:
-    """Allow and forbid pairs of MACs, all at once."""
+    """Allow the pairs in `add` and forbid those in `remove`, all in one batch."""
     added, removed = list(add), list(remove)
     _run("change the pairs", lambda nft: _change(nft, PAIR, added, removed))
 
@@ -76,13 +78,13 @@ def counters() -> HostCounters:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keep this process from changing or reading elements meanwhile."""
+    """Keep other threads of this process from using this module's functions during the body."""
     with _lock:
         yield
 
 
 def close() -> None:
-    """Close the sockets, letting their namespaces go."""
+    """Close all sockets, so that they no longer keep their namespaces alive."""
     with _lock:
         while _sockets:
             _sockets.popitem()[1].close()

@@ -1,17 +1,20 @@
 """The host filter: one table for all containers of a node, at the ports of its bridge.
 
-It holds even against a container with CAP_NET_ADMIN, which it shares nothing with.
+It is in the node's namespace, so even a container with CAP_NET_ADMIN cannot change it.
 
-1. From a container's port (vh...): only its own MAC, only encrypted MACsec in the form
-   without an SCI, only towards MACs it is paired with.
-2. From the mesh (bat0): only MACsec, only between paired MACs.
-3. To a container's port: only its own MAC, so that flooding reaches nobody else.
-4. Another node's announcement of a container's MAC ends here: batman-adv has learned from
-   it. Our own enter the mesh below the bridge; no port may send anything in the clear.
-5. The node itself neither hears nor speaks on these ports, and no frame passes between
-   them and any other port. Other bridges of the node are none of our business.
-6. The bridge must forward the link-local groups (group_fwd_mask, netconf/mesh): what it
-   does not, LLDP's above all, passes to the node's own stack and none of these chains.
+1. From a container's port (vh...) a frame passes only if it has the container's own MAC as source,
+   is encrypted MACsec without an explicit SCI, and goes to a MAC that is paired with the source.
+2. From the mesh (bat0) a frame passes only if it is MACsec between paired MACs.
+3. To a container's port a frame passes only if it is addressed to the container's own MAC, so that
+   a flooded frame reaches no other container.
+4. Another node's announcement of a container's MAC is dropped here, when batman-adv has learned
+   from it already. This node's own announcements are sent on bat0 (``netconf.frames``) and do not
+   pass the bridge, so no port has to be allowed to send anything unencrypted.
+5. The node itself neither receives nor sends on these ports, and no frame passes between them and
+   any other port. Frames on other bridges of the node are not filtered.
+6. The bridge must forward the link-local groups (GROUP_FWD_MASK in netconf/mesh/devices.py). A
+   group that it does not forward, LLDP's above all, is delivered to the node's own stack without
+   passing any of these chains.
 
 Read it back with: nft list table bridge noctule
 """
@@ -52,21 +55,22 @@ ETH_P_LOCAL_EXPERIMENTAL: Final = bytes.fromhex("88b5")
 TCI: Final = raw("@ll,112,8", nf.NFT_PAYLOAD_LL_HEADER, 14, 1)
 """The byte after the EtherType is TCI and AN (IEEE 802.1AE 9.3)."""
 ENCRYPTED: Final = 0x0C
-"""E and C."""
+"""The bits E and C: the frame is encrypted."""
 VERSION: Final = 0x80
-"""V: another version than today's."""
+"""The bit V: the frame is of another MACsec version than today's."""
 EXPLICIT: Final = 0x30
-"""SC and SCB: an SCI in the frame, a broadcast from a single-copy ring. Adjacent bits, and those of
-`VERSION` apart: nft 1.1 lists a mask with a gap as what it is not."""
+"""The bits SC (the frame contains an SCI) and SCB (single copy broadcast). `VERSION` has a rule of
+its own, so that no mask has a gap between its bits: nft 1.1 lists such a mask wrongly."""
 
 MESH, PORTS = "bat0", "vh*"
 
 PLAINTEXT: Final = (*counter_name("plaintext"), *DROP)
-"""Not MACsec, or MACsec without encryption."""
+"""Drop and count what is not MACsec, or MACsec without encryption."""
 FOREIGN: Final = (*counter_name("foreign"), *DROP)
-"""A sender that the port does not have: another MAC, an explicit SCI, an unknown port."""
+"""Drop and count what is not from the port's own sender: another MAC, an explicit SCI, or a port
+that has no container."""
 FORBIDDEN: Final = (*counter_name("forbidden"), *DROP)
-"""MACsec between MACs that may not talk."""
+"""Drop and count MACsec between two MACs that are no pair."""
 
 FROM_MESH: Final = (f'iifname "{MESH}"', interface(IIFNAME, MESH))
 FROM_PORT: Final = (f'iifname "{PORTS}"', interface(IIFNAME, PORTS))
@@ -135,7 +139,7 @@ HOST_RULESET: Final = Ruleset(
             "container",
             None,
             (
-                # What a container marks must not steer the node's routing.
+                # Clear the mark, so that a container cannot influence the node's routing by one.
                 rule("meta mark set 0x00000000", meta_mark_set(immediate(host_order(0)))),
                 rule(
                     'ether type != 0x88e5 counter name "plaintext" drop',

@@ -1,4 +1,4 @@
-"""Where a table in the kernel departs from its declaration, one sentence for each difference.
+"""Comparing a table in the kernel with its declaration; one sentence for each difference.
 
 1. All that packets meet is compared: that the table is awake, each chain's type, hook, priority
    and policy, each rule's expressions in order, each set's declaration, constant elements, and that
@@ -59,22 +59,23 @@ SET: Final = (
     nf.NFTA_SET_POLICY,
     nf.NFTA_SET_EXPRESSIONS,
 )
-"""What makes a set; the rest the kernel tells of it, or keeps for nft."""
+"""The attributes of a set that are compared. The others are added by the kernel, or only stored by
+it for nft to read."""
 
 MOST: Final = 1000
-"""Objects of a kind: many times what any table of ours has."""
+"""Most objects of a kind that are read: many times what any table of ours has."""
 
 SAID: Final = 10
-"""Sentences of one table."""
+"""Most sentences about one table, before the one that counts the rest."""
 
 
 def name_of(family: int, table: str = TABLE) -> str:
-    """Return how people call a table."""
+    """Return a table's name as people write it, such as ``table inet noctule``."""
     return f"table {'inet' if family == NFPROTO_INET else 'bridge'} {table}"
 
 
 def awake(nft: NftSocket, family: int, table: str) -> bool | None:
-    """Tell whether a table's chains are in force; None if there is no such table."""
+    """Tell whether a table is in force, that is not dormant; None if there is no such table."""
     found = nft.get(nf.NFT_MSG_GETTABLE, family, string(nf.NFTA_TABLE_NAME, table))
     if found is None:
         return None
@@ -84,9 +85,9 @@ def awake(nft: NftSocket, family: int, table: str) -> bool | None:
 
 
 def differences(nft: NftSocket, declared: Ruleset) -> list[str]:
-    """Say where the table departs from `declared`; empty where nothing does.
+    """Return a sentence for each difference between the table and `declared`.
 
-    OSError if the kernel refuses to tell.
+    OSError if the kernel refuses to list something.
     """
     where = name_of(declared.family)
     force = awake(nft, declared.family, TABLE)
@@ -118,7 +119,10 @@ def fits(nft: NftSocket, table: str, declared: SetDeclaration) -> bool:
 
 
 def _surplus(nft: NftSocket, declared: Ruleset) -> Iterator[str]:
-    """Count what the table has: a chain that is not ours is found by that alone."""
+    """Find chains that are not ours, by the number of objects that the table says it has.
+
+    Only if that number is too high are all chains of the namespace listed, to name the surplus.
+    """
     found = nft.get(nf.NFT_MSG_GETTABLE, declared.family, string(nf.NFTA_TABLE_NAME, TABLE))
     there = _number(dict(attributes(found or b"")).get(nf.NFTA_TABLE_USE, b""))
     ours = len(declared.sets) + len(declared.chains) + len(declared.counters)
@@ -207,7 +211,7 @@ def _chain(declared: Chain, there: bytes) -> Iterator[str]:
 
 
 def _rules(declared: tuple[Rule, ...], there: list[bytes]) -> Iterator[str]:
-    """Compare in order; `there` are the rules' expressions."""
+    """Compare a chain's rules in order; `there` are the expressions of those in the kernel."""
     known = [
         next((n for n, one in enumerate(declared) if _is(one, raw)), -place)
         for place, raw in enumerate(there, 1)
@@ -222,7 +226,7 @@ def _rules(declared: tuple[Rule, ...], there: list[bytes]) -> Iterator[str]:
             yield f"rule {place + 1} should not be there{meant}"
 
 
-# All containers of a node give the same answers.
+# Cached, because the rules are the same in all containers of a node.
 @functools.lru_cache(maxsize=4096)
 def _is(declared: Rule, raw: bytes) -> bool:
     """Tell whether the expressions of a rule in the kernel are those declared."""
@@ -236,7 +240,7 @@ def _is(declared: Rule, raw: bytes) -> bool:
 
 
 def _contains(sent: bytes, found: bytes) -> bool:
-    """Tell whether attributes read back are those sent, and by default otherwise (rule 2)."""
+    """Tell whether the attributes `found` are those `sent`, apart from added defaults (rule 2)."""
     there = dict(attributes(found))
     for kind, payload in tagged_attributes(sent):
         held = there.pop(kind & NLA_TYPE_MASK, None)
@@ -252,7 +256,7 @@ def _contains(sent: bytes, found: bytes) -> bool:
 
 
 def _alike(sent: bytes, found: bytes, kinds: tuple[int, ...]) -> bool:
-    """Compare the attributes `kinds` of an object."""
+    """Compare only those attributes of an object whose types are in `kinds`."""
     ours, theirs = raw_attributes(sent), raw_attributes(found)
     return _contains(
         b"".join(ours[kind] for kind in kinds if kind in ours),
@@ -269,5 +273,5 @@ def _text(raw: bytes) -> str:
 
 
 def _shown(name: str) -> str:
-    """Make a name that others chose fit for a log."""
+    """Escape a name that a container may have chosen, so that it can be logged safely."""
     return ascii(name)[1:-1]

@@ -1,17 +1,19 @@
-"""A table replaced under running traffic: no flow is lost, and nothing is open meanwhile.
+"""Replacing a table under running traffic: no flow is lost, and no packet passes unfiltered.
 
-1. At every moment a whole table is in force. So there are two for a while: what one of them
-   refuses is refused, and the first that maps a flow to a replica has mapped it.
-2. Neither comes nor goes in one batch with its rules. In a batch that makes a base chain, the
-   kernel lets the chain meet packets before its rules are active, and in one that deletes it,
-   after they are not: a policy of drop then drops what it should not, one of accept lets all pass.
+1. At every moment a complete table is in force. So for a while two tables are in force: a packet
+   that either of them refuses is refused, and the table that maps a new flow to a replica first
+   decides which replica it is.
+2. A table is never made or deleted in the batch that puts it into force or out of force. In a batch
+   that makes a base chain, the kernel passes packets to the chain before its rules are active; in
+   one that deletes the chain, it still does so when its rules are no longer active. Meanwhile a
+   policy of drop drops packets that it should not, and a policy of accept lets everything pass.
    (nf_tables_addchain registers the hook at once; nf_tables_commit unregisters it last. That lost
    up to 6 packets in 1,000 replacements.) So a table is made dormant, with all its elements, and
-   woken in a batch of its own; and put to sleep in one before it is deleted.
-3. A packet keeps to the hooks that it found when it came to them, however long it takes (it may be
-   preempted there). So between the sleep of a table and its deletion lies a grace period of RCU.
-   Without it one packet in some 1,000 replacements met a table without rules.
-4. Steps, from the table as it is to the one that should be, by the only names there are:
+   woken by a second batch; and a batch of its own makes it dormant again before it is deleted.
+3. A packet passes through the hooks that were registered when it arrived, even if it is preempted
+   on the way. So after a table was made dormant, an RCU grace period must pass before it is
+   deleted. Without that wait, one packet in some 1,000 replacements met a table without rules.
+4. The steps, using the only two names that our tables have (TABLE is the one that stays):
 
        make NEXT of TABLE's elements  →  wake NEXT  →  TABLE to sleep, wait  →  delete TABLE  →
        make TABLE of NEXT's elements  →  wake TABLE  →  NEXT to sleep, wait  →  delete NEXT
@@ -60,9 +62,9 @@ from netconf.uapi import nf_tables as nf
 
 
 def replace(nft: NftSocket, declared: Ruleset) -> None:
-    """Make the table as `declared`, whatever is there, and carry its elements over.
+    """Make the table as `declared`, whatever is there now, and keep its elements.
 
-    OSError as the kernel gave it; a table was in force then too, if one was before.
+    OSError as the kernel gave it; if a table was in force before, one is in force then too.
     """
     family = declared.family
     table, following = (readback.awake(nft, family, name) for name in (TABLE, NEXT))
@@ -80,9 +82,9 @@ def replace(nft: NftSocket, declared: Ruleset) -> None:
 
 
 def load(nft: NftSocket, declared: Ruleset) -> None:
-    """Make the table at once, without elements, in place of what has its names.
+    """Make the table in one batch, without elements, and delete any tables that have our names.
 
-    For a namespace that nothing passes through yet, or that had nothing in force.
+    Only for a namespace that no packets pass through yet, or in which no table was in force.
     """
     family = declared.family
     present = [name for name in (TABLE, NEXT) if readback.awake(nft, family, name) is not None]
@@ -91,7 +93,7 @@ def load(nft: NftSocket, declared: Ruleset) -> None:
 
 
 def remove(nft: NftSocket, family: int, table: str) -> None:
-    """Take a table out of force, and then away; OSError ENOENT if there is none."""
+    """Make a table dormant, wait, delete it (rules 2 and 3); OSError ENOENT if there is none."""
     name = string(nf.NFTA_TABLE_NAME, table)
     _send(nft, family, [(nf.NFT_MSG_NEWTABLE, 0, name + table_flags(nf.NFT_TABLE_F_DORMANT))])
     _grace_period()
@@ -99,15 +101,15 @@ def remove(nft: NftSocket, family: int, table: str) -> None:
 
 
 def _grace_period() -> None:
-    """Wait until every packet has left the hooks that it was in (rule 3), some 10 ms.
+    """Wait, some 10 ms, until every packet has left the hooks that it was in (rule 3).
 
-    The kernel waits so before it frees a packet socket, on one processor or many.
+    Closing a packet socket waits for an RCU grace period, on one processor as on many.
     """
     socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
 
 
 def _copy(nft: NftSocket, declared: Ruleset, source: str, target: str) -> None:
-    """Make `target` of the elements in `source`, and put it in force (rule 2)."""
+    """Make the table `target` with the elements of `source`, and put it into force (rule 2)."""
     family = declared.family
     counted = _counted(nft, family, source) if declared.counters else {}
     filled = [
@@ -126,7 +128,7 @@ def _copy(nft: NftSocket, declared: Ruleset, source: str, target: str) -> None:
 
 
 def _counted(nft: NftSocket, family: int, table: str) -> dict[str, bytes]:
-    """Return each named counter's NFTA_OBJ_DATA."""
+    """Return the NFTA_OBJ_DATA of a table's named counters, by name."""
     listed = nft.dump_raw(
         nf.NFT_MSG_GETOBJ, family, string(nf.NFTA_OBJ_TABLE, table), readback.MOST
     )
@@ -138,7 +140,7 @@ def _counted(nft: NftSocket, family: int, table: str) -> dict[str, bytes]:
 
 
 def _elements(nft: NftSocket, declared: Ruleset, source: str, target: str) -> list[Message]:
-    """Return what fills `target` as `source` is filled (rule 6)."""
+    """Return the messages that add the elements of `source` to `target` (rule 6)."""
     family = declared.family
     found: list[Message] = []
     for one in declared.sets:

@@ -1,11 +1,12 @@
-"""The two rulesets: loaded, compared, replaced under traffic, removed.
+"""Loading, comparing, replacing and deleting the two rulesets.
 
-1. The container's is loaded at attach into a namespace whose interface is not up yet; whatever
-   has its name is thrown away. The host's is loaded once per node and outlives the daemon.
-2. From then on `mend_container` and `ensure_host` compare what the kernel holds with what it
-   should (`readback`), and replace it under running traffic, elements kept, if it differs
-   (`replacement`). Why it differs does not matter: another release made it, somebody changed it,
-   a crash left two of them, or the cluster has an IPv6 network now.
+1. Attach loads the container's ruleset before the container's interface is up; a table that has its
+   name already is deleted. The host's ruleset is loaded once per node and stays when the daemon
+   ends.
+2. From then on `mend_container` and `ensure_host` compare the table in the kernel with its
+   declaration (`readback`). If it differs, they replace it under running traffic and keep its
+   elements (`replacement`). This is the same for every cause: another release made the table,
+   somebody changed it, a crash left two of them, or the cluster has got an IPv6 network.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Denial(msgspec.Struct, frozen=True):
 
     direction: Literal["out", "in"]
     peer: str
-    """A replica's address, or the VIP that was dialled; of a forged IPv6 source, the IPv4
-    address of the replica that sent it."""
+    """A replica's address, or the VIP that was dialled. For a forged IPv6 source it is the IPv4
+    address of the replica that sent the packet."""
     protocol: str
     """``tcp``, ``udp``, ``icmp``, ``icmpv6``, or the protocol's number in decimal digits."""
     port: int
@@ -62,8 +63,8 @@ class Denial(msgspec.Struct, frozen=True):
 def load_container(namespace: Enterable, vips: str, ula: str) -> None:
     """Load the container ruleset, without elements, for the service addresses `vips` (a CIDR).
 
-    `ula` is the cluster's IPv6 network (`names`, rule 4), or empty. KernelFailure if it is
-    refused; ValueError if `vips` or `ula` is no network.
+    `ula` is the CIDR of the cluster's IPv6 network (`names`, rule 4), or empty. KernelFailure if
+    the kernel refuses; ValueError if `vips` or `ula` is no network.
     """
     declared = container_ruleset(vips, ula)
     with _socket(namespace) as nft:
@@ -71,16 +72,17 @@ def load_container(namespace: Enterable, vips: str, ula: str) -> None:
 
 
 def mend_container(namespace: Enterable, vips: str, ula: str) -> list[str]:
-    """Make the container ruleset what `load_container` would load now, its elements kept.
+    """Replace the container ruleset if it differs from what `load_container` would load now.
 
-    Return what was mended, one sentence each; empty if nothing was to be. The caller keeps others
-    from changing elements meanwhile. KernelFailure and ValueError as there.
+    Its elements are kept. Return a sentence for each difference, none if there was none. The caller
+    ensures that nobody changes elements meanwhile. KernelFailure and ValueError as for
+    `load_container`.
     """
     return _mend(namespace, container_ruleset(vips, ula))
 
 
 def delete_container(namespace: Enterable) -> None:
-    """Delete the container ruleset; none there is fine."""
+    """Delete the container ruleset; it is no error if there is none. KernelFailure."""
     with _socket(namespace) as nft:
         for table in (TABLE, NEXT):
             if readback.awake(nft, NFPROTO_INET, table) is not None:
@@ -88,7 +90,7 @@ def delete_container(namespace: Enterable) -> None:
 
 
 def container_present(namespace: Enterable) -> bool:
-    """Tell whether a container ruleset is in force in the namespace."""
+    """Tell whether a container ruleset is in force in the namespace. KernelFailure."""
     with _socket(namespace) as nft:
         return any(readback.awake(nft, NFPROTO_INET, table) for table in (TABLE, NEXT))
 
@@ -114,7 +116,7 @@ def denials(namespace: Enterable) -> list[Denial]:
             try:
                 counted = nft.dump_counters(source)
             except FileNotFoundError:
-                continue  # a ruleset of another version, or none, counts less
+                continue  # another release's ruleset may not have this set
             for key, packets in counted.items():
                 peer, protocol, port = (*key, 0)[:3]
                 if source is FORGED:
@@ -124,7 +126,7 @@ def denials(namespace: Enterable) -> list[Denial]:
 
 
 def _sender(mac: str) -> str:
-    """Return the replica's address that a MAC spells, or the MAC if it is none."""
+    """Return the IPv4 address in a replica's MAC, or `mac` itself if it is no replica's."""
     try:
         return names.address_of(mac)
     except ValueError:
@@ -132,20 +134,22 @@ def _sender(mac: str) -> str:
 
 
 def ensure_host() -> list[str]:
-    """Make the calling thread's namespace have the host ruleset, its elements and counters kept.
+    """Load the host ruleset in the calling thread's namespace, or replace it if it differs.
 
-    Return what was mended, one sentence each; empty if nothing was to be. KernelFailure if it is
-    refused.
+    Its elements and counters are kept. Return a sentence for each difference, none if there was
+    none. KernelFailure if the kernel refuses.
     """
     with host.undisturbed():
         return _mend(None, HOST_RULESET)
 
 
 def calibrate(namespace: Enterable, vips: str, ula: str) -> list[str]:
-    """Learn, in a scratch `namespace`, what this kernel says of both tables that was not sent.
+    """Learn which differences this kernel reports of tables that were just loaded.
 
-    A later kernel may tell more than ours do. What it says of a table just loaded is no difference:
-    otherwise every audit would replace every table. Return it; empty on kernels that we know.
+    A newer kernel may add attributes that `readback` takes for differences. Such a difference must
+    be ignored from then on, or every audit would replace every table. So load both tables in the
+    scratch `namespace`, remember the differences and return them; there are none on the kernels
+    that we know.
     """
     with _socket(namespace) as nft:
         for declared in (container_ruleset(vips, ula), HOST_RULESET):
@@ -155,7 +159,7 @@ def calibrate(namespace: Enterable, vips: str, ula: str) -> list[str]:
 
 
 _peculiar: set[str] = set()
-"""What this kernel says of tables that are as they should be (`calibrate`)."""
+"""The differences that this kernel reports of tables that are as they should be (`calibrate`)."""
 
 
 def _mend(namespace: Enterable | None, declared: Ruleset) -> list[str]:
@@ -163,7 +167,7 @@ def _mend(namespace: Enterable | None, declared: Ruleset) -> list[str]:
         found = readback.differences(nft, declared)
     said = [one for one in found if one not in _peculiar]
     if said:
-        # Another socket: the first may still be in the middle of a long list.
+        # Use a new socket: answers to an unfinished dump may still be waiting in the first one.
         with _socket(namespace) as nft:
             replacement.replace(nft, declared)
     return said

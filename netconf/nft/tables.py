@@ -1,14 +1,16 @@
-"""A table declared as a value, and the nfnetlink messages that make it.
+"""Declaring a table as a value, and encoding the nfnetlink messages that make it.
 
-1. A ruleset is its sets, counters, chains and rules. The messages are ours, byte for byte the same
-   on every node: nft's own compiler takes no part, since its versions disagree about what a text
-   means (marks came out with their bytes swapped).
-2. Order of a batch: table, sets, their constant elements, counters, chains, rules.
-3. Each rule carries its text in nft's language. The kernel never sees it: it is for the reader,
-   for whoever is told that the rule is missing, and tests hold it against what nft lists.
-4. For nft alone each set says what its keys and data are (NFTA_SET_KEY_TYPE, _DATA_TYPE, and the
-   ``typeof`` in its userdata); the kernel stores that and compares lengths only.
-5. A dormant table's chains are in no hook. All of a table is loaded at once either way.
+1. A ruleset consists of sets, counters, chains and rules. We encode the messages ourselves, so that
+   they are the same bytes on every node. nft is not used, because its versions compile the same
+   text differently (marks came out with their bytes swapped).
+2. The order in a batch is: table, sets, their constant elements, counters, chains, rules.
+3. Each rule has its text in nft's language, which is not sent to the kernel. It is for the reader
+   of the code and for messages about a missing rule; tests compare it with what nft lists.
+4. Each set states what its keys and data are (NFTA_SET_KEY_TYPE, _DATA_TYPE, and the ``typeof`` in
+   its userdata). This is for nft's listings only: the kernel stores it and uses nothing but the
+   lengths.
+5. The chains of a dormant table are attached to no hook. A table is loaded in one batch whether it
+   is dormant or not.
 
 Sources: net/netfilter/nf_tables_api.c; nft's src/mnl.c (mnl_nft_set_add) and src/expression.c,
 src/payload.c, src/meta.c, src/numgen.c (…_expr_build_udata) for rule 4.
@@ -74,21 +76,21 @@ ETHHDR_DADDR: Final = 1
 ETHHDR_SADDR: Final = 2
 
 TYPE_BITS: Final = 6
-"""Bits of each field's number in the type of a concatenation."""
+"""A concatenation's type consists of its fields' numbers, each in this many bits."""
 
 Message: TypeAlias = tuple[int, int, bytes]
 """(nf_tables message type, further flags, attributes)."""
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One rule: as nft writes it, and as the kernel takes it."""
+    """One rule: its text in nft's language, and its expressions for the kernel (rule 3)."""
 
     text: str
     expressions: Statement
 
 
 class Hook(msgspec.Struct, frozen=True):
-    """Where a base chain meets packets; numbers of linux/netfilter.h."""
+    """The hook of a base chain, with the numbers of linux/netfilter.h."""
 
     type: Literal["filter", "nat"]
     number: int
@@ -98,7 +100,7 @@ class Hook(msgspec.Struct, frozen=True):
 
 
 class Chain(msgspec.Struct, frozen=True):
-    """Rules in order; without a hook, others jump to it."""
+    """A chain and its rules in order; without a hook it runs only if other chains jump to it."""
 
     name: str
     hook: Hook | None
@@ -106,26 +108,27 @@ class Chain(msgspec.Struct, frozen=True):
 
 
 class SetDeclaration(msgspec.Struct, frozen=True, kw_only=True):
-    """A set or map as a table makes it; `elements.Set` says what it holds."""
+    """How a set or map is made; `set` says what its elements are."""
 
     set: Set
     key: tuple[Selector, ...]
-    """What its key is of a packet."""
+    """The values of a packet that make up its key."""
     data: tuple[Selector, ...] = ()
     flags: int = 0
     size: int = 0
-    """Most elements; 0 without a limit."""
+    """The most elements that it may have; 0 for no limit."""
     timeout: int = 0
-    """Milliseconds."""
+    """Milliseconds until an element expires; 0 for never."""
     gc_interval: int = 0
-    """Milliseconds."""
+    """Milliseconds between two removals of expired elements; 0 for the kernel's default."""
     counting: bool = False
+    """Whether each element has a counter."""
     elements: tuple[Key, ...] = ()
-    """Of a constant set, all that it ever holds."""
+    """The elements of a constant set."""
 
 
 class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
-    """All of one table."""
+    """Everything that one table consists of."""
 
     family: int
     sets: tuple[SetDeclaration, ...]
@@ -139,9 +142,9 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
         dormant: bool = False,
         counted: Mapping[str, bytes] = MappingProxyType({}),
     ) -> list[Message]:
-        """Return what makes the table under the name `table`, in the order of rule 2.
+        """Return the messages that make the table with the name `table`, in the order of rule 2.
 
-        `counted` is the NFTA_OBJ_DATA that a counter begins with, by name; nothing by default.
+        `counted` is the NFTA_OBJ_DATA with which a counter begins, by its name; others begin at 0.
         """
         flags = table_flags(nf.NFT_TABLE_F_DORMANT if dormant else 0)
         found: list[Message] = [
@@ -172,17 +175,17 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rule(text: str, *statements: Statement) -> Rule:
-    """Declare a rule: `text` in nft's language, and the statements that it says."""
+    """Declare a rule: its `text` in nft's language, and the same as statements."""
     return Rule(text, tuple(one for statement in statements for one in statement))
 
 
 def table_flags(flags: int) -> bytes:
-    """Return the attribute that puts a table to sleep (NFT_TABLE_F_DORMANT) or wakes it (0)."""
+    """Return the attribute that makes a table dormant (NFT_TABLE_F_DORMANT) or wakes it (0)."""
     return _u32(nf.NFTA_TABLE_FLAGS, flags)
 
 
 def set_attributes(declared: SetDeclaration) -> bytes:
-    """Return what a set is, but for its table and id."""
+    """Return the attributes of a set except its table and id; TypeError if `declared` is wrong."""
     target = declared.set
     if tuple(s.field for s in (*declared.key, *declared.data)) != (*target.key, *target.data):
         raise TypeError(f"{target.name} is declared to hold something else")
@@ -209,7 +212,7 @@ def set_attributes(declared: SetDeclaration) -> bytes:
 
 
 def chain_attributes(chain: Chain) -> bytes:
-    """Return what a chain is, but for its table and rules."""
+    """Return the attributes of a chain except its table."""
     parts = [string(nf.NFTA_CHAIN_NAME, chain.name)]
     if (hook := chain.hook) is not None:
         place = attribute(nf.NFTA_HOOK_PRIORITY, struct.pack("!i", hook.priority))
@@ -222,7 +225,7 @@ def chain_attributes(chain: Chain) -> bytes:
 
 
 def rule_attributes(declared: Rule) -> bytes:
-    """Return what a rule is, but for its table and chain."""
+    """Return the attributes of a rule except its table and chain."""
     return nested(nf.NFTA_RULE_EXPRESSIONS, *declared.expressions)
 
 
@@ -258,7 +261,7 @@ def _u32(kind: int, number: int) -> bytes:
     return attribute(kind, struct.pack("!I", number))
 
 
-# -- what nft wants to know of a set -------------------------------------------------------
+# -- a set's userdata, for nft's listings (rule 4) -----------------------------------------
 
 
 def _udata(kind: int, value: bytes) -> bytes:

@@ -76,7 +76,7 @@ NLM_F_DUMP_INTR: Final = 0x10
 SO_SNDBUFFORCE: Final = 32
 
 RECEIVE_BUFFER: Final = 1 << 17
-"""More than any one datagram of a dump (the kernel makes them of at most 32 KiB)."""
+"""Bytes: more than any datagram of a dump has (the kernel makes them of at most 32 KiB)."""
 
 MOST_PARTS: Final = 200
 """Messages of 32 KiB in which one set of a container is dumped. For each the kernel walks the set
@@ -96,24 +96,28 @@ SIOCGSKNS: Final = 0x894C
 """linux/sockios.h: return a descriptor of a socket's namespace."""
 
 SEND_SLACK: Final = 4096
-"""Room that the kernel keeps of the send buffer for itself (af_netlink.c, netlink_sendmsg)."""
+"""Bytes of the send buffer that the kernel needs itself (af_netlink.c, netlink_sendmsg)."""
 
 FLOWS_AT_ONCE: Final = 500
-"""Deletions in one datagram: each may be answered by an error, and all must fit the socket."""
+"""Deletions in one datagram. Each may be answered by an error, and all errors must fit into the
+socket's receive buffer."""
 
 DUMP_ATTEMPTS: Final = 8
-"""A dump that a writer interrupted (NLM_F_DUMP_INTR) starts again, this often at most."""
+"""How often a dump is tried at most, if changes keep interrupting it (NLM_F_DUMP_INTR)."""
 
 
 class Enterable(Protocol):
-    """What a socket needs of a namespace (netconf.namespace.Namespace)."""
+    """A namespace to open a socket in (`netconf.namespace.Namespace`)."""
 
     def enter(self) -> AbstractContextManager[object]:
-        """Run the body with this thread in the namespace."""
+        """Run the body with the calling thread in the namespace."""
 
 
 class BatchError(OSError):
-    """The kernel refused a batch, and so all of it; `element` is the culprit if it said."""
+    """The kernel refused a batch, so nothing was changed.
+
+    `change` and `element` are those that it refused, None if it did not say which.
+    """
 
     def __init__(self, code: int, change: Change | None, element: Element | None) -> None:
         where = "" if change is None else f" ({change.verb} {change.set.name} {element or ''})"
@@ -128,7 +132,7 @@ def most_parts(target: Set) -> int:
 
 
 class NftSocket:
-    """A NETLINK_NETFILTER socket that lives in one namespace, whichever thread uses it."""
+    """A NETLINK_NETFILTER socket, which stays in the namespace in which it was opened."""
 
     def __init__(self, namespace: Enterable | None = None) -> None:
         """Open it in `namespace`, or in the calling thread's own; OSError if refused."""
@@ -142,7 +146,8 @@ class NftSocket:
         with namespace.enter() if namespace is not None else contextlib.nullcontext():
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         self._socket.setblocking(False)
-        # Errors without a copy of the refused message, and with the culprit's offset in it.
+        # Ask for errors that do not repeat the refused message but give the offset of the refused
+        # element in it.
         self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
         self._send_buffer = 0
@@ -193,9 +198,9 @@ class NftSocket:
             raise BatchError(code, culprit.change, found)
 
     def transact(self, messages: Callable[[int], list[bytes]]) -> None:
-        """Send whole messages as one batch, or change nothing and raise BatchError (an OSError).
+        """Send messages as one batch; if it is refused, raise BatchError (an OSError).
 
-        `messages` is called with the sequence number of the first.
+        `messages` returns them encoded; it is called with the sequence number of the first.
         """
         encoded = messages(self._sequence + 1)
         self._sequence += len(encoded) + 1
@@ -209,18 +214,18 @@ class NftSocket:
         return {key: data for (key, data), _ in self._elements(target)}
 
     def dump_counters(self, target: Set) -> dict[Key, int]:
-        """Return packets by key of a set whose elements count."""
+        """Return packets by key of a set whose elements have counters; OSError as `dump`."""
         return {key: packets for (key, _), packets in self._elements(target)}
 
     def counters(self, family: int, table: str) -> dict[str, int]:
-        """Return packets by name of a table's named counters."""
+        """Return packets by name, for the named counters of a table."""
         body = string(nf.NFTA_OBJ_TABLE, table)
         body += attribute(nf.NFTA_OBJ_TYPE, struct.pack("!I", nf.NFT_OBJECT_COUNTER))
         found = {}
         for payload in self.dump_raw(nf.NFT_MSG_GETOBJ, family, body):
             parts = dict(attributes(payload))
             name = parts[nf.NFTA_OBJ_NAME].rstrip(b"\0").decode()
-            # The kernel's filter by table is only as good as its version.
+            # Check the table: not every kernel version filters by it.
             if parts[nf.NFTA_OBJ_TABLE].rstrip(b"\0").decode() == table:
                 found[name] = decode_counter(parts[nf.NFTA_OBJ_DATA])
         return found
@@ -236,13 +241,13 @@ class NftSocket:
         return int.from_bytes(dict(attributes(payload))[nf.NFTA_GEN_ID], "big")
 
     def delete_table(self, family: int, table: str) -> None:
-        """Delete a table with all in it; OSError ENOENT if there is none."""
+        """Delete a table with everything in it; OSError ENOENT if there is none."""
         kind, body = nftables(nf.NFT_MSG_DELTABLE), string(nf.NFTA_TABLE_NAME, table)
         self._deleted = True
         self.transact(lambda number: [message(kind, NLM_F_REQUEST, number, family, body)])
 
     def delete_flows(self, flows: Flows) -> None:
-        """Delete conntrack entries; none to delete is fine."""
+        """Delete the conntrack entries selected by `flows`; it is no error if there are none."""
         if flows.direction is None:
             self._sequence += 1
             kind = IPCTNL_MSG_CT_DELETE
@@ -257,7 +262,7 @@ class NftSocket:
     def _delete_flows(self, datagram: bytes) -> None:
         self._transmit(datagram)
         for _, code, _ in self._errors():
-            if code != errno.ENOENT:  # it ended by itself meanwhile
+            if code != errno.ENOENT:  # ENOENT: the flow ended by itself meanwhile
                 raise OSError(code, f"{os.strerror(code)} (delete flows)")
 
     def connections(self, flows: Collection[Flows], most: int) -> list[TcpConnection]:
@@ -341,7 +346,7 @@ class NftSocket:
             former.close()
 
     def _request(self, ask: Callable[[int], bytes]) -> Iterator[bytes]:
-        """Yield the payloads (behind nfgenmsg) of all answers to one request."""
+        """Send one request; yield the payload behind nfgenmsg of each answer."""
         self._sequence += 1
         self._transmit(ask(self._sequence))
         while (datagram := self._receive()) is not None:
@@ -356,7 +361,7 @@ class NftSocket:
                 yield payload[NFGEN.size :]
 
     def _errors(self) -> Iterator[tuple[int, int, int | None]]:
-        """Yield (sequence, errno, offset of the culprit in its message) of waiting errors."""
+        """Yield (sequence, errno, offset of the refused part in its message) of waiting errors."""
         while (datagram := self._receive()) is not None:
             for kind, _, sequence, payload in _messages(datagram):
                 code = -struct.unpack_from("=i", payload)[0] if kind == NLMSG_ERROR else 0
@@ -372,7 +377,8 @@ class NftSocket:
             pass
         needed = len(datagram) + SEND_SLACK
         if needed > self._send_buffer:
-            # Doubled by the kernel; without the force it stops at net.core.wmem_max.
+            # The kernel doubles the number. SO_SNDBUF would be limited to net.core.wmem_max,
+            # SO_SNDBUFFORCE is not.
             self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, max(needed, 1 << 17))
             self._send_buffer = max(needed, 1 << 17)
         self._socket.sendto(datagram, (0, 0))
