@@ -1,5 +1,5 @@
-"""What the kernel's headers declare, in pyroute2's way: message classes and constants.
+"""Declarations from the kernel's headers: constants, and message classes in pyroute2's style.
 
-Names are the headers' own. Nothing here opens a socket or knows what Noctule is; `macsec`
-and `batadv` are written to be given to pyroute2.
+What may live here: declarations, under the names that the headers use. What may not: sockets, and
+anything particular to Noctule; `macsec` and `batadv` are written so that pyroute2 could adopt them.
 """

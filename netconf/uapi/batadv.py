@@ -1,7 +1,7 @@
 """batman-adv as pyroute2 would declare it: the link kind and the generic netlink family.
 
 1. Names, numbers and order are those of include/uapi/linux/batman_adv.h.
-2. Nothing here sends anything; `netconf.netlink.batadv` does.
+2. This module only declares; `netconf.netlink.batadv` sends and receives.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MACsec as pyroute2 would declare it: the link kind and the generic netlink family.
 
 1. Names, numbers and order are those of include/uapi/linux/if_macsec.h and if_link.h.
-2. Nothing here sends anything; `netconf.netlink.macsec` does.
+2. This module only declares; `netconf.netlink.macsec` sends and receives.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MACSEC_GENL_VERSION = 1
 
 MACSEC_CIPHER_ID_GCM_AES_128 = 0x0080C20001000001
 MACSEC_DEFAULT_CIPHER_ID = 0x0080020001000001
-"""What the kernel reports for GCM-AES-128: its deprecated identifier."""
+"""The deprecated identifier of GCM-AES-128, which the kernel reports for that cipher."""
 
 MACSEC_STD_ICV_LEN = 16
 MACSEC_VALIDATE_STRICT = 2
@@ -61,7 +61,7 @@ register_link_kind("macsec", macsec)
 
 
 class packet_number(nla_string):
-    """A PN: u32, or u64 with the extended packet numbering ciphers."""
+    """A packet number (PN): u32, or u64 with the ciphers of extended packet numbering (XPN)."""
 
     def encode(self) -> None:
         number = int(self["value"])

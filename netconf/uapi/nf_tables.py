@@ -1,4 +1,4 @@
-"""The numbers of nf_tables and of the packets that it sees.
+"""The constants of nf_tables, and of the packets that its rules look at.
 
 Names and values are those of include/uapi/linux/netfilter/nf_tables.h; of netfilter.h,
 netfilter_ipv4.h and netfilter_bridge.h for hooks and priorities; of nf_nat.h, netlink.h,
@@ -197,7 +197,7 @@ NF_INET_PRE_ROUTING: Final = 0
 NF_INET_LOCAL_IN: Final = 1
 NF_INET_LOCAL_OUT: Final = 3
 NF_IP_PRI_BEFORE_DEFRAG: Final = -450
-"""Before fragments are put together (-400) and flows are looked up (-200)."""
+"""Before the kernel reassembles fragments (-400) and looks flows up (-200)."""
 
 NF_IP_PRI_NAT_DST: Final = -100
 NF_IP_PRI_FILTER: Final = 0

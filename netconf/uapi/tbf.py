@@ -1,9 +1,9 @@
-"""Traffic control as pyroute2 would declare it, no further than the token bucket filter.
+"""Traffic control as pyroute2 would declare it, with the token bucket filter only.
 
 1. Names, numbers and order are those of include/uapi/linux/rtnetlink.h and pkt_sched.h.
-2. pyroute2's own ``tcmsg`` loads every discipline it knows, and of ``tbf`` it does not know
-   the attributes of 64-bit rates and of bytes (TCA_TBF_RATE64, TCA_TBF_BURST).
-3. Nothing here sends anything; `netconf.netlink.shaping` does.
+2. pyroute2's own ``tcmsg`` is not used: it loads every discipline that it knows, and it lacks the
+   attributes of ``tbf`` for 64-bit rates and for bursts in bytes (TCA_TBF_RATE64, TCA_TBF_BURST).
+3. This module only declares; `netconf.netlink.shaping` sends and receives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TC_H_ROOT = 0xFFFFFFFF
 
 
 class tbf(nla):
-    """``TCA_OPTIONS`` of a ``tbf``."""
+    """``TCA_OPTIONS`` of a qdisc of kind ``tbf``."""
 
     nla_map = (
         ("TCA_TBF_UNSPEC", "none"),
@@ -34,7 +34,7 @@ class tbf(nla):
     )
 
     class tc_tbf_qopt(nla):
-        """Two ``struct tc_ratespec``, then the filter's own; rates in bytes per second."""
+        """Two ``struct tc_ratespec``, then the filter's own fields; rates in bytes per second."""
 
         fields = (
             ("rate_cell_log", "B"),
@@ -76,5 +76,5 @@ class tcmsg(nlmsg):
 
     @staticmethod
     def options(self: nlmsg, *_arguments: object, **_keywords: object) -> Any:
-        """Return how to read the options; those of other kinds only as bytes."""
+        """Return the class that decodes the options; other kinds' stay undecoded bytes."""
         return tbf if self.get_attr("TCA_KIND") == "tbf" else self.hex
