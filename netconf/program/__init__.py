@@ -1,5 +1,6 @@
-"""What one replica may see, made true in the kernel of its namespace.
+"""Making the kernel agree with what one replica may reach: its peers, grants and slots.
 
-What may live here: the desired state, what the kernel actually holds, the difference, and the
-sockets through which it is changed. What may not: where the desired state comes from.
+What may live here: the desired state, the actual state that the kernel has, the difference between
+them, and the sockets through which it is changed. What may not: computing the desired state from
+policy and records (``daemon``).
 """

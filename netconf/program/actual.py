@@ -1,9 +1,9 @@
-"""What the kernel holds of a `Desired`, in both families, and where it departs from it.
+"""The state that the kernel actually has, in both families, and its differences from a `Desired`.
 
-1. A `Desired` speaks of IPv4 addresses only. Where the attachment has IPv6 too, what the kernel
-   holds of an address it also holds of the IPv6 address that follows from it (`names`,
-   rule 4); this module is the one place where that is derived.
-2. Grants, keys and the marks of flows are of both families by themselves.
+1. A `Desired` contains IPv4 addresses only. If the attachment has IPv6 too, the kernel has a second
+   entry for each address, for the IPv6 address that follows from it (`names`, rule 4). Only this
+   module derives those entries.
+2. Grants, keys and the marks of flows hold for both families, so they need no second entry.
 3. No I/O: `netconf.program.programmer` reads and writes.
 """
 
@@ -18,14 +18,17 @@ from netconf import keys, names
 from netconf.program.desired import Desired, Grant, Slot, Target
 
 Genuine: TypeAlias = tuple[str, str]
-"""(MAC, IPv6 address): a source that is the sender's own."""
+"""(MAC, IPv6 address): the sender with this MAC may use this IPv6 source address."""
 
 
 class Actual(msgspec.Struct, frozen=True, kw_only=True):
-    """A `Desired` as the kernel holds it: salts have become key ids, and peers are scattered."""
+    """The kernel's form of a `Desired`.
+
+    It has key ids in place of salts, and what belongs to a peer is spread over several tables.
+    """
 
     keys: dict[bytes, dict[int, bytes]] = {}
-    """Key id by association number by SCI."""
+    """By the peer's SCI, then by association number: the 16-byte key id."""
     services: dict[str, int] = {}
     """Service id by replica address, of both families."""
     neighbours: dict[str, str] = {}
@@ -34,13 +37,13 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     egress: frozenset[Grant] = frozenset()
     ingress: frozenset[Grant] = frozenset()
     slots: dict[Slot, Target] = {}
-    """Of both families."""
+    """Load-balancing slots of both families."""
 
 
 def expected(view: Desired, ula: str) -> Actual:
-    """Return what the kernel holds once it agrees with `view`.
+    """Return the state that the kernel has when it agrees with `view`.
 
-    `ula` is the IPv6 network that the attachment was made with, or empty.
+    `ula` is the attachment's IPv6 network (CIDR), or empty if it has none.
     """
     four = Actual(
         keys={
@@ -68,7 +71,10 @@ def expected(view: Desired, ula: str) -> Actual:
 
 
 def differences(observed: Actual, view: Desired, ula: str) -> list[str]:
-    """Say, one sentence each, where the kernel departs from `view`; sorted, empty if nowhere."""
+    """Return a sentence for each difference between `observed` and `view`, sorted.
+
+    `ula` is the attachment's IPv6 network (CIDR), or empty if it has none.
+    """
     wanted = expected(view, ula)
     said: list[str] = []
     for what, there, should in (
@@ -90,7 +96,7 @@ def sci_at(address: str) -> bytes:
 
 
 def _flat(channels: dict[bytes, dict[int, bytes]]) -> dict[str, str]:
-    """Name each channel, and each of its keys, as ``ip macsec show`` does."""
+    """Return one entry for each channel and each of its keys, named as in ``ip macsec show``."""
     found = {}
     for sci, sas in channels.items():
         found[sci.hex()] = "accepted"

@@ -1,7 +1,7 @@
-"""What one replica may see: the whole desired state of one attachment, as values.
+"""The desired state of one attachment: its peers, grants and load-balancing slots, as values.
 
-The planner makes a `Desired`; the programmer makes the kernel agree with it. Two views are
-compared field by field, and only the difference is sent to the kernel.
+The planner makes a `Desired`; the programmer makes the kernel agree with it. The programmer
+compares the old one with the new one field by field and changes only what differs.
 """
 
 from __future__ import annotations
@@ -30,32 +30,33 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     service: int
     """Service id, 1 and up."""
     salts: dict[int, bytes]
-    """The 32-byte salt of each SAK the peer transmits with, by association number 0–3."""
+    """By association number (0–3): the 32-byte salt of each SAK with which the peer transmits."""
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that depends on peers and policy, for one attachment."""
 
     peers: dict[str, Peer] = {}
-    """By address. Each has an RX SC, its SAs, a neighbour entry, a peer-map element and
-    two elements (one per direction) in the host filter's pair set."""
+    """By IPv4 address. For each peer the kernel has an RX SC with its SAs, a neighbour entry, an
+    element in the map of peers, and two elements (one per direction) in the host filter's pairs."""
     egress: frozenset[Grant] = frozenset()
-    """What this replica may dial: peer service, protocol, the replica's (target) port."""
+    """What this replica may dial: the peer's service, the protocol, and the peer's own port."""
     ingress: frozenset[Grant] = frozenset()
-    """What peers may dial here: their service, protocol, our (target) port."""
+    """What peers may dial here: the peer's service, the protocol, and this replica's own port."""
     slots: dict[Slot, Target] = {}
     """The load-balancing map."""
 
 
 EMPTY = Desired()
-"""Default deny: an attachment that no policy has opened."""
+"""The state of an attachment to which no policy gives anything: it may reach nobody."""
 
 
 def differing(old: Desired, new: Desired) -> tuple[Desired, Desired]:
-    """Return what must be known of both to get from one to the other, and no more.
+    """Return the parts of both states that the programmer needs to get from `old` to `new`.
 
-    That is what differs; and where a grant goes, all peers of its service, because their flows
-    go with it. A change then costs what it changes, among however many peers.
+    These are the entries that differ and, if a grant is removed, all peers of its service, because
+    their flows have to be deleted too. So the cost of a change depends on its size and not on the
+    number of peers.
     """
     gone = {grant[0] for grant in (old.egress - new.egress) | (old.ingress - new.ingress)}
 
