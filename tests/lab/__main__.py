@@ -17,7 +17,7 @@ from tests.lab import image, kernel, kvm, machine, native, payload, recipe, sour
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the lab understands."""
+    """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="python -m tests.lab", description="Boot a real kernel.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("image", help="build or reuse the image, print its path")
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Do what the command line asks; the script's own status is ours."""
+    """Do what the command line asks; return the script's exit status, or a status of the lab."""
     args = parser().parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
@@ -119,7 +119,7 @@ def _run_native(args: argparse.Namespace) -> int:
 
 
 def _stage_lab(root: Path, files: dict[str, str], script: Path | None, python: Path) -> None:
-    """Put what the guest's init reads into /run/lab, and the checkout beside it."""
+    """Put what the guest's init reads into run/lab below `root`, and Noctule into `root`."""
     lab = root / "run/lab"
     lab.mkdir(parents=True)
     for name, text in files.items():
@@ -163,7 +163,7 @@ def _workplace() -> Iterator[Path]:
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
-    # An exception, so that whoever holds a machine or a folder lets go of it.
+    # Raise an exception (SystemExit), so that machines are ended and folders removed.
     sys.exit(128 + number)
 
 

@@ -1,8 +1,8 @@
-"""Whether this machine can boot a guest under KVM.
+"""Finding out whether this machine can boot a guest under KVM.
 
-/dev/kvm may exist and still hang every guest, as on some nested hosts; so we
-boot our own kernel up to its first process, and only an answer within a few
-seconds counts.  A real boot, because a toy guest may pass where a kernel hangs.
+On some nested hosts /dev/kvm exists, but every guest hangs. So the lab boots its own kernel up to
+the first process, and KVM counts as working only if that answers within a few seconds. A smaller
+guest would not do: it may run where a real kernel hangs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def works(kernel: Kernel, cache: Path) -> bool:
-    """The answer for this machine, asked for once per boot of it."""
+    """Tell whether KVM works; it is tried once per boot of this machine and then remembered."""
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return False
     remembered = cache / "kvm.json"
@@ -38,7 +38,7 @@ def works(kernel: Kernel, cache: Path) -> bool:
 
 
 def boots(kernel: Kernel, options: machine.Options, limit: float) -> bool:
-    """Whether a machine so configured reaches user space within `limit` seconds."""
+    """Tell whether a machine with these options reaches user space within `limit` seconds."""
     command = [*machine.base_command(kernel, options), "-serial", "stdio"]
     with tempfile.TemporaryFile() as log:
         qemu = machine.spawn(command, log)
@@ -53,7 +53,7 @@ def boots(kernel: Kernel, options: machine.Options, limit: float) -> bool:
 
 
 def recall(path: Path, boot_id: str) -> bool | None:
-    """The answer remembered for this boot, if any."""
+    """Return the answer remembered for the boot with this id, None if there is none."""
     try:
         known = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -62,7 +62,10 @@ def recall(path: Path, boot_id: str) -> bool | None:
 
 
 def remember(path: Path, boot_id: str, answer: bool) -> None:
-    """Keep the answer for later runs; two at once write the same."""
+    """Keep the answer for later runs.
+
+    No lock is needed: two processes at once write the same, each through a file of its own.
+    """
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_text(json.dumps({"boot": boot_id, "works": answer}))
     scratch.replace(path)

@@ -1,8 +1,8 @@
-"""One virtual machine, from its command line to its end.
+"""Running one virtual machine: building qemu's command line, passing output on, ending it.
 
-The guest talks through three virtio ports: the script's stdout, its stderr, and
-a report of two lines, "started" and "exit N".  The machine is killed as soon as
-the report is complete; its disk is a throw-away overlay, so nothing is lost.
+The guest writes to three virtio ports: the script's stdout, its stderr, and a report of two lines,
+"started" and "exit N". The machine is killed as soon as the report is complete. That loses nothing,
+because its disk is an overlay that is thrown away in any case.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tests.lab.image import Image
 from tests.lab.kernel import Kernel
 
 QEMU = "qemu-system-x86_64"
-# As of timeout(1): 124 for a script that ran out of time, 125 when the lab
-# itself failed, so that neither is taken for the script's own answer.
+# The same numbers as in timeout(1): 124 for a script that ran out of time, 125 if the lab itself
+# failed. So neither is mistaken for the script's own exit status.
 TIMED_OUT = 124
 LAB_FAILED = 125
-# Emulated boots take 5-10 s; even a loaded machine is done long before this.
+# Seconds. An emulated boot takes 5 to 10 s, and even on a loaded machine much less than this.
 BOOT_LIMIT = 180.0
 
 _PR_SET_PDEATHSIG = 1
@@ -44,7 +44,7 @@ class Options:
     icount: bool = False
     kvm: bool = False
     append: str = ""
-    """More of the kernel's command line."""
+    """Words to add to the kernel's command line."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Ended:
 
 
 def accelerator(options: Options) -> list[str]:
-    """The qemu arguments that choose how instructions are executed."""
+    """Return the qemu arguments that choose how the guest's instructions are executed."""
     if options.icount:
-        # One guest instruction is one guest nanosecond: figures repeat exactly.
+        # One guest instruction takes one guest nanosecond, so measurements repeat exactly.
         return ["-accel", "tcg", "-icount", "shift=0,sleep=off", "-smp", "1", "-cpu", "max"]
     if options.kvm:
         return ["-accel", "kvm", "-smp", str(options.cpus), "-cpu", "host"]
@@ -67,7 +67,7 @@ def accelerator(options: Options) -> list[str]:
 
 
 def base_command(kernel: Kernel, options: Options) -> list[str]:
-    """A machine with a kernel, a serial line and nothing else."""
+    """Return the qemu command for a machine with a kernel, a serial line and nothing else."""
     append = f"console=ttyS0 quiet panic=-1 apparmor=0 no_timer_check {options.append}"
     command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     command += ["-machine", "q35", "-m", options.memory, *accelerator(options)]
@@ -76,7 +76,10 @@ def base_command(kernel: Kernel, options: Options) -> list[str]:
 
 
 def disks(image: Image, payload: Path, kernel: Kernel) -> list[str]:
-    """The image, of which only a throw-away overlay is written, the payload, and modules."""
+    """Return the qemu arguments for the disks: image, payload and the kernel's modules.
+
+    Writes to the image go to an overlay that is thrown away; the others are read-only.
+    """
     root = f"file={image.disk},format=raw,if=virtio,snapshot=on,cache=unsafe,discard=unmap"
     disks = ["-drive", root]
     for path in (payload, kernel.modules):
@@ -85,7 +88,7 @@ def disks(image: Image, payload: Path, kernel: Kernel) -> list[str]:
 
 
 def shared_folder(checkout: Path) -> list[str]:
-    """The checkout, read-only, as /src."""
+    """Return the qemu arguments that share the checkout, read-only; the guest mounts it on /src."""
     escaped = str(checkout).replace(",", ",,")
     share = f"local,path={escaped},mount_tag=src,security_model=none,readonly=on,multidevs=remap"
     return ["-virtfs", share]
@@ -98,13 +101,13 @@ def spawn(
     stdin: int | None = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
 ) -> Process:
-    """Start a process that dies with this one, however this one dies."""
+    """Start a process that the kernel kills when this process ends, for whatever reason."""
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getpid()
 
     def die_with_parent() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call above
+        if os.getppid() != parent:  # the parent ended before the call above
             os._exit(LAB_FAILED)
 
     return subprocess.Popen(
@@ -113,7 +116,7 @@ def spawn(
         stdout=output,
         stderr=None if output is None else subprocess.STDOUT,
         pass_fds=pass_fds,
-        start_new_session=True,  # a Ctrl-C is ours to handle
+        start_new_session=True,  # so that Ctrl-C reaches only this process, which then cleans up
         preexec_fn=die_with_parent,
     )
 
@@ -125,15 +128,15 @@ def kill(process: Process) -> None:
 
 
 def run(command: Sequence[str], timeout: float | None, log: Path) -> Ended:
-    """Boot `command`, pass the guest's output on as it comes, return its end.
+    """Boot `command`, pass the script's output on as it comes, and return how the run ended.
 
-    What the kernel and qemu have to say goes to `log`.
+    `timeout` is in seconds. The output of the kernel and of qemu goes to the file `log`.
     """
     return _run([*command, *_console(log)], timeout, log, interactive=False)
 
 
 def shell(command: Sequence[str], log: Path) -> Ended:
-    """Boot `command` with this terminal as the guest's."""
+    """Boot `command` with this process's terminal as the guest's, and return how it ended."""
     terminal = ["-chardev", "stdio,id=terminal,signal=off"]
     terminal += ["-device", "virtio-serial-pci,id=terminals"]
     terminal += ["-device", "virtconsole,chardev=terminal,bus=terminals.0"]
@@ -177,7 +180,7 @@ def _console(log: Path) -> list[str]:
 
 
 class _Report:
-    """What the guest has said so far about the script."""
+    """The guest's report about the script, as far as it has arrived."""
 
     def __init__(self, begun: float) -> None:
         self.begun = begun
@@ -199,7 +202,7 @@ class _Report:
 def _pump(
     sinks: dict[int, Callable[[bytes], None]], report: _Report, timeout: float | None
 ) -> Ended:
-    """Copy until the script has ended, the machine is gone or time is up."""
+    """Copy output until the script has ended, the machine is gone, or a limit has passed."""
     with selectors.DefaultSelector() as selector:
         for reader, sink in sinks.items():
             os.set_blocking(reader, False)
@@ -216,8 +219,8 @@ def _pump(
                     selector.unregister(key.fileobj)
         if report.status is None:
             return Ended(LAB_FAILED, report.booted_after, "the machine ended before the script did")
-        # The guest reports only after its output has left it: what is missing
-        # lies in our pipes.
+        # The guest reports the end after it has sent all output, so the rest of the output is in
+        # our pipes by now.
         for reader, sink in sinks.items():
             while data := _read_now(reader):
                 sink(data)
@@ -227,7 +230,7 @@ def _pump(
 def _out_of_time(
     report: _Report, timeout: float | None, now: float
 ) -> tuple[Ended | None, float | None]:
-    """The end, if a limit has passed; else the time left until the next limit."""
+    """Return (how the run ended, None) if a limit has passed; else (None, seconds left, if any)."""
     spent = now - report.begun
     if timeout is not None and spent >= timeout:
         return Ended(TIMED_OUT, report.booted_after, f"timed out after {timeout:g} s"), None

@@ -1,8 +1,7 @@
-"""The same script on this machine's own kernel, leaving the machine as it was.
+"""Running a script on this machine's own kernel without changing the machine.
 
-Everything the script can touch by accident is its own: mounts, processes,
-network and host name are unshared, and Noctule is installed onto overlays of
-/opt and /usr/local that vanish with the last process.
+The script gets mounts, processes, network and host name of its own (unshare), and Noctule is
+installed onto overlays of /opt and /usr/local. All of that vanishes with the script's last process.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 from tests.lab import machine
 from tests.lab.payload import PREFIX
 
-# What a mesh node needs of its kernel, each with the command that really makes one.
+# What a mesh node needs of its kernel, each with a command that makes one.
 NEEDED = {
     "veth": "ip link add lab0 type veth peer name lab1",
     "bridge": "ip link add lab2 type bridge",
@@ -41,19 +40,19 @@ class MissingError(Exception):
 
 
 def missing() -> list[str]:
-    """Names of what this kernel lacks, found by trying in a throw-away namespace."""
+    """Return the names of what this kernel cannot make, found by trying in a new namespace."""
     attempts = [f"{command} || echo {name} >&3" for name, command in NEEDED.items()]
     script = "exec 3>&1 >/dev/null 2>&1\n" + "\n".join(attempts)
     done = subprocess.run(
         ["unshare", "--net", "sh", "-c", script], stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode and not done.stdout:
-        return list(NEEDED)  # not even a namespace
+        return list(NEEDED)  # not even the namespace could be made
     return done.stdout.split()
 
 
 def check() -> None:
-    """Raise, naming what is missing, unless this machine can stand in for the lab's."""
+    """Raise MissingError, which names what is missing, unless this kernel can make everything."""
     if lacking := missing():
         raise MissingError(
             f"this machine cannot make: {', '.join(lacking)}; "
@@ -62,14 +61,14 @@ def check() -> None:
 
 
 def preparation(root: Path, packages: Path) -> str:
-    """Shell text that, in fresh namespaces, makes this machine look like the lab's.
+    """Return shell text that makes this machine look like the lab's, to be run in new namespaces.
 
-    `root` holds what is to be installed, `packages` the Python packages.
+    `root` is the folder with what is to be installed, `packages` the one with Python packages.
     """
     stage, prefix = shlex.quote(str(root)), shlex.quote(str(PREFIX))
     lines = [
         "set -e",
-        # A file system of our own: the overlays' upper layers must not be on one.
+        # A file system for the overlays' upper layers, which must not be on an overlay themselves.
         f"mount -t tmpfs lab {stage}/mnt",
         f"cp -a {stage}/opt {stage}/usr {stage}/mnt/",
         f"mkdir -p {stage}/mnt/usr/local {stage}/mnt/work/opt {stage}/mnt/work/local",
@@ -84,7 +83,7 @@ def preparation(root: Path, packages: Path) -> str:
         "mkdir -p /run/netns /run/noctule",
         "mount -t tmpfs lab /run/netns",
         "mount -t tmpfs lab /run/noctule",
-        # Of the new network namespace, as /sys/class/net is.
+        # Mount /sys anew, so that /sys/class/net shows the new network namespace.
         "mount -t sysfs sysfs /sys",
         "mount -t cgroup2 cgroup2 /sys/fs/cgroup",
         "ip link set lo up",
@@ -95,7 +94,10 @@ def preparation(root: Path, packages: Path) -> str:
 
 
 def run(script: str, timeout: float | None) -> machine.Ended:
-    """Run shell text in fresh namespaces; nothing it starts outlives it."""
+    """Run shell text in new namespaces; every process that it started ends with it.
+
+    `timeout` is in seconds.
+    """
     process = machine.spawn([*UNSHARE, "bash", "-c", script], None)
     try:
         return machine.Ended(process.wait(timeout), 0.0)

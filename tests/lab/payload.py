@@ -1,8 +1,8 @@
-"""What each boot brings along: this checkout, installed, and the script to run.
+"""What is copied into the guest at each boot: this checkout, Noctule installed from it, the script.
 
-Staged on the host as a tree of the guest's root, in one tar that is the guest's
-second disk.  The code lands on the guest's own disk, because imports over a
-shared folder are ten times slower.
+The host prepares it as a tree of files for the guest's root and packs it into one tar, which is the
+guest's second disk. The guest unpacks it onto its own disk, because importing Python modules from
+a shared folder is ten times slower.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ ENVIRONMENT = {
         [*(str(PREFIX / name) for name in ("lib", "deps", "dev")), "/usr/lib/python3/dist-packages"]
     ),
     "NOCTULE_CHECKOUT": str(CHECKOUT),
-    # What git does not know, and was built for tests on the host.
+    # What was built on the host for tests; git ignores it, so it is not in the guest's checkout.
     "NOCTULE_BUILD": "/src/build",
 }
 
 
 def source_files(checkout: Path) -> list[Path]:
-    """Every file git knows or would offer to add; without git, every visible one."""
+    """Return every file that git tracks or would offer to add; without git, every visible file."""
     if not (checkout / ".git").exists():
         paths = {path.relative_to(checkout) for path in checkout.rglob("*")}
         return sorted(path for path in paths if (checkout / path).is_file() and _visible(path))
-    # Root may well run the lab on somebody else's checkout, which git minds.
+    # safe.directory: root may run the lab on another user's checkout, which git refuses otherwise.
     command = ["git", "-c", "safe.directory=*", "-C", str(checkout)]
     command += ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listing = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     paths = {Path(os.fsdecode(name)) for name in listing.split(b"\0") if name}
-    # git still lists what has been deleted but not committed.
+    # git also lists files whose deletion was not committed; leave those out.
     return sorted(path for path in paths if (checkout / path).is_file())
 
 
@@ -56,7 +56,7 @@ def stage_code(checkout: Path, root: Path, python: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(checkout / path, target)
     command = [str(python), "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
-    # A syntax error is the script's to report.
+    # check=False: the script that imports a module with a syntax error reports it.
     subprocess.run([*command, "-s", str(root), "-p", "/", str(copy)], check=False)
     if any((copy / name).is_dir() for name in PACKAGES):
         install = ["bash", str(copy / "packaging/install.sh"), "--no-deps"]
@@ -66,10 +66,10 @@ def stage_code(checkout: Path, root: Path, python: Path) -> None:
 
 
 def guest_command(script: Path, arguments: Sequence[str], checkout: Path) -> tuple[str, bool]:
-    """The shell text that runs `script` in the guest, and whether it must be carried.
+    """Return the shell text that runs `script` in the guest, and whether it has to be copied there.
 
-    A script of the checkout runs where the guest's copy of it lies, so that it
-    finds its neighbours; any other is carried along.
+    A script of the checkout runs from the guest's copy of the checkout, so that it finds the files
+    beside it. Any other script is copied to /run/lab.
     """
     script = script.resolve()
     inside = script.is_relative_to(checkout)
@@ -81,13 +81,13 @@ def guest_command(script: Path, arguments: Sequence[str], checkout: Path) -> tup
 
 
 def environment(extra: dict[str, str]) -> str:
-    """Shell text that exports what every script finds in its environment."""
+    """Return shell text that exports the environment of every script, and `extra` variables."""
     both = ENVIRONMENT | extra
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in both.items())
 
 
 def pack(root: Path, tar: Path) -> None:
-    """One tar of everything under `root`, owned by root."""
+    """Write everything under `root` to the file `tar`, as owned by root."""
     with tarfile.open(tar, "w") as archive:
         archive.add(root, arcname=".", filter=_as_root)
 
@@ -95,6 +95,6 @@ def pack(root: Path, tar: Path) -> None:
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
-    if member.isdir():  # whatever umask the host has
+    if member.isdir():  # do not let the host's umask decide
         member.mode = 0o755
     return member

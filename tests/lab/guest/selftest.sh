@@ -1,5 +1,5 @@
 #!/bin/bash
-# Whether the lab is what it promises; runs in it.
+# Checks, inside the lab, that the kernel, the tools and the Python packages that it promises work.
 set -u
 failed=0
 
@@ -36,7 +36,7 @@ for pair in cni/main:/opt/cni/bin/noctule daemon/main:/usr/local/bin/noctuled \
 done
 
 expect 'the checkout on guest disk' test -f "$NOCTULE_CHECKOUT/tests/lab/guest/selftest.sh"
-if [[ $NOCTULE_BUILD == /src/* ]]; then  # booted, not on this machine itself
+if [[ $NOCTULE_BUILD == /src/* ]]; then  # in a virtual machine, not with --native
     expect '/src readable' test -r /src/tests/lab/guest/selftest.sh
     expect '/src read-only' bash -c '! touch /src/selftest 2>/dev/null'
 fi
