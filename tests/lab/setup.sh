@@ -1,7 +1,7 @@
 #!/bin/bash
-# Makes a fresh Debian 12 ready for every make target: tools from apt, Python
-# packages in .venv.  Does nothing, at once, where all is there.  Arguments: more
-# Debian packages, for targets that need them.
+# Makes a fresh Debian 12 or 13 ready for every make target: it installs tools with apt and Python
+# packages into .venv.  If all of that is there already, it changes nothing and returns at once.
+# Arguments: further Debian packages, for targets that need them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -25,7 +25,8 @@ if [ -n "$missing" ]; then
         exit 1
     fi
     export DEBIAN_FRONTEND=noninteractive
-    # Tools only: nothing we install here shall start a service.
+    # Keep the packages from starting services: only their tools are wanted (policy-rc.d answers
+    # 101, "forbidden").
     policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ]; then
         trap 'rm -f $policy' EXIT
@@ -37,7 +38,7 @@ if [ -n "$missing" ]; then
     apt-get -qq install --no-install-recommends $missing </dev/null >&2
 fi
 
-# The image build asks apt where Debian is; apt knows only after an update.
+# The image build asks apt for its Debian sources; apt knows their lists only after an update.
 if [ -z "$(apt-get indextargets 'Origin: Debian' --format '$(FILENAME)')" ]; then
     apt-get -qq update </dev/null >&2
 fi
@@ -46,7 +47,7 @@ requirements=(packaging/requirements.txt packaging/requirements-dev.txt)
 stamp=.venv/requirements.sha256
 if ! sha256sum --check --status "$stamp" 2>/dev/null; then
     echo 'setup: making .venv' >&2
-    # Debian's own interpreter, the one a node and the lab's guest run.
+    # Use Debian's own interpreter: nodes and the lab's guest run the same.
     /usr/bin/python3 -m venv --clear .venv
     .venv/bin/pip install --quiet --disable-pip-version-check \
         "${requirements[@]/#/--requirement=}" </dev/null >&2
