@@ -1,9 +1,9 @@
 #!/bin/bash
 # Builds the bundle, dist/noctule, and from it the Debian package: build.sh PACKAGE.deb
 #
-# What both consist of is in noctule.spec and debian/; Makefile says when they are built.
-# The interpreter is this machine's own, and so are the C libraries that the package then
-# depends on: it runs on this release of Debian and later ones.
+# noctule.spec and debian/ say what the two consist of; Makefile says when they are built. The
+# interpreter is this machine's, and the package depends on the C libraries of this machine's
+# Debian, in these versions or later ones. So it runs on this release of Debian and on later ones.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 package=${1:?usage: build.sh PACKAGE.deb}
@@ -13,7 +13,8 @@ tests/lab/setup.sh
 python=python$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_python_version())')
 tests/lab/setup.sh binutils dpkg-dev gcc "lib$python-dev"
 .venv/bin/pip install --quiet --disable-pip-version-check -r packaging/requirements-build.txt
-# A fixed seed orders what is compiled: equal sources make equal files.
+# A fixed hash seed, because the order in sets depends on it and is written into compiled modules:
+# so equal sources give equal files.
 PYTHONHASHSEED=0 .venv/bin/python -m PyInstaller --noconfirm --log-level ERROR \
     --distpath dist --workpath build packaging/noctule.spec
 
@@ -34,14 +35,15 @@ cp -r packaging/examples "$doc/examples"
 install -m 644 packaging/debian/copyright "$doc/copyright"
 for info in ".venv/lib/$python/site-packages"/*.dist-info; do
     name=$(basename "$info" .dist-info)
-    # The packages of requirements.txt, and no others that happen to be in .venv.
+    # Only the packages of requirements.txt; .venv contains tools for tests and lint as well.
     grep -qixF "${name/-/==}" <(sed 's/-/_/g; s/ .*//' packaging/requirements.txt) || continue
     mapfile -t licenses < <(find "$info" -iname 'licen[sc]e*' -type f)
     install -D -m 644 -t "$doc/licenses/$name" "${licenses[@]}"
 done
 
-# Which packages have the libraries that the executables and modules are linked with, and from
-# which version on; but for the interpreter, which is in this one. It wants to see a source package.
+# Find the Debian packages, and their least versions, of the libraries that the executables and
+# modules are linked with. The interpreter is left out, since this package contains it.
+# dpkg-shlibdeps needs a debian/control of a source package, so there is one for the moment.
 mkdir "$root/debian"
 printf 'Source: noctule\n\nPackage: noctule\nArchitecture: amd64\n' >"$root/debian/control"
 mapfile -t linked < <(find "$root/usr/lib/noctule/package" -type f \( -perm -1 -o -name '*.so*' \))
@@ -57,7 +59,7 @@ done
 chmod 755 "$root"/DEBIAN/p*
 chmod -R u+rwX,go+rX,go-w "$root/usr" "$root/lib"
 
-# zstd, because a small node unpacks it ten times faster than xz.
+# Compress with zstd, because a small node unpacks it ten times faster than xz.
 dpkg-deb --root-owner-group -Zzstd -z9 --build "$root" "$package.new" >/dev/null
 mv "$package.new" "$package"
 printf '%s: %s, installed %s\n' "$package" "$(du -h "$package" | cut -f1)" \

@@ -7,8 +7,8 @@
 #   /usr/local/bin/noctule-resolver
 #   /etc/systemd/system/, a unit for each daemon; neither enabled nor started
 #
-# Safe on a node that is starting containers: code and executables change by one
-# rename each.
+# It may run on a node that is starting containers: the code and each executable are replaced by one
+# rename, so no process meets half of an installation.
 set -euo pipefail
 
 usage() {
@@ -22,7 +22,7 @@ while [ $# -gt 0 ]; do
         --prefix) prefix=${2:?}; shift 2 ;;
         --root)
             root=$(realpath "${2:?}")
-            # What leads elsewhere by a magic link, such as /proc/PID/root, resolves to our own.
+            # realpath resolves a magic link such as /proc/PID/root to this machine's own root.
             [ "$root" != / ] || {
                 echo "install.sh: --root $2 is this machine's own root; leave --root out" >&2
                 exit 2
@@ -36,9 +36,10 @@ done
 [[ $prefix == /* ]] || usage
 
 checkout=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
-# The interpreter the executables name.
+# The interpreter that runs the executables.
 python=/usr/bin/python3
-# What compiles for it: itself, unless its version is not this machine's.
+# The interpreter that compiles for it. PYTHON names another one if the root to install into has
+# another version of Python than this machine.
 compiler=${PYTHON:-$python}
 read -ra pip <<<"${PIP:-$python -m pip}"
 
@@ -46,8 +47,8 @@ new=$(mktemp -d -p "$(mkdir -p "$root$prefix" && echo "$root$prefix")" .new-XXXX
 trap 'rm -rf "$new"' EXIT
 chmod 755 "$new"
 
-# swap NAME: PREFIX/NAME becomes what was prepared in $new/NAME.  A link to a
-# folder can be replaced in one step, a folder cannot.
+# swap NAME: make PREFIX/NAME a link to what was prepared in $new/NAME, and remove what it led to
+# before.  It is a link because a link can be replaced in one step and a folder cannot.
 swap() {
     local name=$1 release old
     release=$(mktemp -d -p "$root$prefix" "$name-XXXXXX")
@@ -55,7 +56,7 @@ swap() {
     old=$(readlink "$root$prefix/$name" || true)
     mv -T "$new/$name" "$release"
     ln -s "$(basename "$release")" "$new/link"
-    # From before there was a link, or from the lab's image.
+    # A folder in place of the link: made by an older install.sh, or by the lab's image.
     if [ -d "$root$prefix/$name" ] && [ ! -L "$root$prefix/$name" ]; then
         rm -rf "${root:?}$prefix/$name"
     fi
@@ -65,8 +66,9 @@ swap() {
     fi
 }
 
-# executable PATH MODULE: a script that finds our code first and pays for nothing
-# else: -I ignores the caller's environment, -S spares the import of site.
+# executable PATH MODULE: write a script that runs main() of MODULE and looks for modules in our
+# folders first. To start fast and independently of the caller, Python gets -I, which ignores
+# the caller's environment, and -S, which does not import site.
 executable() {
     local path=$root$1 module=$2
     [ -f "$root$prefix/lib/${module//.//}.py" ] || return 0
@@ -83,7 +85,7 @@ from $module import main
 sys.exit(main())
 EOF
     chmod 755 "$new/executable"
-    # A rename is atomic only within one file system.
+    # Copy it beside its destination first: a rename is atomic only within one file system.
     mv "$new/executable" "$(dirname "$path")/.$(basename "$path").new"
     mv "$(dirname "$path")/.$(basename "$path").new" "$path"
 }
@@ -95,8 +97,8 @@ for package in cni netconf daemon; do
     fi
 done
 find "$new/lib" -name __pycache__ -prune -exec rm -rf {} +
-# Unchecked, because only this script changes these files, and an import then
-# saves a stat; the path is the one tracebacks shall show.
+# Imports need not check whether the source is newer (unchecked-hash), which saves them a stat: only
+# this script changes these files. -s and -p give the path that tracebacks show.
 "$compiler" -m compileall -q --invalidation-mode unchecked-hash -s "$new" -p "$prefix" "$new/lib"
 
 if [ "$deps" = yes ]; then
