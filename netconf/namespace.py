@@ -75,8 +75,8 @@ class Namespace:
     def open_known(cls, path: str, known: tuple[int, int]) -> Namespace:
         """Open the network namespace at `path` if it is the `known` one, (device, inode).
 
-        UnknownContainer if there is none, or another. A look at the path beforehand proves nothing:
-        a process id may be another process's by the time that ``/proc/PID/ns/net`` is opened.
+        UnknownContainer if there is none, or another one. Comparing before opening would not do: by
+        the time that ``/proc/PID/ns/net`` is opened, the process id may be another process's.
         """
         opened = cls.open(path)
         if opened.identity != tuple(known):

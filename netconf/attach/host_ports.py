@@ -1,4 +1,4 @@
-"""Finding and closing ports of the host filter that belong to no attachment.
+"""Repairing the host filter, and closing its ports that belong to no attachment.
 
 Attach writes the state file before it opens the port; detach removes the file after it has closed
 the port. So this module reads the ports first and the files afterwards: a port without a file then
@@ -21,17 +21,18 @@ PATIENCE: Final = 1.0
 """Seconds to wait for the attachment's lock; if it stays locked, the next audit looks again."""
 
 FILTER_PATIENCE: Final = 30.0
-"""Seconds; executables that work without the daemon take the lock one after the other."""
+"""Seconds to wait for the node's lock. Executables that work without the daemon hold it one after
+the other, so this is longer than one of them takes."""
 
 _OURS: Final = re.compile(f"{names.host_end('')}([0-9a-f]{{12}})")
 
 
 def mend_filter(state: State) -> list[str]:
-    """Make the host filter what it should be, its elements kept; return sentences about what was
-    wrong.
+    """Replace the host filter if it is not as it should be, and keep its elements.
 
-    Holds the node's lock, so that no executable opens or closes a port in a table that is being
-    replaced. TryAgain if one works for longer than `FILTER_PATIENCE`; KernelFailure.
+    Return a sentence for each difference. The node's lock is held, so that no executable opens or
+    closes a port in a table that is being replaced. TryAgain if executables hold the lock for
+    longer than `FILTER_PATIENCE`; KernelFailure.
     """
     with state.shared(FILTER_PATIENCE):
         return ruleset.ensure_host()
