@@ -9,7 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -124,11 +124,14 @@ class Intruder:
 
     def send(self, frame: bytes, link: str = "eth0", mark: int = 0) -> None:
         """Put a raw frame on a link; it must be taken."""
-        assert self._sender.stdin is not None
-        wish = {"link": link, "frame": frame.hex(), "mark": mark}
-        self._sender.stdin.write(json.dumps(wish) + "\n")
-        self._sender.stdin.flush()
-        assert self._answer() == "ok"
+        assert self._ask({"link": link, "frame": frame.hex(), "mark": mark}) == "ok"
+
+    def add_link(self, over: int, kind: str, data: Sequence[int] = ()) -> str:
+        """Make x0 over a device of the node, by its index; return ``ok`` or the error's name.
+
+        `data` is one 16-bit attribute of the kind and its value.
+        """
+        return self._ask({"over": over, "kind": kind, "data": list(data)})
 
     def run(self, *command: str) -> None:
         """Run a command that must succeed."""
@@ -156,6 +159,12 @@ class Intruder:
         """End the sender."""
         self._sender.kill()
         self._sender.wait()
+
+    def _ask(self, wish: dict[str, Any]) -> str:
+        assert self._sender.stdin is not None
+        self._sender.stdin.write(json.dumps(wish) + "\n")
+        self._sender.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> str:
         assert self._sender.stdout is not None

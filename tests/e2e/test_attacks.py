@@ -16,7 +16,7 @@ import contextlib
 import errno
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pytest
@@ -51,6 +51,12 @@ BROADCAST, NOBODY, GROUP = "ff:ff:ff:ff:ff:ff", "02:4e:00:00:00:00", "33:33:00:0
 LINK_LOCAL_GROUPS = tuple(f"01:80:c2:00:00:{last:02x}" for last in range(16))
 INVENTED = "02:4e:0a:4f:ff:fe"
 MARKER = b"what-must-not-appear"
+Kind = tuple[str, Sequence[int]]
+"""A kind of link, and one 16-bit attribute of it with its value."""
+MACVLAN: Kind = ("macvlan", ())
+IPVLAN: Kind = ("ipvlan", ())
+VLAN_5: Kind = ("vlan", (1, 5))  # IFLA_VLAN_ID
+MACSEC_7: Kind = ("macsec", (2, 7))  # IFLA_MACSEC_PORT
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -285,7 +291,7 @@ def test_the_devices_of_the_node_are_out_of_reach(scene: Scene) -> None:
     with Namespace.open("/run/netns/n1") as netns, links.open(netns) as rtnl:
         indexes = {facts.name: facts.index for facts in links.every(rtnl)}
     assert own["link_index"] in indexes.values()
-    for kind in (["macvlan"], ["vlan", "id", "5"], ["macsec", "port", "7"], ["ipvlan"]):
+    for kind in (MACVLAN, VLAN_5, MACSEC_7, IPVLAN):
         for name in (
             "eth1",
             names.MESH,
@@ -293,9 +299,7 @@ def test_the_devices_of_the_node_are_out_of_reach(scene: Scene) -> None:
             settled(intruder.container),
             settled(scene.by),
         ):
-            said = intruder.refused("ip", "link", "add", "link", f"if{indexes[name]}", "name", "x0",
-                                    "link-netnsid", "0", "type", *kind)  # fmt: skip
-            assert "Operation not permitted" in said, (kind, name, said)
+            assert intruder.add_link(indexes[name], *kind) == "EPERM", (kind, name)
 
 
 def test_the_initial_user_namespace_administers_the_node(scene: Scene) -> None:
@@ -304,14 +308,13 @@ def test_the_initial_user_namespace_administers_the_node(scene: Scene) -> None:
     with Namespace.open("/run/netns/n1") as netns, links.open(netns) as rtnl:
         indexes = {facts.name: facts.index for facts in links.every(rtnl)}
 
-    def add(lower: str, *kind: str) -> str:
-        return intruder.refused("ip", "link", "add", "link", f"if{indexes[lower]}", "name", "x0",
-                                "link-netnsid", "0", "type", *kind)  # fmt: skip
+    def add(lower: str, kind: Kind) -> str:
+        return intruder.add_link(indexes[lower], *kind)
 
     for lower in (settled(intruder.container), settled(scene.by), names.MESH):
-        assert "busy" in add(lower, "macvlan"), "a SecY or a bridge has taken the device's input"
+        assert add(lower, MACVLAN) == "EBUSY", "a SecY or a bridge has taken the device's input"
     # Still confined: the host filter stands between a container's lower device and the rest.
-    assert add(settled(scene.by), "vlan", "id", "5") == ""
+    assert add(settled(scene.by), VLAN_5) == "ok"
     # A new link may say something of its own too, so not exactly one.
     before = scene.counters("n1")["plaintext"]
     with scene.watch() as watch:
@@ -321,9 +324,9 @@ def test_the_initial_user_namespace_administers_the_node(scene: Scene) -> None:
     assert watch.seen(MARKER) <= {"below by"}
     intruder.run("ip", "link", "del", "x0")
     # Not confined: a SecY over another's lower device, which may take any MAC, and the underlay.
-    assert add(settled(scene.by), "macsec", "port", "7") == ""
+    assert add(settled(scene.by), MACSEC_7) == "ok"
     intruder.run("ip", "link", "del", "x0")
-    assert add("eth1", "macvlan") == ""
+    assert add("eth1", MACVLAN) == "ok"
     with scene.watch() as watch:
         intruder.run("ip", "link", "set", "x0", "addrgenmode", "none", "up")
         intruder.send(frame(BROADCAST, "06:00:00:00:00:01", LLDP, MARKER), link="x0")
@@ -356,9 +359,7 @@ def test_without_its_interface_a_container_has_none(scene: Scene) -> None:
     intruder = scene.intruders[True]
     (own,) = intruder.shown("ip", "-j", "link", "show", "eth0")
     intruder.run("ip", "link", "del", "eth0")
-    said = intruder.refused("ip", "link", "add", "link", f"if{own['link_index']}", "name", "eth0",
-                            "link-netnsid", "0", "type", "macsec")  # fmt: skip
-    assert said
+    assert intruder.add_link(own["link_index"], *MACSEC_7) == "EPERM"
     intruder.run("ip", "link", "add", "eth0", "address", intruder.mac, "type", "dummy")
     intruder.run("ip", "link", "set", "eth0", "addrgenmode", "none", "up")
     with scene.watch() as watch, scene.counted():
