@@ -63,9 +63,7 @@ def _mend(node: NodeNet, made: Attachment) -> list[str]:
     ):
         with links.open() as rtnl:
             found = [(each, _settle(rtnl, each)) for each in outside(rtnl, node, made)]
-        with netns.enter():
-            rtnl, genl = links.open(), macsec.open()
-        with rtnl, genl:
+        with links.open(netns) as rtnl, macsec.open(netns) as genl:
             found += [(each, _settle(rtnl, each)) for each in inside(rtnl, genl, node, made)]
     return [f"{difference.what}; {outcome}" for difference, outcome in found]
 

@@ -121,9 +121,7 @@ def check(node: NodeNet, state: State, attachment_id: str) -> None:
 def _wrong(node: NodeNet, made: Attachment, netns: Namespace) -> list[str]:
     with links.open() as rtnl:
         found = inspection.outside(rtnl, node, made)
-    with netns.enter():
-        rtnl, genl = links.open(), macsec.open()
-    with rtnl, genl:
+    with links.open(netns) as rtnl, macsec.open(netns) as genl:
         found += inspection.inside(rtnl, genl, node, made)
     wrong = [difference.what for difference in found]
     try:
@@ -207,9 +205,7 @@ def _clear_predecessor(state: State, request: AttachRequest) -> None:
 
 
 def _build(node: NodeNet, made: Attachment, netns: Namespace, cak: bytes) -> None:
-    with netns.enter():
-        inside, genl = links.open(), macsec.open()
-    with inside, genl, links.open() as outside:
+    with links.open(netns) as inside, macsec.open(netns) as genl, links.open() as outside:
         vc = _veth(outside, node, made)
         index = _secy(outside, inside, made, netns, vc)
         salt = bytes.fromhex(made.salt)
